@@ -1,0 +1,25 @@
+"""Every AnnData key the steps read or write (the file contract, docs/output.md)."""
+
+SPATIAL = "spatial"  # obsm: spot coordinates
+COUNTS = "counts"  # layer: raw counts as they came
+MISSING = "missing"  # layer: bool, True = no value here; X holds 0 there
+SIZE_FACTOR = "size_factor"  # obs: spot total / median total
+EMPTY_SPOT = "empty_spot"  # obs: True where a spot has no counts at all
+RATES = "rates"  # layer: the simulator's noise-free expected counts
+
+HIGHLY_VARIABLE = "highly_variable"
+MEANS = "means"
+CV = "cv"
+CV2_RESIDUAL = "cv2_residual"
+
+CONNECTIVITIES = "spatial_connectivities"
+DISTANCES = "spatial_distances"
+NEIGHBORS = "spatial_neighbors"
+
+IMPUTED = "imputed"
+IMPUTED_SD = "imputed_sd"
+IMPUTED_MEDIAN = "imputed_median"
+IMPUTED_Q05 = "imputed_q05"
+IMPUTED_Q95 = "imputed_q95"
+
+PROVENANCE = "stmcdi"  # uns: one entry per step

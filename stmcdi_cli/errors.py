@@ -1,0 +1,19 @@
+"""What can go wrong that is not our fault, and the exit code each ends in."""
+
+
+class StmcdiError(Exception):
+    """An error whose message is all the user needs: what is wrong, where, and what to do."""
+
+    exit_code = 1
+
+
+class InputError(StmcdiError):
+    """Bad input or bad usage."""
+
+    exit_code = 2
+
+
+class DeviceMemoryError(StmcdiError):
+    """The GPU ran out of memory; the workflow retries on this exit code with a smaller batch."""
+
+    exit_code = 75

@@ -1,0 +1,122 @@
+"""Reading h5ad with one-line refusals, writing it whole or not at all, and noting what was done."""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stmcdi_cli import __version__
+from stmcdi_cli import anndata_keys as keys
+from stmcdi_cli.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from anndata import AnnData
+
+
+def read_h5ad(path: str | os.PathLike[str]) -> "AnnData":
+    """Read an h5ad file into memory.
+
+    Raises
+    ------
+    InputError
+        The file does not exist, is not HDF5, or is HDF5 but no AnnData.
+    """
+    import anndata
+    import h5py
+
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"{path}: no such file; check the path")
+    if path.is_dir() or not h5py.is_hdf5(path):
+        raise InputError(f"{path}: not an HDF5 file; an .h5ad written by anndata or scanpy is needed")
+    with h5py.File(path) as file:
+        if not {"obs", "var"} <= set(file):
+            raise InputError(f"{path}: HDF5, but not AnnData (no obs and var in it); an .h5ad file is needed")
+    try:
+        return anndata.read_h5ad(path)
+    except Exception as error:  # noqa: BLE001 - whatever anndata trips over, the file is what is wrong
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{path}: cannot be read as AnnData ({reason}); write it again with anndata") from error
+
+
+def check_output(output: str | os.PathLike[str], *inputs: str | os.PathLike[str]) -> None:
+    """Refuse an output that is an input, or whose folder cannot take it, before any work is done.
+
+    Raises
+    ------
+    InputError
+        The output names one of the inputs, or its folder is missing or read-only.
+    """
+    output = Path(output)
+    for other in inputs:
+        if output.resolve() == Path(other).resolve():
+            raise InputError(f"{output}: the output is also an input; give the output another name")
+    if not output.parent.is_dir():
+        raise InputError(f"{output.parent}: no such folder; create it first")
+    if not os.access(output.parent, os.W_OK):
+        raise InputError(f"{output.parent}: folder is not writable; choose another output")
+
+
+@contextmanager
+def whole_file(path: str | os.PathLike[str]) -> "Iterator[Path]":
+    """Give a temporary name beside ``path`` that becomes ``path`` on success and vanishes on failure."""
+    path = Path(path)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # mkstemp makes it private; the result is the user's to share
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_h5ad(adata: "AnnData", path: str | os.PathLike[str]) -> None:
+    """Write an h5ad file that is either complete or absent."""
+    with whole_file(path) as temporary:
+        adata.write_h5ad(temporary, compression="gzip", compression_opts=1)
+
+
+def checksum(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def record(adata: "AnnData", step: str, parameters: Mapping[str, Any]) -> None:
+    """Note in ``uns['stmcdi'][step]`` the version and the parameters a step ran with (None means: not given)."""
+    entry = {"version": __version__, "parameters": {k: _plain(v) for k, v in parameters.items() if v is not None}}
+    adata.uns[keys.PROVENANCE] = {**adata.uns.get(keys.PROVENANCE, {}), step: entry}
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, os.PathLike) else value
+
+
+def transform(
+    function: "Callable[..., AnnData]",
+    input: str | os.PathLike[str],  # noqa: A002 - the command line's own word
+    output: str | os.PathLike[str],
+    **options: Any,
+) -> "AnnData":
+    """Read ``input``, apply a step, add the input's checksum to the step's record, write ``output``."""
+    check_output(output, input)
+    adata = read_h5ad(input)
+    try:
+        result = function(adata, **options)
+    except InputError as error:
+        raise InputError(f"{input}: {error}") from error
+    step = function.__name__.replace("_", "-")
+    result.uns[keys.PROVENANCE][step]["input_sha256"] = checksum(input)
+    write_h5ad(result, output)
+    return result

@@ -1,0 +1,95 @@
+"""What a model may see of a data set: visible expression, the spatial graph, and nothing hidden."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import scipy.sparse as sp
+
+from stmcdi_cli import anndata_keys as keys
+from stmcdi_cli.errors import InputError
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+@dataclass(frozen=True)
+class Tissue:
+    """Visible expression over a spatial graph.
+
+    Attributes
+    ----------
+    x
+        Expression on ``X``'s scale, CSR float32, spots x genes; 0 at missing entries.
+    missing
+        CSR bool, spots x genes; True where there is no value.
+    graph
+        Adjacency, CSR float32, spots x spots, no self-loops; 1 for each neighbour.
+    coords
+        Spot coordinates, spots x 2 or 3.
+    size_factor
+        Spot total over median total, or None where the file has none (then counts are not modelled).
+    genes
+        Gene names in order.
+    """
+
+    x: sp.csr_matrix
+    missing: sp.csr_matrix
+    graph: sp.csr_matrix
+    coords: np.ndarray
+    size_factor: np.ndarray | None
+    genes: tuple[str, ...]
+
+    @property
+    def n_spots(self) -> int:
+        """Number of spots."""
+        return self.x.shape[0]
+
+    @property
+    def n_genes(self) -> int:
+        """Number of genes."""
+        return self.x.shape[1]
+
+    @cached_property
+    def n_visible(self) -> np.ndarray:
+        """Visible entries per gene."""
+        return self.n_spots - np.asarray(self.missing.sum(0)).ravel()
+
+    @classmethod
+    def from_anndata(cls, adata: "AnnData") -> "Tissue":
+        """Take the visible part of an AnnData object; whatever ``X`` holds at missing entries is dropped here.
+
+        Raises
+        ------
+        InputError
+            There is no spatial graph, or ``X`` has values a model cannot use.
+        """
+        if keys.CONNECTIVITIES not in adata.obsp:
+            raise InputError(f"no obsp['{keys.CONNECTIVITIES}']; run `stmcdi build-graph` first")
+        x = sp.csr_matrix(adata.X, dtype=np.float32)
+        if keys.MISSING in adata.layers:
+            missing = sp.csr_matrix(adata.layers[keys.MISSING], dtype=bool)
+            missing.eliminate_zeros()
+            x = (x - x.multiply(missing)).tocsr()
+        else:
+            missing = sp.csr_matrix(x.shape, dtype=bool)
+        x.eliminate_zeros()
+        x.sort_indices()
+        if not np.isfinite(x.data).all():
+            raise InputError("X has NaN or infinite values; run `stmcdi normalize`, which marks NaN as missing")
+        graph = sp.csr_matrix(adata.obsp[keys.CONNECTIVITIES], dtype=np.float32)
+        graph.setdiag(0)
+        graph.eliminate_zeros()
+        graph.sort_indices()
+        size_factor = None
+        if keys.SIZE_FACTOR in adata.obs:
+            size_factor = adata.obs[keys.SIZE_FACTOR].to_numpy(np.float64)
+        return cls(
+            x=x,
+            missing=missing,
+            graph=graph,
+            coords=np.asarray(adata.obsm[keys.SPATIAL], dtype=np.float64),
+            size_factor=size_factor,
+            genes=tuple(map(str, adata.var_names)),
+        )
