@@ -13,6 +13,10 @@ class InputError(StmcdiError):
     exit_code = 2
 
 
+class OptionError(InputError):
+    """An option has a value that cannot be used, whatever the input holds."""
+
+
 class DeviceMemoryError(StmcdiError):
     """The GPU ran out of memory; the workflow retries on this exit code with a smaller batch."""
 

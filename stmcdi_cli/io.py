@@ -3,6 +3,7 @@
 import hashlib
 import os
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from stmcdi_cli import __version__
 from stmcdi_cli import anndata_keys as keys
-from stmcdi_cli.errors import InputError
+from stmcdi_cli.errors import InputError, OptionError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,8 +39,10 @@ def read_h5ad(path: str | os.PathLike[str]) -> "AnnData":
         if not {"obs", "var"} <= set(file):
             raise InputError(f"{path}: HDF5, but not AnnData (no obs and var in it); an .h5ad file is needed")
     try:
-        return anndata.read_h5ad(path)
-    except Exception as error:  # noqa: BLE001 - whatever anndata trips over, the file is what is wrong
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*names are not unique.*")  # the steps refuse them in one line
+            return anndata.read_h5ad(path)
+    except Exception as error:  # whatever anndata trips over, the file is what is wrong
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path}: cannot be read as AnnData ({reason}); write it again with anndata") from error
 
@@ -50,12 +53,14 @@ def check_output(output: str | os.PathLike[str], *inputs: str | os.PathLike[str]
     Raises
     ------
     InputError
-        The output names one of the inputs, or its folder is missing or read-only.
+        The output names one of the inputs or a folder, or its folder is missing or read-only.
     """
     output = Path(output)
     for other in inputs:
         if output.resolve() == Path(other).resolve():
             raise InputError(f"{output}: the output is also an input; give the output another name")
+    if output.is_dir():
+        raise InputError(f"{output}: is a folder; name a file in it")
     if not output.parent.is_dir():
         raise InputError(f"{output.parent}: no such folder; create it first")
     if not os.access(output.parent, os.W_OK):
@@ -64,9 +69,18 @@ def check_output(output: str | os.PathLike[str], *inputs: str | os.PathLike[str]
 
 @contextmanager
 def whole_file(path: str | os.PathLike[str]) -> "Iterator[Path]":
-    """Give a temporary name beside ``path`` that becomes ``path`` on success and vanishes on failure."""
+    """Give a temporary name beside ``path`` that becomes ``path`` on success and vanishes on failure.
+
+    Raises
+    ------
+    InputError
+        The file cannot be written (disk full, no permission); what was at ``path`` is still there.
+    """
     path = Path(path)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    except OSError as error:
+        raise _unwritable(path, error) from error
     os.close(handle)
     temporary = Path(name)
     try:
@@ -77,8 +91,15 @@ def whole_file(path: str | os.PathLike[str]) -> "Iterator[Path]":
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)  # mkstemp makes it private; the result is the user's to share
         temporary.replace(path)
+    except OSError as error:
+        raise _unwritable(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _unwritable(path: Path, error: OSError) -> InputError:
+    reason = os.strerror(error.errno) if error.errno else " ".join(str(error).split())[:200]
+    return InputError(f"{path}: cannot be written ({reason}); free space or choose another place")
 
 
 def write_h5ad(adata: "AnnData", path: str | os.PathLike[str]) -> None:
@@ -99,24 +120,55 @@ def record(adata: "AnnData", step: str, parameters: Mapping[str, Any]) -> None:
     adata.uns[keys.PROVENANCE] = {**adata.uns.get(keys.PROVENANCE, {}), step: entry}
 
 
+def shallow_copy(adata: "AnnData") -> "AnnData":
+    """Give a new AnnData whose parts can be replaced without touching the old one; matrices are shared, not copied."""
+    import anndata
+
+    return anndata.AnnData(
+        X=adata.X,
+        obs=adata.obs.copy(),
+        var=adata.var.copy(),
+        uns=dict(adata.uns),
+        obsm=dict(adata.obsm),
+        varm=dict(adata.varm),
+        obsp=dict(adata.obsp),
+        varp=dict(adata.varp),
+        layers=dict(adata.layers),
+        raw=adata.raw,
+    )
+
+
 def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, os.PathLike) else value
 
 
+@contextmanager
+def naming(path: str | os.PathLike[str]) -> "Iterator[None]":
+    """Put the file's name before the message of an error that is about its content."""
+    try:
+        yield
+    except OptionError:
+        raise
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
 def transform(
     function: "Callable[..., AnnData]",
-    input: str | os.PathLike[str],  # noqa: A002 - the command line's own word
+    input: str | os.PathLike[str],
     output: str | os.PathLike[str],
     **options: Any,
 ) -> "AnnData":
     """Read ``input``, apply a step, add the input's checksum to the step's record, write ``output``."""
     check_output(output, input)
     adata = read_h5ad(input)
-    try:
+    with naming(input):
         result = function(adata, **options)
-    except InputError as error:
-        raise InputError(f"{input}: {error}") from error
-    step = function.__name__.replace("_", "-")
-    result.uns[keys.PROVENANCE][step]["input_sha256"] = checksum(input)
+    note_input(result, function.__name__.replace("_", "-"), input)
     write_h5ad(result, output)
     return result
+
+
+def note_input(adata: "AnnData", step: str, path: str | os.PathLike[str]) -> None:
+    """Add the checksum of the file a step read to its record."""
+    adata.uns[keys.PROVENANCE][step]["input_sha256"] = checksum(path)

@@ -1,0 +1,184 @@
+"""Choose the genes worth imputing: those that vary over the tissue (paper, eq. 30, and two better rules)."""
+
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import scipy.sparse as sp
+
+from stmcdi_cli import anndata_keys as keys
+from stmcdi_cli import checks
+from stmcdi_cli.errors import InputError, OptionError
+from stmcdi_cli.io import record, shallow_copy
+from stmcdi_cli.sparse import column_sums, missing_entries, scale_rows, to_csr
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+METHODS = ("cv2-trend", "cv", "seurat_v3")
+USUAL_N_GENES = 1000
+
+
+def select_hvg(
+    adata: "AnnData",
+    *,
+    method: str = "cv2-trend",
+    n_genes: int | None = None,
+    min_spots: float = 0.05,
+    genes: Sequence[str] | None = None,
+    subset: bool = True,
+) -> "AnnData":
+    """Flag and keep the most variable genes, judged on visible entries alone.
+
+    Means and variances are those of counts over size factor, the linear scale of equation 29 (of ``X`` as it is where
+    the file has no counts and size factors), over the spots with any count.
+
+    Parameters
+    ----------
+    adata
+        Output of ``normalize``, spots x genes.
+    method
+        ``cv2-trend``: residual of log CV^2 over a quadratic in log mean, among genes seen in at least ``min_spots``
+        of the visible spots. ``cv``: CV_i = sigma_i / mu_i (eq. 30, as published; it ranks the rarest genes first).
+        ``seurat_v3``: variance of clipped standardised counts, the numbers scanpy gives (needs ``pip install
+        'stmcdi[seurat]'``).
+    n_genes
+        How many genes to choose; None means 1,000, or all there are to choose from where they are fewer.
+    min_spots
+        Least share of visible spots a gene must be seen in, between 0 and 1 (``cv2-trend`` only).
+    genes
+        Names of a gene panel to choose instead.
+    subset
+        Keep the chosen genes only; otherwise keep all and only flag them.
+
+    Returns
+    -------
+    AnnData
+        New object, genes in their order, with ``var['highly_variable', 'means', 'cv', 'cv2_residual']`` (the residual
+        is NaN for genes not ranked by it) and, for ``seurat_v3``, ``var['variances_norm']``.
+
+    Raises
+    ------
+    InputError
+        Fewer genes than asked for, panel genes that are not in the data, or no gene to choose from.
+    """
+    checks.one_of("method", method, METHODS)
+    checks.fraction("min_spots", min_spots)
+    if n_genes is not None:
+        checks.at_least("n_genes", n_genes, 1)
+        if genes is not None:
+            raise OptionError("expected either `n_genes` or `genes`, found both; leave one out")
+    checks.table(adata)
+    scaled, n_visible = _linear(adata)
+    checks.expression(scaled, "X")
+
+    mean, variance = _moments(scaled, n_visible)
+    seen = column_sums(scaled > 0) / np.maximum(n_visible, 1)
+    var = adata.var.copy()
+    var[keys.MEANS] = mean
+    var[keys.CV] = np.divide(np.sqrt(variance), mean, out=np.full_like(mean, np.nan), where=mean > 0)
+    var[keys.CV2_RESIDUAL] = _cv2_residual(mean, variance, (seen >= min_spots) & (variance > 0))
+    if genes is not None:
+        chosen = _panel(adata, genes)
+    else:
+        if method == "seurat_v3":
+            var["variances_norm"] = _seurat_v3(adata)
+        score = {"cv2-trend": keys.CV2_RESIDUAL, "cv": keys.CV, "seurat_v3": "variances_norm"}[method]
+        chosen = _highest(var[score].to_numpy(), n_genes, method, min_spots)
+    var[keys.HIGHLY_VARIABLE] = chosen
+
+    result = shallow_copy(adata)
+    result.var = var
+    if subset:
+        result = result[:, chosen].copy()
+    options = {"method": method, "n_genes": n_genes, "min_spots": min_spots, "subset": subset}
+    record(result, "select-hvg", options if genes is None else {"genes": sorted(set(genes)), "subset": subset})
+    return result
+
+
+def _linear(adata: "AnnData") -> tuple[sp.csr_matrix, np.ndarray]:
+    """Expression on the linear scale at spots with counts (CSR float64), and each gene's number of visible spots."""
+    missing = missing_entries(adata)
+    if keys.COUNTS in adata.layers and keys.SIZE_FACTOR in adata.obs:
+        size_factor = adata.obs[keys.SIZE_FACTOR].to_numpy(np.float64)
+        scaled = scale_rows(to_csr(adata.layers[keys.COUNTS], np.float64), size_factor)
+    else:
+        scaled = to_csr(adata.X, np.float64)
+    used = np.diff(scaled.indptr) > 0
+    if not used.all():
+        scaled, missing = scaled[used], missing[used]
+    return scaled, used.sum() - column_sums(missing)
+
+
+def _moments(matrix: sp.csr_matrix, n_visible: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance of each column over its visible rows; missing entries hold 0."""
+    n = np.maximum(n_visible, 1)
+    mean = column_sums(matrix) / n
+    return mean, np.maximum(column_sums(matrix.multiply(matrix)) / n - mean**2, 0)
+
+
+def _cv2_residual(mean: np.ndarray, variance: np.ndarray, ranked: np.ndarray) -> np.ndarray:
+    """How far log CV^2 lies above its trend, a quadratic in the log mean; NaN for genes that are not ranked."""
+    residual = np.full(mean.size, np.nan)
+    if ranked.any():
+        log_mean = np.log(mean[ranked])
+        log_cv2 = np.log(variance[ranked]) - 2 * log_mean
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", np.exceptions.RankWarning)  # few genes, or equal means: any trend will do
+            trend = np.polyfit(log_mean, log_cv2, min(2, int(ranked.sum()) - 1))
+        residual[ranked] = log_cv2 - np.polyval(trend, log_mean)
+    return residual
+
+
+def _seurat_v3(adata: "AnnData") -> np.ndarray:
+    """Variance of each gene's counts, standardised by the variance expected at its mean and clipped (Seurat v3)."""
+    try:
+        from skmisc.loess import loess
+    except ImportError as error:
+        raise InputError(
+            "--method seurat_v3 needs scikit-misc; install it with pip install 'stmcdi[seurat]'"
+        ) from error
+    counts = to_csr(adata.layers.get(keys.COUNTS, adata.X), np.float64)
+    checks.counts(counts, f"layers['{keys.COUNTS}']")
+    n_visible = adata.n_obs - column_sums(missing_entries(adata))
+    n = np.maximum(n_visible, 2)
+    mean, variance = _moments(counts, n)
+    variance *= n / (n - 1)
+    varies = variance > 0
+    expected = np.zeros(mean.size)  # log10 variance; 0 where a gene does not vary
+    try:
+        fit = loess(np.log10(mean[varies]), np.log10(variance[varies]), span=0.3, degree=2)
+        fit.fit()
+    except ValueError as error:
+        raise InputError(f"the loess fit failed ({error}); too few genes vary: use --method cv2-trend") from error
+    expected[varies] = fit.outputs.fitted_values
+    sd = np.sqrt(10**expected)
+    counts.data = np.minimum(counts.data, (mean + sd * np.sqrt(n))[counts.indices])
+    squares = column_sums(counts.multiply(counts)) - 2 * mean * column_sums(counts) + n * mean**2
+    return squares / ((n - 1) * sd**2)
+
+
+def _highest(score: np.ndarray, n_genes: int | None, method: str, min_spots: float) -> np.ndarray:
+    """Flag the genes with the highest score; among equals the first in the file wins."""
+    available = int(np.isfinite(score).sum())
+    which = f" that are seen in at least {min_spots:.3g} of the spots" if method == "cv2-trend" else ""
+    if not available:
+        raise InputError(f"expected genes{which}, found none; lower --min-spots or use another --method")
+    if n_genes is not None and n_genes > available:
+        raise InputError(f"expected {n_genes} genes{which}, found {available}; lower --n-genes or leave it out")
+    best = np.argsort(-score, kind="stable")[: min(n_genes or USUAL_N_GENES, available)]  # NaN comes last
+    chosen = np.zeros(score.size, bool)
+    chosen[best] = True
+    return chosen
+
+
+def _panel(adata: "AnnData", genes: Sequence[str]) -> np.ndarray:
+    unknown = [gene for gene in dict.fromkeys(genes) if gene not in adata.var_names]
+    if unknown:
+        raise InputError(
+            f"expected every gene of the panel in the data, did not find {checks.some(unknown)}; correct it"
+        )
+    if not len(genes):
+        raise InputError("expected at least 1 gene in the panel, found none; give one name per line")
+    return adata.var_names.isin(genes)
