@@ -14,6 +14,10 @@ from stmcdi_cli import __version__
 from stmcdi_cli.errors import StmcdiError
 
 PATH = click.Path(path_type=Path)
+DEVICE = click.Choice(["auto", "cpu", "cuda"])
+TARGET = click.Choice(["missing", "zeros", "all"])
+SAMPLER = click.Choice(["ddim", "ddpm", "langevin"])
+PRESET = click.Choice(["default", "paper"])
 
 
 class StepGroup(click.Group):
@@ -24,8 +28,29 @@ class StepGroup(click.Group):
         try:
             return super().invoke(ctx)
         except StmcdiError as error:
-            click.echo(f"stmcdi {ctx.invoked_subcommand}: {error}", err=True)
+            click.echo(" ".join(f"stmcdi {ctx.invoked_subcommand}: {error}".split()), err=True)
             sys.exit(error.exit_code)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Show the commands in the order of the work, not of the alphabet."""
+        return list(self.commands)
+
+
+def example(arguments: str) -> str:
+    """Close a command's help with an example, marked so that Click does not wrap it."""
+    return f"\b\nExample:\n  stmcdi {arguments}"
+
+
+def genes_from_file(ctx: click.Context, parameter: click.Parameter, path: Path | None) -> list[str] | None:
+    """Turn ``--genes FILE`` into the names in it."""
+    from stmcdi_cli.io import read_names
+
+    return None if path is None else read_names(path)
+
+
+GENES = click.option(
+    "--genes", type=PATH, default=None, callback=genes_from_file, help="File with one gene name per line: these only."
+)
 
 
 @click.group(cls=StepGroup, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -34,23 +59,134 @@ def main() -> None:
     """Fill in missing and dropped-out gene expression in spatial transcriptomics data."""
 
 
-@main.command()
+@main.command(epilog=example("simulate tissue.h5ad --n-spots 1000 --n-sections 2"))
+@click.argument("output", type=PATH)
+@click.option("--n-spots", type=int, default=2000, help="Spots in all, shared out over the sections.")
+@click.option("--n-genes", type=int, default=2000, help="Genes.")
+@click.option("--n-sections", type=int, default=1, help="Tissue sections (obs['section']).")
+@click.option("--n-domains", type=int, default=5, help="Spatial domains (obs['domain']).")
+@click.option("--n-programmes", type=int, default=8, help="Gene programmes.")
+@click.option("--depth", type=float, default=600.0, help="Median count per spot.")
+@click.option("--dispersion", type=float, default=0.2, help="Overdispersion of the counts; 0: Poisson.")
+@click.option("--rates/--no-rates", default=True, help="Keep the noise-free expected counts in layers['rates'].")
+@click.option("--seed", type=int, default=0, help="Seed of everything random.")
+def simulate(output: Path, **options: Any) -> None:
+    """Make a tissue whose true expression is known."""
+    from stmcdi_cli.io import check_output, write_h5ad
+    from stmcdi_cli.steps.simulate import simulate
+
+    check_output(output)
+    write_h5ad(simulate(**options), output)
+
+
+@main.command(epilog=example("check-samplesheet samples.csv samples.valid.csv"))
+@click.argument("sheet", type=PATH)
+@click.argument("output", type=PATH)
+@click.option("--base", type=PATH, default=None, help="Folder that relative paths start from (default: the sheet's).")
+def check_samplesheet(sheet: Path, output: Path, **options: Any) -> None:
+    """Check a samplesheet (sample,h5ad[,section_key][,group]) and write it with absolute paths."""
+    from stmcdi_cli.steps.check_samplesheet import check_samplesheet
+
+    check_samplesheet(sheet, output, **options)
+
+
+@main.command(epilog=example("normalize raw.h5ad normalized.h5ad"))
 @click.argument("input", type=PATH)
 @click.argument("output", type=PATH)
 @click.option("--layer", default=None, help="Layer that holds the raw counts (default: X).")
 @click.option("--log/--no-log", default=True, help="Take log(1 + x) after scaling.")
 @click.option("--skip", is_flag=True, help="Keep the values as they are: only record counts and missing entries.")
-def normalize(input: Path, output: Path, **options: Any) -> None:  # noqa: A002
-    """Scale every spot to the median total count and take log(1 + x) (paper, eq. 29).
-
-    \b
-    Example:
-      stmcdi normalize raw.h5ad normalized.h5ad
-    """
+def normalize(input: Path, output: Path, **options: Any) -> None:
+    """Scale every spot to the median total count and take log(1 + x) (paper, eq. 29)."""
     from stmcdi_cli.io import transform
     from stmcdi_cli.steps.normalize import normalize
 
     transform(normalize, input, output, **options)
+
+
+@main.command(epilog=example("select-hvg normalized.h5ad selected.h5ad --n-genes 1000"))
+@click.argument("input", type=PATH)
+@click.argument("output", type=PATH)
+@click.option(
+    "--method", type=click.Choice(["cv2-trend", "cv", "seurat_v3"]), default="cv2-trend", help="Ranking rule."
+)
+@click.option(
+    "--n-genes", type=int, default=None, help="Genes to choose (default: 1000, or all where there are fewer)."
+)
+@click.option("--min-spots", type=float, default=0.05, help="Least share of spots a gene is seen in (cv2-trend).")
+@GENES
+@click.option("--subset/--no-subset", default=True, help="Keep the chosen genes only, or flag them.")
+def select_hvg(input: Path, output: Path, **options: Any) -> None:
+    """Choose the genes that vary most over the tissue (paper, eq. 30, and two other rules)."""
+    from stmcdi_cli.io import transform
+    from stmcdi_cli.steps.select_hvg import select_hvg
+
+    transform(select_hvg, input, output, **options)
+
+
+@main.command(epilog=example("build-graph selected.h5ad graph.h5ad --section-key section"))
+@click.argument("input", type=PATH)
+@click.argument("output", type=PATH)
+@click.option(
+    "--method", type=click.Choice(["knn", "radius", "delaunay", "grid"]), default="knn", help="How to find neighbours."
+)
+@click.option("--n-neighbors", type=int, default=5, help="Neighbours per spot (knn).")
+@click.option("--radius", type=float, default=None, help="Largest distance, in the coordinates' unit (radius).")
+@click.option("--n-rings", type=int, default=1, help="Rings of grid neighbours (grid).")
+@click.option("--section-key", default=None, help="Column of obs with the section: no edge crosses sections.")
+def build_graph(input: Path, output: Path, **options: Any) -> None:
+    """Connect every spot to its neighbours in the tissue, under squidpy's key names."""
+    from stmcdi_cli.io import transform
+    from stmcdi_cli.steps.build_graph import build_graph
+
+    transform(build_graph, input, output, **options)
+
+
+@main.command(epilog=example("hold-out graph.h5ad masked.h5ad truth.h5ad --fraction 0.2"))
+@click.argument("input", type=PATH)
+@click.argument("output", type=PATH)
+@click.argument("truth", type=PATH)
+@click.option("--fraction", type=float, default=0.2, help="Probability that an entry is hidden.")
+@click.option("--seed", type=int, default=0, help="Seed of the random choice.")
+@click.option("--of", type=click.Choice(["all", "nonzero"]), default="all", help="Entries to choose among.")
+def hold_out(input: Path, output: Path, truth: Path, **options: Any) -> None:
+    """Hide a random part of the values in OUTPUT and keep them in TRUTH."""
+    from stmcdi_cli.io import check_output, naming, note_input, read_h5ad, write_h5ads
+    from stmcdi_cli.steps.hold_out import hold_out
+
+    check_output(output, input)
+    check_output(truth, input, output)
+    adata = read_h5ad(input)
+    with naming(input):
+        masked, answer = hold_out(adata, **options)
+    for part in (masked, answer):
+        note_input(part, "hold-out", input)
+    write_h5ads({output: masked, truth: answer})
+
+
+@main.command(epilog=example("evaluate imputed.h5ad truth.h5ad metrics.json"))
+@click.argument("imputed", type=PATH)
+@click.argument("truth", type=PATH)
+@click.argument("metrics", type=PATH)
+@click.option("--layer", default="imputed", help="Layer with the imputed values.")
+@click.option("--tsv", type=PATH, default=None, help="Table with a row per gene (default: METRICS with suffix .tsv).")
+def evaluate(imputed: Path, truth: Path, metrics: Path, tsv: Path | None, **options: Any) -> None:
+    """Score imputed values on the hidden entries alone (paper, eq. 25-28, and more)."""
+    import json
+
+    from stmcdi_cli.io import check_output, naming, read_h5ad, write_texts
+    from stmcdi_cli.steps.evaluate import evaluate, evaluate_genes
+
+    tsv = tsv or metrics.with_suffix(".tsv")
+    check_output(metrics, imputed, truth)
+    check_output(tsv, imputed, truth, metrics)
+    result, answer = read_h5ad(imputed), read_h5ad(truth)
+    with naming(imputed):
+        scores = evaluate(result, answer, **options)
+        table = evaluate_genes(result, answer, **options)
+    write_texts(
+        {metrics: json.dumps(scores, indent=2) + "\n", tsv: table.to_csv(sep="\t", na_rep="NA", float_format="%.6g")}
+    )
 
 
 if __name__ == "__main__":

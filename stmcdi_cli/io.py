@@ -5,7 +5,8 @@ import os
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,44 +69,109 @@ def check_output(output: str | os.PathLike[str], *inputs: str | os.PathLike[str]
 
 
 @contextmanager
+def writing(path: str | os.PathLike[str]) -> "Iterator[None]":
+    """Turn what the system refuses while a file is written (disk full, no permission) into one line."""
+    try:
+        yield
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else " ".join(str(error).split())[:200]
+        raise InputError(f"{path}: cannot be written ({reason}); free space or choose another place") from error
+
+
+@contextmanager
 def whole_file(path: str | os.PathLike[str]) -> "Iterator[Path]":
     """Give a temporary name beside ``path`` that becomes ``path`` on success and vanishes on failure.
 
     Raises
     ------
     InputError
-        The file cannot be written (disk full, no permission); what was at ``path`` is still there.
+        The file cannot be written; what was at ``path`` before is still there.
     """
     path = Path(path)
-    try:
+    with writing(path):
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    except OSError as error:
-        raise _unwritable(path, error) from error
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp makes it private; the result is the user's to share
-        temporary.replace(path)
-    except OSError as error:
-        raise _unwritable(path, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _unwritable(path: Path, error: OSError) -> InputError:
-    reason = os.strerror(error.errno) if error.errno else " ".join(str(error).split())[:200]
-    return InputError(f"{path}: cannot be written ({reason}); free space or choose another place")
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o666 & ~umask)  # mkstemp makes it private; the result is the user's to share
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def write_h5ad(adata: "AnnData", path: str | os.PathLike[str]) -> None:
     """Write an h5ad file that is either complete or absent."""
-    with whole_file(path) as temporary:
-        adata.write_h5ad(temporary, compression="gzip", compression_opts=1)
+    write_h5ads({Path(path): adata})
+
+
+def write_h5ads(files: "Mapping[Path, AnnData]") -> None:
+    """Write several h5ad files: all are complete, or none is there."""
+    with ExitStack() as stack:
+        for path, temporary in [(path, stack.enter_context(whole_file(path))) for path in files]:
+            with writing(path):
+                _write_h5ad(files[path], temporary)
+
+
+def _write_h5ad(adata: "AnnData", path: Path) -> None:
+    import h5py
+    from anndata.io import write_elem
+
+    with _PatientFile(path, "w+b") as raw:
+        try:
+            with h5py.File(raw, "w") as file:
+                write_elem(file, "/", adata, dataset_kwargs={"compression": "gzip", "compression_opts": 1})
+        finally:
+            if raw.error is not None:
+                raise raw.error
+
+
+class _PatientFile(FileIO):
+    """A file that keeps its first write error for later.
+
+    HDF5 cannot close a file it failed to write: it prints pages of errors and crashes at exit. This one lets it finish.
+    """
+
+    error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Write all of ``data``, unless a write has failed before."""
+        rest = memoryview(data).cast("B")
+        size = len(rest)
+        try:
+            while self.error is None and len(rest):
+                rest = rest[super().write(rest) :]
+        except OSError as error:
+            self.error = error
+        return size
+
+
+def write_texts(files: "Mapping[Path, str]") -> None:
+    """Write several text files: all are complete, or none is there."""
+    with ExitStack() as stack:
+        for path, temporary in [(path, stack.enter_context(whole_file(path))) for path in files]:
+            with writing(path):
+                temporary.write_text(files[path], encoding="utf-8")
+
+
+def read_names(path: str | os.PathLike[str]) -> list[str]:
+    """Read one name per line; blank lines and lines that start with # are left out.
+
+    Raises
+    ------
+    InputError
+        The file cannot be read as text.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else "not UTF-8 text"
+        raise InputError(f"{path}: cannot be read ({reason}); give a text file with one name per line") from error
+    return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
 
 
 def checksum(path: str | os.PathLike[str]) -> str:
