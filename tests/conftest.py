@@ -1,0 +1,78 @@
+import os
+import sys
+from pathlib import Path
+
+import anndata as ad
+import pytest
+import stmcdi_cli as stmcdi
+from click.testing import CliRunner
+from stmcdi_cli.cli import main
+
+sys.path.insert(0, str(Path(__file__).parent))  # so that tests can import helpers.py
+from helpers import make_raw
+
+SHARED = Path(os.environ.get("STMCDI_SHARED", Path(__file__).parents[1] / "../shared")).resolve()
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder with real tissues and, beside it, the benchmark's scripts."""
+    if not (SHARED / "data").is_dir():
+        pytest.skip(f"REAL DATA NOT TESTED: no folder {SHARED / 'data'}; set STMCDI_SHARED")
+    return SHARED / "data"
+
+
+@pytest.fixture(scope="session")
+def benchmark_scripts(shared_data: Path) -> Path:
+    return shared_data.parent / "benchmark"
+
+
+@pytest.fixture
+def raw() -> ad.AnnData:
+    return make_raw()
+
+
+@pytest.fixture(scope="session")
+def tissue() -> ad.AnnData:
+    """A small simulated tissue of two sections; not to be changed."""
+    return stmcdi.simulate(n_spots=200, n_genes=150, n_sections=2, depth=400, seed=1)
+
+
+@pytest.fixture
+def h5ad(tmp_path):
+    """Write an AnnData (or a changed copy of raw counts) to a file."""
+
+    def write(adata: ad.AnnData, name: str = "input.h5ad") -> Path:
+        adata.write_h5ad(tmp_path / name)
+        return tmp_path / name
+
+    return write
+
+
+@pytest.fixture
+def cli():
+    """Run the command line; the result has exit_code, stdout and stderr."""
+
+    def run(*arguments: object):
+        result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+
+    return run
+
+
+@pytest.fixture
+def refused(cli, tmp_path):
+    """Run a command that must end in one line on stderr, exit code 2 and no new file; gives the line."""
+
+    def run(*arguments: object) -> str:
+        before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+        result = cli(*arguments)
+        assert result.exit_code == 2, (result.exit_code, result.output)
+        assert result.stdout == ""
+        assert result.stderr.endswith("\n") and result.stderr.count("\n") == 1, result.stderr
+        assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+        return result.stderr.strip()
+
+    return run

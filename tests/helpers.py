@@ -1,0 +1,42 @@
+"""What several test files need."""
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+
+def make_raw(n_spots: int = 60, n_genes: int = 40, seed: int = 0) -> ad.AnnData:
+    """Counts with coordinates and every kind of extra a user's file may carry."""
+    random = np.random.default_rng(seed)
+    counts = random.poisson(random.gamma(0.6, 3, n_genes) * random.gamma(4, 0.25, (n_spots, 1)))
+    counts[0, 0] = 3
+    adata = ad.AnnData(
+        sp.csr_matrix(counts.astype(np.float32)),
+        obs=pd.DataFrame(
+            {"section": pd.Categorical(np.where(np.arange(n_spots) % 2, "a", "b")), "note": "x"},
+            index=[f"s{i}" for i in range(n_spots)],
+        ),
+        var=pd.DataFrame({"symbol": [f"G{i}" for i in range(n_genes)]}, index=[f"g{i}" for i in range(n_genes)]),
+    )
+    adata.obsm["spatial"] = random.uniform(0, 100, (n_spots, 2))
+    adata.obsm["X_other"] = random.normal(size=(n_spots, 3))
+    adata.varm["loading"] = random.normal(size=(n_genes, 2))
+    adata.uns["source"] = {"tissue": "none"}
+    return adata
+
+
+def dense(matrix) -> np.ndarray:
+    return matrix.toarray() if sp.issparse(matrix) else np.asarray(matrix)
+
+
+def same(one: ad.AnnData, other: ad.AnnData) -> None:
+    """Assert that both hold the same spots, genes, values and tables."""
+    pd.testing.assert_frame_equal(one.obs, other.obs)
+    pd.testing.assert_frame_equal(one.var, other.var)
+    np.testing.assert_array_equal(dense(one.X), dense(other.X))
+    for part in ("layers", "obsm", "varm", "obsp", "varp"):
+        assert set(getattr(one, part)) == set(getattr(other, part)), part
+        for key, value in getattr(one, part).items():
+            np.testing.assert_array_equal(dense(value), dense(getattr(other, part)[key]))
+    assert set(one.uns) == set(other.uns)
