@@ -1,0 +1,224 @@
+"""Training (Algorithm 1): the loss on hidden targets and the loop around it, for every variant of the model."""
+
+import copy
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stmcdi_cli.errors import InputError
+from stmcdi_cli.model.base import Reporter
+from stmcdi_cli.model.schedule import Schedule
+
+logger = logging.getLogger(__name__)
+
+TrainingLoss = Callable[[nn.Module, Tensor, torch.Generator], Tensor]
+"""Loss of a network on some items [B], every random choice taken from the generator (on the CPU)."""
+ValidationLoss = Callable[[nn.Module], float]
+"""Loss of a network on the inner validation entries, with the same masks, steps and noise at every call."""
+
+
+def diffusion_loss(
+    predict: Callable[[Tensor, Tensor], Tensor],
+    schedule: Schedule,
+    x_0: Tensor,
+    target: Tensor,
+    t: Tensor,
+    noise: Tensor,
+) -> Tensor:
+    """Squared error of the predicted noise on the targets alone (eq. 8; the middle of Algorithm 1).
+
+    Parameters
+    ----------
+    predict
+        x_t [B, d], which is 0 outside the targets, and t [B] to the noise [B, d].
+    schedule
+        The forward process.
+    x_0, noise
+        The data and the noise to blur it with [B, d].
+    target
+        1 for the hidden entries the loss is about, 0 elsewhere [B, d].
+    t
+        The diffusion step of each row [B].
+    """
+    eps_hat = predict(schedule.q_sample(x_0, t, noise) * target, t)
+    return ((eps_hat - noise).square() * target).sum() / target.sum().clamp(min=1)
+
+
+@dataclass(frozen=True)
+class Training:
+    """How to train.
+
+    Attributes
+    ----------
+    epochs, batch_size
+        Passes over the items, and items per step.
+    lr
+        Learning rate at the start.
+    lr_schedule
+        ``"piecewise"`` takes the rates of `lr_drops`; ``"cosine"`` falls to 0 over the epochs.
+    lr_drops
+        (share of the epochs, rate from there on), in order.
+    weight_decay
+        Decoupled weight decay (AdamW); 0 is Adam.
+    ema_decay
+        Memory of the running mean of the weights that is validated and kept; 0 keeps the weights themselves.
+    clip_norm
+        Longest gradient let through; None for no limit.
+    patience
+        Epochs without a better validation loss after which to stop; None never stops early.
+    validate_every
+        Epochs between validations.
+    """
+
+    epochs: int
+    batch_size: int
+    lr: float
+    lr_schedule: str = "piecewise"
+    lr_drops: tuple[tuple[float, float], ...] = ()
+    weight_decay: float = 0.0
+    ema_decay: float = 0.0
+    clip_norm: float | None = None
+    patience: int | None = None
+    validate_every: int = 1
+
+    def lr_at(self, epoch: int) -> float:
+        """Learning rate of an epoch, counted from 0."""
+        share = epoch / self.epochs
+        if self.lr_schedule == "cosine":
+            return self.lr * 0.5 * (1 + math.cos(math.pi * share))
+        return next((rate for start, rate in reversed(self.lr_drops) if share >= start), self.lr)
+
+
+class Trainer:
+    """Train a network; the same seed gives the same network on a CPU.
+
+    Parameters
+    ----------
+    network
+        What to train, on its device. After `run` it holds the best weights met.
+    training_loss, validation_loss
+        See `TrainingLoss` and `ValidationLoss`; without the latter the last weights are kept.
+    n_items
+        Training items (spots); each epoch visits all, in random order.
+    settings
+        How to train.
+    seed
+        Seed of every random choice of the training.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        training_loss: TrainingLoss,
+        validation_loss: ValidationLoss | None,
+        n_items: int,
+        settings: Training,
+        *,
+        seed: int,
+    ) -> None:
+        self.network = network
+        self.training_loss = training_loss
+        self.validation_loss = validation_loss
+        self.n_items = n_items
+        self.settings = settings
+        # Never the global generator, and always the CPU's: the same choices whatever else runs and on any device.
+        self.generator = torch.Generator().manual_seed(seed)
+        self.optimizer = torch.optim.AdamW(network.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
+        self.averaged = copy.deepcopy(network).requires_grad_(False) if settings.ema_decay > 0 else network
+        self.epoch = 0
+        self.n_updates = 0
+        self.best_loss = math.inf
+        self.best_epoch = 0
+        self.best_weights: dict[str, Tensor] | None = None
+
+    def run(self, report: Reporter) -> None:
+        """Train until the epochs are over or validation has not improved for `patience` of them."""
+        settings = self.settings
+        while self.epoch < settings.epochs:
+            lr = settings.lr_at(self.epoch)
+            loss = self._train_epoch(lr)
+            self.epoch += 1
+            row = {"epoch": self.epoch, "loss": loss, "lr": lr}
+            if self.validation_loss and (self.epoch % settings.validate_every == 0 or self.epoch == settings.epochs):
+                row["validation_loss"] = self._validate()
+            report(row)
+            if self.best_weights and settings.patience and self.epoch - self.best_epoch >= settings.patience:
+                logger.info(
+                    "stopped early after epoch %d of %d: validation loss has not beaten %.6g (epoch %d) for %d epochs",
+                    self.epoch,
+                    settings.epochs,
+                    self.best_loss,
+                    self.best_epoch,
+                    settings.patience,
+                )
+                break
+        self.network.load_state_dict(self.best_weights or self.averaged.state_dict())
+
+    def _train_epoch(self, lr: float) -> float:
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.network.train()
+        total = 0.0
+        order = torch.randperm(self.n_items, generator=self.generator)
+        for items in order.split(self.settings.batch_size):
+            loss = self.training_loss(self.network, items, self.generator)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            if self.settings.clip_norm is not None:
+                nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.clip_norm)
+            self.optimizer.step()
+            self._average()
+            total += loss.item() * len(items)
+        if not math.isfinite(total):
+            raise InputError(f"training diverged in epoch {self.epoch + 1}: the loss is not finite; lower `lr`")
+        return total / self.n_items
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        self.n_updates += 1
+        if self.averaged is self.network:
+            return
+        # A short memory at first, or the random start would stay in the mean for long.
+        weight = 1 - min(self.settings.ema_decay, (1 + self.n_updates) / (10 + self.n_updates))
+        for mean, value in zip(self.averaged.parameters(), self.network.parameters(), strict=True):
+            mean.lerp_(value, weight)
+        for kept, current in zip(self.averaged.buffers(), self.network.buffers(), strict=True):
+            kept.copy_(current)
+
+    def _validate(self) -> float:
+        assert self.validation_loss is not None
+        self.averaged.eval()
+        with torch.no_grad():
+            loss = self.validation_loss(self.averaged)
+        if loss < self.best_loss:
+            self.best_loss, self.best_epoch = loss, self.epoch
+            self.best_weights = {name: value.clone() for name, value in self.averaged.state_dict().items()}
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on after a stop at the end of an epoch as if there had been none."""
+        return {
+            "network": self.network.state_dict(),
+            "averaged": self.averaged.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "epoch": self.epoch,
+            "n_updates": self.n_updates,
+            "best_loss": self.best_loss,
+            "best_epoch": self.best_epoch,
+            "best_weights": self.best_weights,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+        self.network.load_state_dict(state["network"])
+        self.averaged.load_state_dict(state["averaged"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.generator.set_state(state["generator"])
+        for name in ("epoch", "n_updates", "best_loss", "best_epoch", "best_weights"):
+            setattr(self, name, state[name])
