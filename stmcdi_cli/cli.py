@@ -95,7 +95,9 @@ def check_samplesheet(sheet: Path, output: Path, **options: Any) -> None:
 @click.argument("output", type=PATH)
 @click.option("--layer", default=None, help="Layer that holds the raw counts (default: X).")
 @click.option("--log/--no-log", default=True, help="Take log(1 + x) after scaling.")
-@click.option("--skip", is_flag=True, help="Keep the values as they are: only record counts and missing entries.")
+@click.option(
+    "--skip", is_flag=True, default=False, help="Keep the values as they are; note counts and missing entries."
+)
 def normalize(input: Path, output: Path, **options: Any) -> None:
     """Scale every spot to the median total count and take log(1 + x) (paper, eq. 29)."""
     from stmcdi_cli.io import transform

@@ -36,16 +36,17 @@ def read_h5ad(path: str | os.PathLike[str]) -> "AnnData":
         raise InputError(f"{path}: no such file; check the path")
     if path.is_dir() or not h5py.is_hdf5(path):
         raise InputError(f"{path}: not an HDF5 file; an .h5ad written by anndata or scanpy is needed")
-    with h5py.File(path) as file:
-        if not {"obs", "var"} <= set(file):
-            raise InputError(f"{path}: HDF5, but not AnnData (no obs and var in it); an .h5ad file is needed")
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*names are not unique.*")  # the steps refuse them in one line
-            return anndata.read_h5ad(path)
-    except Exception as error:  # whatever anndata trips over, the file is what is wrong
+        with h5py.File(path) as file:
+            content = set(file)
+        if {"obs", "var"} <= content:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", ".*names are not unique.*")  # the steps refuse them in one line
+                return anndata.read_h5ad(path)
+    except Exception as error:  # whatever h5py and anndata trip over, the file is what is wrong
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path}: cannot be read as AnnData ({reason}); write it again with anndata") from error
+    raise InputError(f"{path}: HDF5, but not AnnData (no obs and var in it); an .h5ad file is needed")
 
 
 def check_output(output: str | os.PathLike[str], *inputs: str | os.PathLike[str]) -> None:
@@ -121,6 +122,7 @@ def _write_h5ad(adata: "AnnData", path: Path) -> None:
     import h5py
     from anndata.io import write_elem
 
+    adata.strings_to_categoricals()  # as anndata does
     with _PatientFile(path, "w+b") as raw:
         try:
             with h5py.File(raw, "w") as file:

@@ -21,8 +21,8 @@ OF = ("all", "nonzero")
 def hold_out(adata: "AnnData", *, fraction: float = 0.2, seed: int = 0, of: str = "all") -> "tuple[AnnData, AnnData]":
     """Hide each entry with probability ``fraction``.
 
-    Works before ``normalize`` (``X`` holds counts) as well as after it. Which entries are hidden depends on the seed
-    and the shape alone, and with ``of='nonzero'`` on where ``X`` is zero.
+    Works before ``normalize`` (``X`` holds counts) as well as after it. What is hidden depends on the seed and on which
+    entries there are to choose from, not on their values.
 
     Parameters
     ----------
@@ -79,12 +79,14 @@ def hold_out(adata: "AnnData", *, fraction: float = 0.2, seed: int = 0, of: str 
 
 
 def _chosen(x: sp.csr_matrix, before: sp.csr_matrix, fraction: float, seed: int, of: str) -> Iterator[np.ndarray]:
-    """Yield the choice for a few rows at a time; one stream of numbers, so chunks do not matter."""
+    """Yield the choice for a few rows at a time.
+
+    One stream of random numbers goes to the entries that can be chosen, in order. So chunks do not matter, and hiding
+    again with the same seed does not hit the same entries.
+    """
     random = np.random.default_rng(seed)
     for rows in row_chunks(x.shape):
-        chosen = random.random((rows.stop - rows.start, x.shape[1])) < fraction
-        if before.nnz:
-            chosen &= ~before[rows].toarray()
-        if of == "nonzero":
-            chosen &= x[rows].toarray() != 0
+        chosen = x[rows].toarray() != 0 if of == "nonzero" else np.ones((rows.stop - rows.start, x.shape[1]), bool)
+        chosen[before[rows].nonzero()] = False
+        chosen[chosen] = random.random(np.count_nonzero(chosen)) < fraction
         yield chosen

@@ -65,6 +65,13 @@ def test_missing_entries_are_never_chosen(raw):
         assert np.isfinite(dense(masked.X)).all() and np.isfinite(dense(truth.X)).all()
 
 
+def test_hiding_twice_with_one_seed_hides_others(normalized):
+    once, _ = stmcdi.hold_out(normalized, fraction=0.3)
+    twice, truth = stmcdi.hold_out(once, fraction=0.3)
+    assert truth.layers["missing"].nnz / (once.shape[0] * once.shape[1]) == pytest.approx(0.3 * 0.7, abs=0.03)
+    assert not dense(truth.layers["missing"])[dense(once.layers["missing"])].any()
+
+
 def test_nonzero_hides_values_above_zero_only(normalized):
     masked, truth = stmcdi.hold_out(normalized, of="nonzero", fraction=0.3)
     hidden = dense(masked.layers["missing"])

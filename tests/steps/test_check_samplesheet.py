@@ -1,0 +1,97 @@
+import csv
+
+import pytest
+import stmcdi_cli as stmcdi
+
+from helpers import make_raw
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "data").mkdir()
+    for name in ("a", "b"):
+        make_raw(5, 5).write_h5ad(tmp_path / "data" / f"{name}.h5ad")
+    return tmp_path
+
+
+def sheet(folder, text, encoding="utf-8"):
+    path = folder / "samples.csv"
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+def checked(folder, text, **options):
+    stmcdi.check_samplesheet(sheet(folder, text), folder / "valid.csv", **options)
+    with open(folder / "valid.csv") as file:
+        return list(csv.DictReader(file))
+
+
+def test_paths_become_absolute_and_columns_complete(folder):
+    rows = checked(folder, "sample,h5ad\nA,data/a.h5ad\nB.2,./data/b.h5ad\n")
+    assert rows == [
+        {"sample": "A", "h5ad": str(folder / "data/a.h5ad"), "section_key": "", "group": ""},
+        {"sample": "B.2", "h5ad": str(folder / "data/b.h5ad"), "section_key": "", "group": ""},
+    ]
+
+
+def test_optional_columns_in_any_order_with_spaces_bom_and_windows_line_ends(folder):
+    text = "\ufeffgroup, h5ad ,sample,section_key\r\ntumour, data/a.h5ad ,A,section\r\n\r\n,,,\r\n,data/b.h5ad,B,\r\n"
+    rows = checked(folder, text)
+    assert [row["group"] for row in rows] == ["tumour", ""]
+    assert [row["section_key"] for row in rows] == ["section", ""]
+    assert rows[0]["h5ad"] == str(folder / "data/a.h5ad")
+
+
+def test_base_and_the_working_folder(folder, tmp_path_factory, monkeypatch):
+    elsewhere = tmp_path_factory.mktemp("task")
+    text = "sample,h5ad\nA,data/a.h5ad\n"
+    stmcdi.check_samplesheet(sheet(elsewhere, text), elsewhere / "valid.csv", base=folder)
+    assert str(folder / "data/a.h5ad") in (elsewhere / "valid.csv").read_text()
+    monkeypatch.chdir(folder)
+    stmcdi.check_samplesheet(sheet(elsewhere, text), elsewhere / "again.csv")
+    assert str(folder / "data/a.h5ad") in (elsewhere / "again.csv").read_text()
+
+
+def test_uris_are_passed_through(folder):
+    rows = checked(folder, "sample,h5ad\nA,s3://bucket/a.h5ad\nB,https://host/b.h5ad?x=1\n")
+    assert [row["h5ad"] for row in rows] == ["s3://bucket/a.h5ad", "https://host/b.h5ad?x=1"]
+
+
+GOOD = "A,data/a.h5ad\n"
+BAD = {
+    "empty file": ("", "expected a header, found an empty file; start it with sample,h5ad"),
+    "header only": ("sample,h5ad\n", "expected at least 1 sample, found none"),
+    "missing file": ("sample,h5ad\nA,data/none.h5ad\n", "line 2: no file 'data/none.h5ad'"),
+    "folder for a file": ("sample,h5ad\nA,data\n", "line 2: no file 'data'"),
+    "empty path": ("sample,h5ad\nA,\n", "line 2: expected a path in h5ad"),
+    "duplicate": (f"sample,h5ad\n{GOOD}{GOOD}", "line 3: sample 'A' is also in line 2"),
+    "unknown column": (f"sample,h5ad,color\n{GOOD}", "line 1: expected columns"),
+    "repeated column": (f"sample,sample,h5ad\nA,{GOOD}", "line 1: expected column 'sample' once"),
+    "missing column": ("sample,group\nA,x\n", "line 1: expected a column 'h5ad', found sample, group"),
+    "ragged, short": ("sample,h5ad,group\nA,data/a.h5ad\n", "line 2: expected 3 cells, found 2"),
+    "ragged, long": (f"sample,h5ad\n{GOOD}B,data/b.h5ad,x\n", "line 3: expected 2 cells, found 3"),
+    "unclosed quote": ('sample,h5ad\n"A,data/a.h5ad\n', "cannot be read as CSV"),
+    "unsafe section key": ("sample,h5ad,section_key\nA,data/a.h5ad,$(rm)\n", "line 2: expected section_key"),
+    "unsafe group": ("sample,h5ad,group\nA,data/a.h5ad,a b\n", "line 2: expected group"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_sheets_are_refused_in_one_line(case, folder, refused):
+    text, message = BAD[case]
+    path = sheet(folder, text)
+    line = refused("check-samplesheet", path, folder / "valid.csv")
+    assert line.startswith(f"stmcdi check-samplesheet: {path}") and message in line, line
+
+
+@pytest.mark.parametrize("name", ["", "a b", "../a", "-a", ".a", "_a", "a/b", "a;b", "a'b", "$a", "ä", "a\n"])
+def test_unsafe_sample_names_are_refused(name, folder, refused):
+    text = f'sample,h5ad,group\n"{name}x",data/a.h5ad,g\n' if name == "a\n" else f"sample,h5ad\n{name},data/a.h5ad\n"
+    assert "expected sample to be made of" in refused("check-samplesheet", sheet(folder, text), folder / "valid.csv")
+
+
+def test_other_encodings_and_absent_sheets_are_refused(folder, refused):
+    refused("check-samplesheet", sheet(folder, "sample,h5ad\nÄ,data/a.h5ad\n", "latin-1"), folder / "valid.csv")
+    assert "no such file" in refused("check-samplesheet", folder / "none.csv", folder / "valid.csv")
+    path = sheet(folder, "sample,h5ad\n")
+    assert "also an input" in refused("check-samplesheet", path, path)

@@ -1,0 +1,152 @@
+import subprocess
+import sys
+
+import anndata as ad
+import numpy as np
+import pytest
+import scanpy as sc
+import scipy.sparse as sp
+import stmcdi_cli as stmcdi
+from stmcdi_cli.errors import InputError
+
+from helpers import dense, same
+
+
+@pytest.fixture(scope="module")
+def normalized(tissue):
+    return stmcdi.normalize(tissue)
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("name", ["mob_rep11", "visium_prostate_normal_cancer_1255genes", "mouse_hippo_2k_sec5"])
+def test_the_default_picks_the_genes_of_the_benchmark(name, shared_data, benchmark_scripts, tmp_path):
+    source = shared_data / f"{name}.h5ad"
+    n_genes = 1000 if name != "visium_prostate_normal_cancer_1255genes" else 500
+    command = [sys.executable, benchmark_scripts / "make_case.py", source, tmp_path, "--n-genes", str(n_genes)]
+    subprocess.run(command, check=True)
+    case, truth = ad.read_h5ad(tmp_path / "masked.h5ad"), ad.read_h5ad(tmp_path / "truth.h5ad")
+
+    chosen = stmcdi.select_hvg(stmcdi.normalize(ad.read_h5ad(source)), n_genes=n_genes)
+    assert list(chosen.var_names) == list(case.var_names)
+    masked, answer = stmcdi.hold_out(chosen, fraction=0.2, seed=0)
+    np.testing.assert_allclose(dense(answer.X), dense(truth.X), rtol=1e-5)
+    np.testing.assert_array_equal(dense(masked.layers["missing"]), dense(case.layers["missing"]))
+    np.testing.assert_allclose(dense(masked.X), dense(case.X), rtol=1e-5)
+    np.testing.assert_array_equal(dense(masked.layers["counts"]), dense(case.layers["counts"]))
+    np.testing.assert_allclose(masked.obs["size_factor"], case.obs["size_factor"])
+
+
+def test_equation_30(normalized):
+    scaled = np.expm1(dense(normalized.X).astype(float))
+    with np.errstate(invalid="ignore"):
+        cv = scaled.std(0) / scaled.mean(0)
+    result = stmcdi.select_hvg(normalized, method="cv", n_genes=20, subset=False)
+    np.testing.assert_allclose(result.var["cv"], cv, rtol=1e-4)
+    np.testing.assert_allclose(result.var["means"], scaled.mean(0), rtol=1e-4)
+    assert set(np.flatnonzero(result.var["highly_variable"])) == set(np.argsort(-cv)[:20])
+
+
+@pytest.mark.parametrize("n_genes", [10, 60])
+def test_seurat_v3_gives_scanpys_numbers(normalized, n_genes):
+    result = stmcdi.select_hvg(normalized, method="seurat_v3", n_genes=n_genes, subset=False)
+    theirs = normalized.copy()
+    sc.pp.highly_variable_genes(theirs, flavor="seurat_v3", layer="counts", n_top_genes=n_genes)
+    np.testing.assert_allclose(result.var["variances_norm"], theirs.var["variances_norm"], rtol=1e-6)
+    np.testing.assert_array_equal(result.var["highly_variable"], theirs.var["highly_variable"])
+
+
+def test_seurat_v3_without_scikit_misc_names_the_extra(normalized, monkeypatch):
+    monkeypatch.setitem(sys.modules, "skmisc.loess", None)
+    with pytest.raises(InputError, match=r"pip install 'stmcdi\[seurat\]'"):
+        stmcdi.select_hvg(normalized, method="seurat_v3")
+
+
+@pytest.mark.parametrize("method", ["cv2-trend", "cv", "seurat_v3"])
+def test_hidden_values_have_no_say(tissue, method):
+    """Statistics of a file with values hidden are those over visible entries, whatever stood at the others."""
+    random = np.random.default_rng(0)
+    hidden = sp.csr_matrix(random.random(tissue.shape) < 0.3)
+    results = []
+    for other in (0, 50):
+        adata = tissue.copy()
+        values = dense(tissue.X).copy()
+        values[dense(hidden)] = other
+        adata.X, adata.layers["missing"] = sp.csr_matrix(values), hidden
+        results.append(stmcdi.select_hvg(stmcdi.normalize(adata), method=method, n_genes=30))
+    same(*results)
+
+
+def test_statistics_divide_by_the_visible_spots(tissue):
+    masked, _ = stmcdi.hold_out(stmcdi.normalize(tissue), fraction=0.4)
+    result = stmcdi.select_hvg(masked, subset=False)
+    scaled = dense(masked.layers["counts"]) / masked.obs["size_factor"].to_numpy()[:, None]
+    visible = np.ma.masked_array(scaled, dense(masked.layers["missing"]))
+    np.testing.assert_allclose(result.var["means"], visible.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(result.var["cv"], visible.std(0) / visible.mean(0), rtol=1e-5)
+
+
+def test_spots_without_counts_are_not_counted(normalized):
+    empty = normalized[:3].copy()
+    for part in ("X",):
+        setattr(empty, part, sp.csr_matrix(empty.shape, dtype=np.float32))
+    empty.layers["counts"] = empty.X.copy()
+    empty.obs["size_factor"] = 1.0
+    empty.obs_names = ["e1", "e2", "e3"]
+    both = ad.concat([normalized, empty], merge="same")
+    one, other = stmcdi.select_hvg(normalized, subset=False), stmcdi.select_hvg(both, subset=False)
+    np.testing.assert_allclose(one.var["cv2_residual"], other.var["cv2_residual"], rtol=1e-5)
+
+
+def test_subset_keeps_spots_and_the_order_of_genes(normalized):
+    before = normalized.copy()
+    flagged = stmcdi.select_hvg(normalized, n_genes=25, subset=False)
+    kept = stmcdi.select_hvg(normalized, n_genes=25)
+    same(normalized, before)
+    assert flagged.shape == normalized.shape and kept.shape == (normalized.n_obs, 25)
+    assert list(kept.var_names) == list(normalized.var_names[flagged.var["highly_variable"]])
+    np.testing.assert_array_equal(dense(kept.X), dense(normalized[:, kept.var_names].X))
+    assert kept.layers["counts"].shape == kept.shape == kept.layers["rates"].shape
+
+
+def test_rare_genes_are_not_chosen_by_default(normalized):
+    seen = (dense(normalized.X) > 0).mean(0)
+    result = stmcdi.select_hvg(normalized, min_spots=0.1)
+    assert result.n_vars == (seen >= 0.1).sum() < normalized.n_vars
+    assert seen[stmcdi.select_hvg(normalized, method="cv", n_genes=10, subset=False).var["highly_variable"]].max() < 0.1
+
+
+def test_fewer_genes_than_asked_are_refused_but_not_by_default(normalized, h5ad, refused, tmp_path):
+    source = h5ad(normalized)
+    line = refused("select-hvg", source, tmp_path / "out.h5ad", "--n-genes", "1000")
+    assert "expected 1000 genes that are seen in at least 0.05 of the spots, found" in line
+    assert "lower --n-genes" in line
+    assert stmcdi.select_hvg(normalized).n_vars <= normalized.n_vars
+
+
+def test_a_panel(normalized, h5ad, cli, refused, tmp_path):
+    source = h5ad(normalized)
+    (tmp_path / "panel.txt").write_text("gene_9\n\n# markers\ngene_2\ngene_2\n")
+    assert cli("select-hvg", source, tmp_path / "out.h5ad", "--genes", tmp_path / "panel.txt").exit_code == 0
+    assert list(ad.read_h5ad(tmp_path / "out.h5ad").var_names) == ["gene_2", "gene_9"]
+    (tmp_path / "panel.txt").write_text("gene_9\nACTB\nGAPDH\nx\ny\n")
+    line = refused("select-hvg", source, tmp_path / "no.h5ad", "--genes", tmp_path / "panel.txt")
+    assert "did not find ACTB, GAPDH, x, ... (4 in all)" in line
+    (tmp_path / "panel.txt").write_text("\n")
+    assert "found none" in refused("select-hvg", source, tmp_path / "no.h5ad", "--genes", tmp_path / "panel.txt")
+    assert "cannot be read" in refused("select-hvg", source, tmp_path / "no.h5ad", "--genes", tmp_path / "nowhere")
+    with pytest.raises(InputError, match="leave one out"):
+        stmcdi.select_hvg(normalized, genes=["gene_2"], n_genes=3)
+
+
+def test_genes_without_a_trend(raw):
+    """One, two and three genes, and genes all alike, still give an answer."""
+    for n in (1, 2, 3):
+        assert stmcdi.select_hvg(stmcdi.normalize(raw)[:, :n].copy()).n_vars <= n
+    raw.X = sp.csr_matrix(np.tile(np.arange(60)[:, None] % 3, (1, 40)).astype(np.float32))
+    assert stmcdi.select_hvg(stmcdi.normalize(raw, skip=True)).n_vars == 40
+
+
+def test_genes_that_never_vary_are_refused(raw):
+    raw.X = sp.csr_matrix(np.ones(raw.shape, np.float32))
+    with pytest.raises(InputError, match="found none; lower --min-spots"):
+        stmcdi.select_hvg(stmcdi.normalize(raw))
