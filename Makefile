@@ -1,0 +1,57 @@
+# make env    .venv with the CLI, everything the tests need, and Nextflow
+# make demo   simulate a tissue, run the workflow on it, say how well it did
+# make test   every test; make lint, make image, make clean as named
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := env
+
+VENV := .venv
+BIN := $(VENV)/bin
+# CPU-only torch, where its index can be reached: make env TORCH_INDEX_URL=https://...
+TORCH_INDEX_URL ?=
+
+.PHONY: env demo test lint image clean
+
+# Stamps are written last, so an interrupted install is taken up again and a finished one costs nothing.
+env: $(VENV)/.python-done $(VENV)/.nextflow-done
+
+$(VENV)/.python-done: pyproject.toml constraints.txt
+	@if ! $(BIN)/python -c 'import pip' 2>/dev/null; then \
+	    python=$$(tools/find-python.sh); \
+	    rm -rf $(VENV); \
+	    "$$python" -m venv $(VENV); \
+	fi
+	@echo "make env: installing Python packages into $(VENV) (minutes the first time: torch is large)"
+	@$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test,dev]' \
+	    $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL))
+	@touch $@
+
+$(VENV)/.nextflow-done: tools/nextflow/install.sh tools/nextflow/nextflow tools/nextflow/pom.xml | $(VENV)/.python-done
+	@echo "make env: installing Nextflow into $(VENV)"
+	@tools/nextflow/install.sh $(VENV)
+	@touch $@
+
+demo: env
+	@tools/demo.sh
+
+test: env
+	@$(BIN)/python -m pytest
+
+lint: env
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+# ENGINE=docker builds with Docker; VARIANT=cuda builds the GPU image (see containers/Containerfile).
+ENGINE ?= podman
+VARIANT ?= cpu
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+IMAGE := localhost/stmcdi:$(VERSION)-$(VARIANT)
+
+image:
+	$(ENGINE) build -f containers/Containerfile -t $(IMAGE) $(BUILD_OPTIONS) .
+
+clean:
+	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache .nextflow .nextflow.log* work

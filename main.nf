@@ -1,0 +1,63 @@
+// The entry: checks the parameters and the samplesheet, runs STMCDI on its samples, gathers what belongs to all of them.
+include { CHECK_SAMPLESHEET     } from './modules/local/stmcdi/check_samplesheet/main'
+include { STMCDI                } from './workflows/stmcdi'
+include { helpText ; firstFault } from './workflows/parameters'
+include { metricsRow            } from './workflows/metrics'
+
+// Nextflow opens the trace before this script runs; a run that does nothing shall leave nothing.
+def removeTrace(outdir, suffix) {
+    def info = file(outdir).resolve('pipeline_info')
+    info.resolve("execution_trace_${suffix}.txt").delete()
+    [info, info.parent].each { folder ->
+        if (folder.isDirectory() && folder.list().length == 0) {
+            folder.delete()
+        }
+    }
+}
+
+workflow {
+    def schema = new groovy.json.JsonSlurper().parseText(file("${projectDir}/nextflow_schema.json").text)
+    def fault = params.help ? null : firstFault(params, schema)
+    if (!params.help && !fault && !file(params.input).exists()) {
+        fault = "--input ${params.input}: no such file"
+    }
+    if (params.help || fault) {
+        // Plain streams: Nextflow's own error adds lines of no use here.
+        if (fault) {
+            System.err.println("ERROR: ${fault}")
+        }
+        else {
+            println(helpText(schema))
+        }
+        removeTrace(params.outdir, params.trace_report_suffix)
+        exit(fault ? 2 : 0)
+    }
+
+    def samplesheet = file(params.input)
+    def folder = samplesheet.parent
+    def named = samplesheet.readLines()
+        .collectMany { line -> line.tokenize(',').collect { cell -> cell.trim() } }
+        .findAll { cell -> cell && !cell.contains('://') }
+        .collect { cell -> folder.resolve(cell) }
+        .findAll { candidate -> candidate.isFile() }
+        .unique()
+    CHECK_SAMPLESHEET(samplesheet, folder.toUriString(), named)
+    samples = CHECK_SAMPLESHEET.out.csv
+        .splitCsv(header: true)
+        .map { row ->
+            def h5ad = row.h5ad.contains('://') ? file(row.h5ad, checkIfExists: true) : folder.resolve(row.h5ad)
+            [[id: row.sample, section_key: row.section_key ?: null], h5ad]
+        }
+
+    STMCDI(samples, params.evaluate)
+
+    STMCDI.out.metrics
+        .map { meta, json -> metricsRow(meta.id, json) }
+        .collectFile(name: 'metrics.tsv', storeDir: params.outdir, keepHeader: true, skip: 1, sort: true)
+
+    CHECK_SAMPLESHEET.out.versions
+        .mix(STMCDI.out.versions)
+        .map { yml -> yml.text }
+        .unique()
+        .collectFile(name: 'versions.yml', storeDir: "${params.outdir}/pipeline_info", sort: true)
+}

@@ -1,0 +1,37 @@
+// Scales every spot to the median total count and takes log(1 + x).
+process NORMALIZE {
+    tag "${meta.id}"
+    label 'process_medium'
+
+    input:
+    tuple val(meta), path(h5ad)
+
+    output:
+    tuple val(meta), path('*_normalized.h5ad'), emit: h5ad
+    path 'versions.yml', emit: versions
+
+    script:
+    def args = task.ext.args ?: ''
+    def output = "${task.ext.prefix ?: meta.id}_normalized.h5ad"
+    if (h5ad.name == output) {
+        error("NORMALIZE: input and output are both named ${output}; set another ext.prefix")
+    }
+    """
+    stmcdi normalize ${args} "${h5ad}" "${output}"
+
+    cat > versions.yml <<-END_VERSIONS
+    "${task.process}":
+        stmcdi: \$(stmcdi --version | sed 's/.* //')
+    END_VERSIONS
+    """
+
+    stub:
+    def output = "${task.ext.prefix ?: meta.id}_normalized.h5ad"
+    if (h5ad.name == output) {
+        error("NORMALIZE: input and output are both named ${output}; set another ext.prefix")
+    }
+    """
+    touch "${output}"
+    printf '"%s":\\n    stmcdi: stub\\n' "${task.process}" > versions.yml
+    """
+}

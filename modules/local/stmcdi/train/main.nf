@@ -1,0 +1,42 @@
+// Trains the diffusion model on the visible entries of one sample. With an accelerator it runs there or fails: a GPU task
+// that quietly used the CPU would hold a GPU for nothing.
+process TRAIN {
+    tag "${meta.id}"
+    label 'process_high'
+    label 'process_gpu'
+
+    input:
+    tuple val(meta), path(h5ad)
+
+    output:
+    tuple val(meta), path('*_model', type: 'dir'), emit: model
+    path 'versions.yml', emit: versions
+
+    script:
+    def args = task.ext.args ?: ''
+    def device = task.accelerator ? '--device cuda' : ''
+    def output = "${task.ext.prefix ?: meta.id}_model"
+    if (h5ad.name == output) {
+        error("TRAIN: input and output are both named ${output}; set another ext.prefix")
+    }
+    """
+    export OMP_NUM_THREADS=${task.cpus}
+    stmcdi train ${args} ${device} "${h5ad}" "${output}"
+
+    cat > versions.yml <<-END_VERSIONS
+    "${task.process}":
+        stmcdi: \$(stmcdi --version | sed 's/.* //')
+    END_VERSIONS
+    """
+
+    stub:
+    def output = "${task.ext.prefix ?: meta.id}_model"
+    if (h5ad.name == output) {
+        error("TRAIN: input and output are both named ${output}; set another ext.prefix")
+    }
+    """
+    mkdir "${output}"
+    touch "${output}/model.safetensors" "${output}/config.yaml" "${output}/history.tsv"
+    printf '"%s":\\n    stmcdi: stub\\n' "${task.process}" > versions.yml
+    """
+}
