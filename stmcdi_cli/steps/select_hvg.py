@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -11,7 +11,7 @@ from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import checks
 from stmcdi_cli.errors import InputError, OptionError
 from stmcdi_cli.io import record, shallow_copy
-from stmcdi_cli.sparse import column_sums, missing_entries, scale_rows, to_csr
+from stmcdi_cli.sparse import column_sums, missing_entries, row_chunks, scale_rows, to_csr
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -70,15 +70,11 @@ def select_hvg(
         if genes is not None:
             raise OptionError("expected either `n_genes` or `genes`, found both; leave one out")
     checks.table(adata)
-    scaled, n_visible = _linear(adata)
-    checks.expression(scaled, "X")
-
-    mean, variance = _moments(scaled, n_visible)
-    seen = column_sums(scaled > 0) / np.maximum(n_visible, 1)
+    stats = _scaled_statistics(adata)
     var = adata.var.copy()
-    var[keys.MEANS] = mean
-    var[keys.CV] = np.divide(np.sqrt(variance), mean, out=np.full_like(mean, np.nan), where=mean > 0)
-    var[keys.CV2_RESIDUAL] = _cv2_residual(mean, variance, (seen >= min_spots) & (variance > 0))
+    var[keys.MEANS] = stats.mean
+    var[keys.CV] = np.divide(np.sqrt(stats.variance), stats.mean, out=np.full(len(var), np.nan), where=stats.mean > 0)
+    var[keys.CV2_RESIDUAL] = _cv2_residual(stats, min_spots)
     if genes is not None:
         chosen = _panel(adata, genes)
     else:
@@ -97,35 +93,61 @@ def select_hvg(
     return result
 
 
-def _linear(adata: "AnnData") -> tuple[sp.csr_matrix, np.ndarray]:
-    """Expression on the linear scale at spots with counts (CSR float64), and each gene's number of visible spots."""
-    missing = missing_entries(adata)
+class Statistics(NamedTuple):
+    """Statistics of every gene over its visible entries.
+
+    Attributes
+    ----------
+    n
+        Number of visible entries, at least 1.
+    mean, variance
+        Mean and (population) variance of the values.
+    seen
+        Share of values above zero.
+    """
+
+    n: np.ndarray
+    mean: np.ndarray
+    variance: np.ndarray
+    seen: np.ndarray
+
+
+def _scaled_statistics(adata: "AnnData") -> Statistics:
+    """Statistics on the linear scale, over the spots that have counts."""
     if keys.COUNTS in adata.layers and keys.SIZE_FACTOR in adata.obs:
-        size_factor = adata.obs[keys.SIZE_FACTOR].to_numpy(np.float64)
-        scaled = scale_rows(to_csr(adata.layers[keys.COUNTS], np.float64), size_factor)
+        values, size_factor = to_csr(adata.layers[keys.COUNTS]), adata.obs[keys.SIZE_FACTOR].to_numpy(np.float64)
     else:
-        scaled = to_csr(adata.X, np.float64)
-    used = np.diff(scaled.indptr) > 0
-    if not used.all():
-        scaled, missing = scaled[used], missing[used]
-    return scaled, used.sum() - column_sums(missing)
+        values, size_factor = to_csr(adata.X), np.ones(adata.n_obs)
+    checks.expression(values, "X")
+    return _statistics(values, missing_entries(adata), size_factor, used=np.diff(values.indptr) > 0)
 
 
-def _moments(matrix: sp.csr_matrix, n_visible: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and variance of each column over its visible rows; missing entries hold 0."""
-    n = np.maximum(n_visible, 1)
-    mean = column_sums(matrix) / n
-    return mean, np.maximum(column_sums(matrix.multiply(matrix)) / n - mean**2, 0)
+def _statistics(
+    values: sp.csr_matrix, missing: sp.csr_matrix, divisor: np.ndarray, used: np.ndarray | None = None
+) -> Statistics:
+    """Go through the rows, each divided by its number, a few at a time; missing entries hold 0 and are not counted."""
+    n, total, squares, above = np.zeros((4, values.shape[1]))
+    for rows in row_chunks(values.shape):
+        block, hidden = scale_rows(values[rows].astype(np.float64), divisor[rows]), missing[rows]
+        if used is not None:
+            block, hidden = block[used[rows]], hidden[used[rows]]
+        n += block.shape[0] - column_sums(hidden)
+        total += column_sums(block)
+        squares += column_sums(block.power(2))
+        above += block.getnnz(0)
+    n = np.maximum(n, 1)
+    return Statistics(n, total / n, np.maximum(squares / n - (total / n) ** 2, 0), above / n)
 
 
-def _cv2_residual(mean: np.ndarray, variance: np.ndarray, ranked: np.ndarray) -> np.ndarray:
+def _cv2_residual(stats: Statistics, min_spots: float) -> np.ndarray:
     """How far log CV^2 lies above its trend, a quadratic in the log mean; NaN for genes that are not ranked."""
-    residual = np.full(mean.size, np.nan)
+    residual = np.full(stats.mean.size, np.nan)
+    ranked = (stats.seen >= min_spots) & (stats.variance > 0)
     if ranked.any():
-        log_mean = np.log(mean[ranked])
-        log_cv2 = np.log(variance[ranked]) - 2 * log_mean
+        log_mean = np.log(stats.mean[ranked])
+        log_cv2 = np.log(stats.variance[ranked]) - 2 * log_mean
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", np.exceptions.RankWarning)  # few genes, or equal means: any trend will do
+            warnings.filterwarnings("ignore", "Polyfit")  # few genes, or equal means: any trend will do
             trend = np.polyfit(log_mean, log_cv2, min(2, int(ranked.sum()) - 1))
         residual[ranked] = log_cv2 - np.polyval(trend, log_mean)
     return residual
@@ -139,12 +161,11 @@ def _seurat_v3(adata: "AnnData") -> np.ndarray:
         raise InputError(
             "--method seurat_v3 needs scikit-misc; install it with pip install 'stmcdi[seurat]'"
         ) from error
-    counts = to_csr(adata.layers.get(keys.COUNTS, adata.X), np.float64)
+    counts = to_csr(adata.layers.get(keys.COUNTS, adata.X))
     checks.counts(counts, f"layers['{keys.COUNTS}']")
-    n_visible = adata.n_obs - column_sums(missing_entries(adata))
-    n = np.maximum(n_visible, 2)
-    mean, variance = _moments(counts, n)
-    variance *= n / (n - 1)
+    stats = _statistics(counts, missing_entries(adata), np.ones(adata.n_obs))
+    n, mean = np.maximum(stats.n, 2), stats.mean
+    variance = stats.variance * n / (n - 1)
     varies = variance > 0
     expected = np.zeros(mean.size)  # log10 variance; 0 where a gene does not vary
     try:
@@ -154,8 +175,13 @@ def _seurat_v3(adata: "AnnData") -> np.ndarray:
         raise InputError(f"the loess fit failed ({error}); too few genes vary: use --method cv2-trend") from error
     expected[varies] = fit.outputs.fitted_values
     sd = np.sqrt(10**expected)
-    counts.data = np.minimum(counts.data, (mean + sd * np.sqrt(n))[counts.indices])
-    squares = column_sums(counts.multiply(counts)) - 2 * mean * column_sums(counts) + n * mean**2
+
+    clip = mean + sd * np.sqrt(n)
+    squares = n * mean**2  # of the clipped deviations from the mean, summed over spots; first as if all counts were 0
+    for rows in row_chunks(counts.shape):
+        block = counts[rows].astype(np.float64)
+        block.data = np.minimum(block.data, clip[block.indices])
+        squares += column_sums(block.power(2)) - 2 * mean * column_sums(block)
     return squares / ((n - 1) * sd**2)
 
 
