@@ -166,6 +166,45 @@ def hold_out(input: Path, output: Path, truth: Path, **options: Any) -> None:
     write_h5ads({output: masked, truth: answer})
 
 
+@main.command(epilog=example("train masked.h5ad model --device cuda"))
+@click.argument("input", type=PATH)
+@click.argument("model_dir", type=PATH)
+@click.option("--preset", type=PRESET, default="default", help="Settings of model and training; paper: as published.")
+@click.option("--device", type=DEVICE, default="auto", help="Where to compute; auto: a GPU if there is one.")
+@click.option("--seed", type=int, default=0, help="Seed of everything random.")
+@click.option("--epochs", type=int, default=None, help="Most passes over the spots (default: the preset's).")
+@click.option("--batch-size", type=int, default=None, help="Spots per step (default: the preset's).")
+@click.option("--quiet", is_flag=True, default=False, help="Show no progress.")
+def train(input: Path, model_dir: Path, **options: Any) -> None:
+    """Learn from the visible entries (paper, Algorithm 1) and write the model to the folder MODEL_DIR."""
+    from stmcdi_cli.io import naming, read_h5ad
+    from stmcdi_cli.steps.train import train
+
+    adata = read_h5ad(input)
+    with naming(input):
+        train(adata, model_dir, **options)
+
+
+@main.command(epilog=example("impute masked.h5ad model imputed.h5ad --n-samples 50"))
+@click.argument("input", type=PATH)
+@click.argument("model_dir", type=PATH)
+@click.argument("output", type=PATH)
+@click.option("--target", type=TARGET, default="missing", help="Entries to fill; zeros: missing and zero ones.")
+@click.option("--n-samples", type=int, default=50, help="Draws per entry.")
+@click.option("--sampler", type=SAMPLER, default="ddim", help="How the reverse process is run.")
+@click.option("--n-steps", type=int, default=None, help="Network passes per draw (default: the sampler's).")
+@click.option("--seed", type=int, default=0, help="Seed of the draws.")
+@click.option("--batch-size", type=int, default=256, help="Spots at a time; does not change the result.")
+@click.option("--device", type=DEVICE, default="auto", help="Where to compute; auto: a GPU if there is one.")
+@GENES
+def impute(input: Path, model_dir: Path, output: Path, **options: Any) -> None:
+    """Draw the entries that have no value from noise (paper, Algorithm 2); write their mean and spread."""
+    from stmcdi_cli.io import transform
+    from stmcdi_cli.steps.impute import impute
+
+    transform(impute, input, output, model_dir=model_dir, **options)
+
+
 @main.command(epilog=example("evaluate imputed.h5ad truth.h5ad metrics.json"))
 @click.argument("imputed", type=PATH)
 @click.argument("truth", type=PATH)

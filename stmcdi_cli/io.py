@@ -26,7 +26,7 @@ def read_h5ad(path: str | os.PathLike[str]) -> "AnnData":
     Raises
     ------
     InputError
-        The file does not exist, is not HDF5, or is HDF5 but no AnnData.
+        The file does not exist or cannot be read, is not HDF5, or is HDF5 but no AnnData.
     """
     import anndata
     import h5py
@@ -34,6 +34,8 @@ def read_h5ad(path: str | os.PathLike[str]) -> "AnnData":
     path = Path(path)
     if not path.exists():
         raise InputError(f"{path}: no such file; check the path")
+    if not os.access(path, os.R_OK):
+        raise InputError(f"{path}: no permission to read it; change its mode or copy it")
     if path.is_dir() or not h5py.is_hdf5(path):
         raise InputError(f"{path}: not an HDF5 file; an .h5ad written by anndata or scanpy is needed")
     try:
