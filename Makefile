@@ -44,14 +44,15 @@ lint: env
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-# ENGINE=docker builds with Docker; VARIANT=cuda builds the GPU image (see containers/Containerfile).
+# ENGINE=docker builds with Docker; VARIANT=cuda names the GPU image; BUILD_OPTIONS goes to the engine as it is.
 ENGINE ?= podman
 VARIANT ?= cpu
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
-IMAGE := localhost/stmcdi:$(VERSION)-$(VARIANT)
 
 image:
-	$(ENGINE) build -f containers/Containerfile -t $(IMAGE) $(BUILD_OPTIONS) .
+	$(ENGINE) build -f containers/Containerfile -t localhost/stmcdi:$(VERSION)-$(VARIANT) \
+	    --build-arg VERSION=$(VERSION) $(if $(TORCH_INDEX_URL),--build-arg TORCH_INDEX_URL=$(TORCH_INDEX_URL)) \
+	    $(BUILD_OPTIONS) .
 
 clean:
 	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache .nextflow .nextflow.log* work

@@ -58,6 +58,7 @@ from_installer() {
     rm -rf "$part"
 }
 
+# shellcheck disable=SC2329 # the functions above are called by name here
 for source in from_path from_maven from_installer; do
     if "$source"; then
         install -m 755 "$here/nextflow" "$venv/bin/nextflow"
