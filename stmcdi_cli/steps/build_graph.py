@@ -157,10 +157,9 @@ def _triangulated(xy: np.ndarray) -> np.ndarray:
 
 def _grid(xy: np.ndarray, n_rings: int) -> Edges:
     """Neighbours up to ``n_rings`` steps of unit spacing away; an edge's length is its ring."""
-    nearest = _nearest(xy, 1).length
-    if not nearest.any():
-        raise InputError("expected spots on a grid, found all at one place; use another --method")
-    pairs = _within(xy, GRID_REACH * float(np.median(nearest[nearest > 0])))
+    places = np.unique(xy, axis=0)
+    unit = float(np.median(_nearest(places, 1).length)) if len(places) > 1 else 0.0
+    pairs = _within(xy, GRID_REACH * unit)
     step = sp.csr_matrix((np.ones(len(pairs)), pairs.T), shape=(len(xy), len(xy)))
     reached = sp.csr_array(sp.identity(len(xy), format="csr"))
     step = sp.csr_array(step + step.T) + reached

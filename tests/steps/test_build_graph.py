@@ -129,6 +129,16 @@ def test_spots_at_the_same_place(raw, options):
         assert (np.diff(connected.indptr) == 5).all()
 
 
+def test_a_grid_with_two_spots_at_every_place(raw):
+    x, y = np.divmod(np.arange(30), 6)
+    raw.obsm["spatial"] = np.tile(np.column_stack([x, y]), (2, 1)).astype(float)
+    connected, _ = graph(raw, method="grid")
+    steps = np.tile(abs(x[:, None] - x) + abs(y[:, None] - y), (2, 2))
+    np.testing.assert_array_equal(dense(connected), (steps <= 1) & ~np.eye(60, dtype=bool))
+    raw.obsm["spatial"][:] = 7
+    assert graph(raw, method="grid")[0].nnz == 60 * 59
+
+
 def test_three_dimensions(raw):
     raw.obsm["spatial"] = np.random.default_rng(0).random((60, 3))
     for options in METHODS:
