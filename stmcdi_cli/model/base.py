@@ -56,10 +56,21 @@ class ImputationModel(ABC):
         """Encode the condition of every spot once, before any sampling."""
 
     @abstractmethod
-    def draw(self, spots: np.ndarray, *, n_samples: int, seed: int, sampler: str, n_steps: int | None) -> Draws:
+    def draw(
+        self,
+        spots: np.ndarray,
+        *,
+        n_samples: int,
+        seed: int,
+        sampler: str,
+        n_steps: int | None,
+        denoise: bool = False,
+    ) -> Draws:
         """Draw every gene of some spots of the prepared tissue, starting from pure noise (Algorithm 2).
 
         Values do not depend on which other spots are asked for: noise is keyed by (seed, spot, sample).
+
+        Visible entries come back as they are; with `denoise` each is drawn too, without being shown its own value.
         """
 
     @abstractmethod

@@ -1,0 +1,164 @@
+"""A trained model on disk: a folder with ``model.safetensors``, ``config.yaml`` and ``history.tsv``."""
+
+import importlib
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from stmcdi_cli import __version__
+from stmcdi_cli.errors import InputError
+from stmcdi_cli.model.base import ImputationModel
+from stmcdi_cli.model.tissue import Tissue
+
+WEIGHTS, CONFIG, HISTORY = "model.safetensors", "config.yaml", "history.tsv"
+
+VARIANTS = {
+    "attention": "stmcdi_cli.model.attention:AttentionModel",
+    "latent": "stmcdi_cli.model.latent:LatentModel",
+}
+"""Variant to the class behind it, imported when asked for."""
+
+
+def build(config: Mapping[str, Any], genes: Sequence[str]) -> ImputationModel:
+    """Make an untrained model of the variant that ``config["variant"]`` names.
+
+    Raises
+    ------
+    InputError
+        There is no such variant.
+    """
+    variant = config.get("variant")
+    if variant not in VARIANTS:
+        raise InputError(f"unknown model variant {variant!r}; expected one of {', '.join(VARIANTS)}")
+    module, name = VARIANTS[variant].split(":")
+    return getattr(importlib.import_module(module), name)(config, tuple(genes))
+
+
+def save(model: ImputationModel, path: str | Path, history: Sequence[Mapping[str, float]]) -> None:
+    """Write a model folder, whole or not at all; a model already there is replaced.
+
+    Raises
+    ------
+    InputError
+        There is something at `path` that is no model.
+    """
+    path = Path(path)
+    if path.exists() and not (path.is_dir() and all(p.name in (WEIGHTS, CONFIG, HISTORY) for p in path.iterdir())):
+        raise InputError(f"{path} exists and is not a model folder; give another name")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        save_file({name: value.contiguous() for name, value in model.state().items()}, temporary / WEIGHTS)
+        description = {
+            "version": __version__,
+            "variant": model.variant,
+            "config": _plain(model.config),
+            "genes": list(model.genes),
+        }
+        (temporary / CONFIG).write_text(yaml.safe_dump(description, sort_keys=False, allow_unicode=True), "utf-8")
+        (temporary / HISTORY).write_text(_table(history), "utf-8")
+        os.chmod(temporary, 0o777 & ~_umask())
+        # A folder cannot be swapped in one call: the old one steps aside first, and comes back if the new one fails.
+        aside = None
+        if path.exists():
+            aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
+            os.rename(path, aside)
+        try:
+            os.rename(temporary, path)
+        except OSError:
+            if aside:
+                os.rename(aside, path)
+            raise
+        if aside:
+            shutil.rmtree(aside)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def load(path: str | Path) -> ImputationModel:
+    """Read a model folder.
+
+    Raises
+    ------
+    InputError
+        The folder is missing, incomplete, damaged, or its parts do not belong together.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise InputError(f"no model folder at {path}; `stmcdi train` makes one")
+    for name in (WEIGHTS, CONFIG):
+        if not (path / name).is_file():
+            raise InputError(f"{path} is not a complete model: it has no {name}")
+    try:
+        description = yaml.load((path / CONFIG).read_text("utf-8"), Loader=_SAFE_LOADER)
+        config, genes = dict(description["config"]), tuple(map(str, description["genes"]))
+        config["variant"] = description["variant"]
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path / CONFIG} is not a model's configuration: {_one_line(error)}") from error
+    model = build(config, genes)
+    try:
+        model.load_state(load_file(path / WEIGHTS))
+    except (SafetensorError, RuntimeError, KeyError, ValueError) as error:
+        raise InputError(f"{path / WEIGHTS} does not fit {path / CONFIG}: {_one_line(error)}") from error
+    return model
+
+
+def check_genes(model: ImputationModel, tissue: Tissue) -> None:
+    """Refuse data on other genes than the model was trained on.
+
+    Raises
+    ------
+    InputError
+        A gene is missing or unknown, or their order differs.
+    """
+    if model.genes == tissue.genes:
+        return
+    known, given = set(model.genes), set(tissue.genes)
+    problems = []
+    for what, names in (
+        ("the data lack", [gene for gene in model.genes if gene not in given]),
+        ("the model does not know", [gene for gene in tissue.genes if gene not in known]),
+    ):
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            problems.append(f"{what} {', '.join(names[:3])}{more}")
+    if not problems:
+        problems = ["the same genes in another order"]
+    raise InputError(f"the data's genes are not the model's: {'; '.join(problems)}; impute the file it was trained on")
+
+
+_SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same safe loader in C: gene lists are long
+
+
+def _plain(value: Any) -> Any:
+    """Only what safe YAML knows: tuples become lists."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _table(rows: Sequence[Mapping[str, float]]) -> str:
+    """Tab-separated rows under the union of their columns; empty where a row has no value."""
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    lines = ["\t".join(columns)]
+    lines += ["\t".join(f"{row[column]:.8g}" if column in row else "" for column in columns) for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
