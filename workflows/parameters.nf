@@ -65,6 +65,9 @@ def wrongValue(name, value, rule) {
     if (rule.minimum != null && value < rule.minimum) {
         return "--${name} must be at least ${rule.minimum}, not ${value}"
     }
+    if (rule.maximum != null && value > rule.maximum) {
+        return "--${name} must be at most ${rule.maximum}, not ${value}"
+    }
     if (rule.exclusiveMinimum != null && value <= rule.exclusiveMinimum) {
         return "--${name} must be more than ${rule.exclusiveMinimum}, not ${value}"
     }

@@ -1,0 +1,88 @@
+"""Runs Nextflow for real. Runs are dear (seconds each), so tests share them through session fixtures."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.workflow)
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def environment() -> dict[str, str]:
+    """One thread, no colours, and the stmcdi of this Python in front of any other."""
+    return os.environ | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "NXF_ANSI_LOG": "false",
+        "NXF_OFFLINE": "true",
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+@pytest.fixture(scope="session")
+def nextflow(environment: dict[str, str]) -> Run:
+    """Call Nextflow in a folder: ``nextflow(folder, 'run', ...)``."""
+    program = shutil.which("nextflow", path=environment["PATH"])
+    if program is None or shutil.which("java", path=environment["PATH"]) is None:
+        pytest.skip("NO WORKFLOW TEST RAN: nextflow or java not found; run `make env` (needs Java 17 or later)")
+
+    def run(folder: Path, *arguments: object, path: Path | None = None) -> subprocess.CompletedProcess[str]:
+        env = environment if path is None else environment | {"PATH": f"{path}{os.pathsep}{environment['PATH']}"}
+        return subprocess.run(
+            [program, *map(str, arguments)], cwd=folder, env=env, text=True, capture_output=True, timeout=600
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def stmcdi(environment: dict[str, str]) -> Run:
+    """Call the command line in a folder: ``stmcdi(folder, 'normalize', ...)``."""
+
+    def run(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["stmcdi", *map(str, arguments)], cwd=folder, env=environment, text=True, capture_output=True, check=True
+        )
+
+    return run
+
+
+@pytest.fixture
+def samplesheet(tmp_path: Path) -> Callable[..., Path]:
+    """Write a samplesheet into a test's folder, beside an (empty) file a.h5ad."""
+
+    def write(*rows: str, header: str = "sample,h5ad") -> Path:
+        (tmp_path / "a.h5ad").touch()
+        sheet = tmp_path / "samples.csv"
+        sheet.write_text("\n".join([header, *rows]) + "\n")
+        return sheet
+
+    return write
+
+
+def outputs(folder: Path) -> set[str]:
+    """Files below a folder, the dated reports left out."""
+    names = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return {str(name) for name in names if not name.name.startswith(("execution_", "pipeline_dag_"))}
+
+
+@pytest.fixture(scope="session")
+def files_of() -> Callable[[Path], set[str]]:
+    return outputs

@@ -1,0 +1,70 @@
+"""The configuration as Nextflow reads it."""
+
+import json
+
+import pytest
+
+ENGINES = ["docker", "podman", "singularity", "apptainer", "charliecloud", "conda"]
+
+
+@pytest.fixture(scope="module")
+def config(nextflow, root, tmp_path_factory):
+    """Every setting under some profiles, name to value as text."""
+
+    def read(profiles: str) -> dict[str, str]:
+        done = nextflow(tmp_path_factory.mktemp("config"), "config", "-flat", "-profile", profiles, root)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return dict(line.split(" = ", 1) for line in done.stdout.splitlines() if " = " in line)
+
+    return read
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_engine_switches_the_others_off(config, engine):
+    settings = config(engine)
+    assert {other: settings[f"{other}.enabled"] for other in ENGINES} == {
+        other: str(other == engine).lower() for other in ENGINES
+    }
+
+
+@pytest.mark.parametrize("profile", ["standard", "test", "test_full"])
+def test_profiles_for_this_machine(config, profile):
+    settings = config(profile)
+    assert "process.executor" not in settings
+    assert ("params.input" in settings and "samplesheet.csv" in settings["params.input"]) == (profile != "standard")
+
+
+@pytest.mark.parametrize("executor", ["slurm", "k8s", "awsbatch"])
+def test_profiles_for_clusters(config, executor):
+    settings = config(f"{executor},gpu")
+    assert settings["process.executor"] == f"'{executor}'"
+    assert settings["params.device"] == "'cuda'"
+    assert settings["process.container"] == "'localhost/stmcdi:0.1.0-cuda'"
+    assert settings["process.'withName:TRAIN|IMPUTE'.maxForks"] == "0"
+
+
+def test_gpu_tasks_of_this_machine_wait_for_each_other(config):
+    assert config("gpu")["process.'withName:TRAIN|IMPUTE'.maxForks"] == "1"
+
+
+def test_schema_defaults_are_the_configuration_s(config, root):
+    schema = json.loads((root / "nextflow_schema.json").read_text())
+    rules = {name: rule for group in schema["$defs"].values() for name, rule in group["properties"].items()}
+    settings = {
+        name.removeprefix("params."): value for name, value in config("standard").items() if name.startswith("params.")
+    }
+    assert settings.pop("trace_report_suffix")  # the date
+    rules.pop("trace_report_suffix")
+    assert settings.keys() == rules.keys()
+    for name, rule in rules.items():
+        default = rule.get("default")
+        expected = f"'{default}'" if isinstance(default, str) else json.dumps(default)
+        assert settings[name] == expected, name
+
+
+def test_every_process_has_a_container(nextflow, root, tmp_path):
+    done = nextflow(tmp_path, "inspect", root, "-profile", "test,docker")
+    assert done.returncode == 0, done.stdout + done.stderr
+    processes = json.loads(done.stdout[done.stdout.index("{") :])["processes"]
+    assert len(processes) == 8
+    assert {process["container"] for process in processes} == {"localhost/stmcdi:0.1.0-cpu"}

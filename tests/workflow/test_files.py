@@ -1,0 +1,116 @@
+"""What can be said of the workflow's files without running it."""
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import click
+import jsonschema
+import pytest
+import yaml
+
+from stmcdi_cli import __version__
+from stmcdi_cli.cli import main
+
+ROOT = Path(__file__).resolve().parents[2]
+MODULES = sorted((ROOT / "modules/local/stmcdi").iterdir())
+SCHEMA = json.loads((ROOT / "nextflow_schema.json").read_text())
+PARAMETERS = {name: rule for group in SCHEMA["$defs"].values() for name, rule in group["properties"].items()}
+
+OPTION_OF = {  # parameter: command and option
+    "layer": ("normalize", "layer"),
+    "log": ("normalize", "log"),
+    "skip_normalize": ("normalize", "skip"),
+    "hvg_method": ("select-hvg", "method"),
+    "n_genes": ("select-hvg", "n_genes"),
+    "min_spots": ("select-hvg", "min_spots"),
+    "graph_method": ("build-graph", "method"),
+    "n_neighbors": ("build-graph", "n_neighbors"),
+    "radius": ("build-graph", "radius"),
+    "n_rings": ("build-graph", "n_rings"),
+    "fraction": ("hold-out", "fraction"),
+    "preset": ("train", "preset"),
+    "epochs": ("train", "epochs"),
+    "batch_size": ("train", "batch_size"),
+    "device": ("train", "device"),
+    "target": ("impute", "target"),
+    "n_samples": ("impute", "n_samples"),
+    "sampler": ("impute", "sampler"),
+    "n_steps": ("impute", "n_steps"),
+    "impute_batch_size": ("impute", "batch_size"),
+    "seed": ("train", "seed"),
+}
+
+
+def test_schemas_are_valid():
+    for path in (ROOT / "nextflow_schema.json", ROOT / "assets/schema_input.json"):
+        jsonschema.Draft202012Validator.check_schema(json.loads(path.read_text()))
+
+
+def test_schema_takes_its_own_defaults():
+    defaults = {name: rule["default"] for name, rule in PARAMETERS.items() if "default" in rule}
+    jsonschema.validate(defaults | {"input": "samples.csv"}, SCHEMA)
+
+
+def test_every_group_is_in_allOf():
+    assert [entry["$ref"] for entry in SCHEMA["allOf"]] == [f"#/$defs/{group}" for group in SCHEMA["$defs"]]
+
+
+@pytest.mark.parametrize("parameter", OPTION_OF)
+def test_parameters_agree_with_the_command_line(parameter: str):
+    command, name = OPTION_OF[parameter]
+    option = next(option for option in main.commands[command].params if option.name == name)
+    rule = PARAMETERS[parameter]
+    assert rule.get("default") == (option.default if isinstance(option.default, str | int | float) else None)
+    if isinstance(option.type, click.Choice):
+        assert rule["enum"] == list(option.type.choices)
+
+
+def test_bundled_samplesheet_fits_its_schema():
+    with open(ROOT / "assets/test/samplesheet.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    jsonschema.validate(rows, json.loads((ROOT / "assets/schema_input.json").read_text()))
+
+
+@pytest.mark.parametrize("name", ["a b", "../a", "-a", "", "a;b"])
+def test_samplesheet_schema_refuses_unsafe_names(name: str):
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(
+            [{"sample": name, "h5ad": "a.h5ad"}], json.loads((ROOT / "assets/schema_input.json").read_text())
+        )
+
+
+def test_one_module_per_step():
+    assert [module.name for module in MODULES] == [
+        "build_graph", "check_samplesheet", "evaluate", "hold_out", "impute", "normalize", "select_hvg", "train",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.name)
+def test_module(module: Path):
+    text = (module / "main.nf").read_text()
+    meta = yaml.safe_load((module / "meta.yml").read_text())
+    assert re.findall(r"^process (\w+) {$", text, re.M) == [module.name.upper()]
+    assert re.search(r"^    stub:$", text, re.M) and re.search(r"^    script:$", text, re.M)
+    assert f"stmcdi {module.name.replace('_', '-')} " in text
+    assert "params." not in text and "when:" not in text
+    assert meta["name"] == f"stmcdi_{module.name}"
+    assert set(meta["output"]) == set(re.findall(r"emit: (\w+)", text))
+
+
+def test_one_version_everywhere():
+    assert f"version         = '{__version__}'" in (ROOT / "nextflow.config").read_text()
+    assert PARAMETERS["container"]["default"] == f"localhost/stmcdi:{__version__}-cpu"
+    assert f'ARG VERSION="{__version__}"' in (ROOT / "containers/Containerfile").read_text()
+
+
+def test_conda_environment_holds_the_dependencies():
+    import tomllib
+
+    def name(requirement: str) -> str:
+        return re.match(r"[A-Za-z0-9_-]+", requirement).group().replace("pytorch", "torch")
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    environment = yaml.safe_load((ROOT / "containers/environment.yml").read_text())["dependencies"]
+    assert {name(entry) for entry in project["dependencies"]} <= {name(e) for e in environment if isinstance(e, str)}

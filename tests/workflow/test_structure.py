@@ -1,0 +1,90 @@
+"""The shape of the workflow: which steps run and what comes out, with stand-ins for the work."""
+
+import pytest
+
+
+def test_stub_run_with_evaluation(nextflow, root, tmp_path, samplesheet, files_of):
+    sheet = samplesheet("A,a.h5ad,", "B-2,a.h5ad,section", header="sample,h5ad,section_key")
+    done = nextflow(tmp_path, "run", root, "-stub-run", "--input", sheet, "--evaluate")
+    assert done.returncode == 0, done.stdout + done.stderr
+    expected = {"metrics.tsv", "pipeline_info/versions.yml"}
+    for sample in ("A", "B-2"):
+        names = ["imputed.h5ad", "truth.h5ad", "metrics.json", "metrics.tsv"]
+        names += [f"model/{name}" for name in ("model.safetensors", "config.yaml", "history.tsv")]
+        expected |= {f"{sample}/{sample}_{name}" for name in names}
+    assert files_of(tmp_path / "results") == expected
+
+
+def test_stub_run_without_evaluation(nextflow, root, tmp_path, samplesheet, files_of):
+    arguments = ["--input", samplesheet("A,a.h5ad"), "--save_intermediates", "--outdir", "out"]
+    done = nextflow(tmp_path, "run", root, "-stub-run", *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {name for name in files_of(tmp_path / "out") if "model" not in name} == {
+        "A/A_normalized.h5ad", "A/A_hvg.h5ad", "A/A_graph.h5ad", "A/A_imputed.h5ad", "pipeline_info/versions.yml",
+    }  # fmt: skip
+    assert "HOLD_OUT" not in done.stdout
+    assert {path.name.rsplit("_", 2)[0] for path in (tmp_path / "out/pipeline_info").glob("*_*_*")} == {
+        "execution_report", "execution_timeline", "execution_trace", "pipeline_dag",
+    }  # fmt: skip
+
+
+def test_preview(nextflow, root, tmp_path, samplesheet, files_of):
+    done = nextflow(tmp_path, "run", root, "-preview", "--input", samplesheet("A,a.h5ad"), "--evaluate")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert files_of(tmp_path / "results") == set()
+
+
+FOREIGN = """
+include {{ STMCDI }} from '{root}/workflows/stmcdi'
+
+workflow {{
+    STMCDI(channel.of([[id: 'mine', batch: 7], file('{h5ad}')]), {evaluate})
+    STMCDI.out.imputed.view {{ meta, h5ad -> "imputed ${{meta.batch}} ${{h5ad.name}}" }}
+    STMCDI.out.metrics.view {{ meta, json -> "metrics ${{meta.batch}} ${{json.name}}" }}
+}}
+"""
+
+
+def test_another_pipeline_includes_the_workflow(nextflow, root, tmp_path):
+    (tmp_path / "raw.h5ad").touch()
+    (tmp_path / "main.nf").write_text(FOREIGN.format(root=root, h5ad="raw.h5ad", evaluate="true"))
+    done = nextflow(tmp_path, "-q", "run", ".", "-stub-run")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert set(done.stdout.split("\n")) >= {"imputed 7 mine_imputed.h5ad", "metrics 7 mine_metrics.json"}
+
+
+@pytest.mark.parametrize("name", ["mine_normalized.h5ad"])
+def test_a_step_refuses_to_write_over_its_input(nextflow, root, tmp_path, name):
+    (tmp_path / name).touch()
+    (tmp_path / "main.nf").write_text(FOREIGN.format(root=root, h5ad=name, evaluate="false"))
+    done = nextflow(tmp_path, "-q", "run", ".", "-stub-run")
+    assert done.returncode != 0
+    assert f"NORMALIZE: input and output are both named {name}; set another ext.prefix" in done.stdout
+
+
+STAND_IN = """#!/usr/bin/env bash
+# Stands in for the command line: empty outputs; train and impute run out of GPU memory the first time.
+for last; do :; done
+case $1 in
+    --version) echo stmcdi, version 0 ;;
+    check-samplesheet) cp "${@: -2:1}" "$last" ;;
+    train | impute)
+        if mkdir "HERE/$1-failed" 2>/dev/null; then exit 75; fi
+        if [ "$1" = train ]; then mkdir "$last"; else touch "$last"; fi ;;
+    *) touch "$last" ;;
+esac
+"""
+
+
+def test_a_full_gpu_is_retried_with_a_smaller_batch(nextflow, root, tmp_path, samplesheet):
+    program = tmp_path / "bin/stmcdi"
+    program.parent.mkdir()
+    program.write_text(STAND_IN.replace("HERE", str(tmp_path)))
+    program.chmod(0o755)
+    done = nextflow(tmp_path, "run", root, "--input", samplesheet("A,a.h5ad"), "--batch_size", 40, path=program.parent)
+    assert done.returncode == 0, done.stdout + done.stderr
+    ran = [line for script in (tmp_path / "work").glob("*/*/.command.sh") for line in script.read_text().splitlines()]
+    batches = {
+        (words[1], words[words.index("--batch-size") + 1]) for words in map(str.split, ran) if "--batch-size" in words
+    }
+    assert batches == {("train", "40"), ("train", "20"), ("impute", "256"), ("impute", "128")}
