@@ -9,6 +9,7 @@ import scipy.sparse as sp
 
 from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli.errors import InputError
+from stmcdi_cli.model.counts import SCALES, SHALLOWEST, detect_scale
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -28,8 +29,10 @@ class Tissue:
         Adjacency, CSR float32, spots x spots, no self-loops; 1 for each neighbour.
     coords
         Spot coordinates, spots x 2 or 3.
-    size_factor
-        Spot total over median total, or None where the file has none (then counts are not modelled).
+    depth
+        Spot total over median total; 1 where the file does not tell.
+    scale
+        How `x` was made from counts, a name in `counts.SCALES`; None where it is no function of counts.
     genes
         Gene names in order.
     """
@@ -38,7 +41,8 @@ class Tissue:
     missing: sp.csr_matrix
     graph: sp.csr_matrix
     coords: np.ndarray
-    size_factor: np.ndarray | None
+    depth: np.ndarray
+    scale: str | None
     genes: tuple[str, ...]
 
     @property
@@ -55,6 +59,14 @@ class Tissue:
     def n_visible(self) -> np.ndarray:
         """Visible entries per gene."""
         return self.n_spots - np.asarray(self.missing.sum(0)).ravel()
+
+    def counts_of(self, x: sp.csr_matrix) -> sp.csr_matrix:
+        """Counts behind values on this tissue's scale."""
+        assert self.scale is not None
+        x = sp.csr_matrix(x)
+        depth = np.repeat(self.depth, np.diff(x.indptr))
+        counts = np.round(SCALES[self.scale][1](x.data.astype(np.float64), depth))
+        return sp.csr_matrix((counts, x.indices, x.indptr), shape=x.shape)
 
     @classmethod
     def from_anndata(cls, adata: "AnnData") -> "Tissue":
@@ -90,6 +102,7 @@ class Tissue:
             missing=missing,
             graph=graph,
             coords=np.asarray(adata.obsm[keys.SPATIAL], dtype=np.float64),
-            size_factor=size_factor,
+            depth=np.ones(x.shape[0]) if size_factor is None else np.maximum(size_factor, SHALLOWEST),
+            scale=detect_scale(x, size_factor),
             genes=tuple(map(str, adata.var_names)),
         )

@@ -1,0 +1,125 @@
+"""Counting noise: what a Poisson or negative binomial count looks like on the scale expression is given in.
+
+A spot of depth s (size factor) shows a gene of mean count mu as x = g(count, s), for instance log1p(count / s). Its mean
+and variance on that scale have no closed form, but they are smooth in (log s, log mu): tabulated once, then interpolated.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import scipy.sparse as sp
+from scipy import stats
+
+SCALES: dict[str, tuple[Callable, Callable]] = {
+    # name: count and depth to value, value and depth to count
+    "log1p": (lambda count, s: np.log1p(count / s), lambda x, s: np.expm1(x) * s),
+    "linear": (lambda count, s: count / s, lambda x, s: x * s),
+    "counts": (lambda count, s: count + 0 * s, lambda x, s: x + 0 * s),
+}
+
+DISPERSIONS = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+"""Negative binomial dispersions a gene may have: variance = mu + dispersion * mu^2; 0 is Poisson."""
+
+SHALLOWEST = 1e-4
+"""Depth below which a spot counts as this deep: spots without any count have depth 0."""
+
+_EXACT_COUNTS = 256
+_TOLERANCE = 2e-3
+
+
+def detect_scale(x: sp.csr_matrix, size_factor: np.ndarray | None) -> str | None:
+    """Name the scale on which `x` is whole counts, or None where it is on none of them.
+
+    Asking the data, not the file's history, works for files normalised elsewhere too.
+    """
+    if x.nnz == 0:
+        return None
+    depth = np.ones(x.shape[0]) if size_factor is None else np.maximum(size_factor, SHALLOWEST)
+    s = np.repeat(depth, np.diff(x.indptr))
+    for name, (_, count) in SCALES.items():
+        counts = count(x.data.astype(np.float64), s)
+        whole = np.round(counts)
+        if np.all(np.abs(counts - whole) <= _TOLERANCE * np.maximum(whole, 1)) and whole.min() >= 1:
+            return name
+    return None
+
+
+class CountTable:
+    """Mean and variance of x = g(count, s) for counts of one dispersion.
+
+    Parameters
+    ----------
+    scale
+        A name in `SCALES`.
+    dispersion
+        Negative binomial dispersion; 0 is Poisson.
+    size_factor
+        Depths that will be asked for.
+    max_mean
+        Largest mean count that will be asked for.
+    """
+
+    def __init__(self, scale: str, dispersion: float, size_factor: np.ndarray, max_mean: float) -> None:
+        low, high = np.log(np.maximum([size_factor.min(), size_factor.max()], SHALLOWEST))
+        self.log_s = np.linspace(low - 1e-6, high + 1e-6, 96)
+        self.log_mu = np.linspace(np.log(1e-9), np.log(max(max_mean, 1.0)), 320)
+        self.step = self.log_mu[1] - self.log_mu[0]
+        # Every small count by itself; of the large ones, bins a hundredth wide.
+        most = max(max_mean, 1.0) * (20 if dispersion == 0 else 20 + 20 * dispersion)
+        large = np.unique(np.geomspace(_EXACT_COUNTS, max(most, 2 * _EXACT_COUNTS), 400).round())
+        last = np.concatenate([np.arange(_EXACT_COUNTS), large])  # the largest count of each bin
+        first = np.concatenate([[0], last[:-1] + 1])
+        mu = np.exp(self.log_mu)[:, None]
+        if dispersion == 0:
+            cdf = stats.poisson.cdf(last, mu)
+        else:
+            cdf = stats.nbinom.cdf(last, 1 / dispersion, 1 / (1 + dispersion * mu))
+        probability = np.diff(cdf, axis=1, prepend=0)
+        value = SCALES[scale][0]((first + last)[None, :] / 2, np.exp(self.log_s)[:, None])
+        self._mean = value @ probability.T
+        self._variance = np.maximum((value**2) @ probability.T - self._mean**2, 0)
+        self._slope = np.gradient(self._mean, self.step, axis=1)
+
+    def _spot_rows(self, table: np.ndarray, s: np.ndarray) -> np.ndarray:
+        """Interpolate a table over the depth: [depths, means] to [B, means]."""
+        at = np.interp(np.log(np.maximum(s, SHALLOWEST)), self.log_s, np.arange(len(self.log_s)))
+        low = np.minimum(at.astype(int), len(self.log_s) - 2)
+        weight = (at - low)[:, None]
+        return (1 - weight) * table[low] + weight * table[low + 1]
+
+    def moments(self, s: np.ndarray, log_mu: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Mean, slope of the mean in log mu, and variance of x, each float32 [B, G], at depths s [B] and `log_mu` [B, G]."""
+        at = np.clip((log_mu - self.log_mu[0]) / self.step, 0, len(self.log_mu) - 1.001)
+        low = at.astype(np.int64)
+        weight = (at - low).astype(np.float32)
+        out = []
+        for table in (self._mean, self._slope, self._variance):
+            rows = self._spot_rows(table, s).astype(np.float32)
+            left, right = np.take_along_axis(rows, low, 1), np.take_along_axis(rows, low + 1, 1)
+            out.append(left + (right - left) * weight)
+        return out[0], out[1], out[2]
+
+    def inverse(self, s: np.ndarray) -> "MeanInverse":
+        """Map from the mean of x back to the mean count, at depths s [B]."""
+        return MeanInverse(self.log_mu, self._spot_rows(self._mean, s))
+
+
+class MeanInverse:
+    """Mean counts by the mean of x: one row per spot, on grids even in log x, so that a look-up is arithmetic."""
+
+    def __init__(self, log_mu: np.ndarray, means: np.ndarray, n_grid: int = 1024) -> None:
+        log_x = np.log(np.maximum(means, 1e-300))
+        self.low = log_x[:, :1]
+        self.step = (log_x[:, -1:] - self.low) / (n_grid - 1)
+        grids = self.low + self.step * np.arange(n_grid)
+        self.rows = np.stack([np.interp(g, row, log_mu) for g, row in zip(grids, log_x, strict=True)]).astype(
+            np.float32
+        )
+        self.low, self.step = self.low.astype(np.float32), self.step.astype(np.float32)
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """Mean counts, float32 [B, G], whose x has the means `x` [B, G]."""
+        at = np.clip((np.log(np.maximum(x, 1e-12)) - self.low) / self.step, 0, self.rows.shape[1] - 1.01)
+        low = at.astype(np.int64)
+        left, right = np.take_along_axis(self.rows, low, 1), np.take_along_axis(self.rows, low + 1, 1)
+        return np.exp(left + (right - left) * (at - low))

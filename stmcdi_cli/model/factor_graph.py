@@ -1,0 +1,287 @@
+"""The graph encoder of the default variant: a factor model over the spatial graph, with its posterior in closed form.
+
+Each gene's relative rate at a spot is linear in a few scores the spot shares with its neighbours::
+
+    x_ij = a_ij + b_ij (w_j . z_i + c_j) + e_ij      e_ij ~ N(0, psi_j v_ij)
+    z_i  ~ N(smoothing * mean of the neighbours' z, diag q)      w_j ~ N(0, diag 1 / alpha)
+
+a, b and v are the mean, slope and variance of a Poisson count of gene j at the depth of spot i (see `counts`): a shallow
+spot's zero says little, a deep spot's says much, and the model knows. Fitted by variational Bayes on visible entries only:
+every update below is the exact posterior of one block of unknowns given the others, the loadings' posterior covariance
+kept (Bishop 1999, variational PCA), the scores' prior a conditional autoregression over the graph (Besag 1974).
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+
+from stmcdi_cli.model.counts import CountTable
+from stmcdi_cli.model.tissue import Tissue
+
+BLOCK = 256
+"""Spots worked on at a time; fixed, so that no result depends on how much is asked for at once."""
+
+_DATA_LIMIT = 250_000_000
+"""Entries up to which responses are kept in memory between sweeps, not made anew."""
+
+
+def neighbor_mean(graph: sp.csr_matrix) -> sp.csr_matrix:
+    """Matrix that takes the mean over each spot's neighbours; a spot without any gets 0."""
+    degree = np.asarray(graph.sum(1)).ravel()
+    return (sp.diags(1 / np.maximum(degree, 1e-12)) @ graph).tocsr().astype(np.float32)
+
+
+class FactorGraph:
+    """Fit the factor model to a tissue and encode its spots.
+
+    Parameters
+    ----------
+    rank
+        Number of scores per spot.
+    smoothing
+        Share of the neighbours' mean score that a spot is expected to have.
+    full_depth
+        Size factor from which on a spot's entries have their full weight. Below, the weight falls in proportion: a single
+        count where a hundredth was expected is a Gaussian's ten standard deviations, but only a Poisson's bad luck.
+
+    Attributes
+    ----------
+    rate
+        Mean count of each gene at depth 1 (its mean, where counts are not modelled) [G].
+    scale
+        Standard deviation of each gene, used where counts are not modelled [G].
+    loadings, loadings_cov
+        Posterior of (w_j, c_j) [G, rank + 1] and [G, rank + 1, rank + 1].
+    psi
+        Noise over counting noise, per gene [G].
+    innovation
+        q, the variance of a score around its neighbours' [rank].
+    """
+
+    STATE = ("rate", "scale", "loadings", "loadings_cov", "psi", "innovation")
+
+    rate: Tensor
+    scale: Tensor
+    loadings: Tensor
+    loadings_cov: Tensor
+    psi: Tensor
+    innovation: Tensor
+
+    def __init__(self, *, rank: int, smoothing: float, full_depth: float) -> None:
+        self.rank = rank
+        self.smoothing = smoothing
+        self.full_depth = full_depth
+
+    # What a tissue says, entry by entry
+
+    def _start(self, tissue: Tissue, hidden: sp.csr_matrix) -> None:
+        """Take each gene's rate, or its mean and standard deviation, from visible entries."""
+        visible_x = tissue.x - tissue.x.multiply(hidden)
+        unseen = tissue.missing + hidden
+        n_visible = np.maximum(tissue.n_spots - np.asarray(unseen.sum(0)).ravel(), 1)
+        if tissue.scale is None:
+            mean = np.asarray(visible_x.sum(0)).ravel() / n_visible
+            second = np.asarray(visible_x.multiply(visible_x).sum(0)).ravel() / n_visible
+            rate, scale = mean, np.sqrt(np.maximum(second - mean**2, 1e-6))
+        else:
+            counts = tissue.counts_of(visible_x)
+            depth = np.maximum(tissue.depth, 0)
+            total_depth = depth.sum() - np.asarray(sp.diags(depth).dot(unseen).sum(0)).ravel()
+            # A tenth of a count more than was seen: a gene never seen is rare, not impossible.
+            rate = (np.asarray(counts.sum(0)).ravel() + 0.1) / np.maximum(total_depth, 1e-6)
+            scale = np.ones(tissue.n_genes)
+        self.rate = torch.tensor(rate, dtype=torch.float32)
+        self.scale = torch.tensor(scale, dtype=torch.float32)
+
+    def use_table(self, tissue: Tissue) -> None:
+        """Tabulate the Poisson moments over the depths of a tissue."""
+        self._table = None
+        if tissue.scale is not None:
+            depth = tissue.depth
+            self._table = CountTable(tissue.scale, 0.0, depth, 2 * depth.max() * float(self.rate.max()))
+
+    def moments(self, depth: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """a, b and v of spots of some depths, each float32 [B, G]."""
+        if self._table is None:
+            shape = (len(depth), len(self.rate))
+            scale = np.broadcast_to(self.scale.numpy(), shape)
+            return np.broadcast_to(self.rate.numpy(), shape), scale, scale**2
+        log_mu = np.log(np.maximum(depth, 1e-4))[:, None] + np.log(self.rate.numpy().astype(np.float64))[None, :]
+        a, b, v = self._table.moments(depth, log_mu)
+        return a, np.maximum(b, 1e-9), np.maximum(v, 1e-12)
+
+    def evidence(self, tissue: Tissue, spots: np.ndarray, hidden: sp.csr_matrix | None) -> tuple[Tensor, Tensor]:
+        """Response (x - a) / b and its weight b^2 / v, both [B, G] and 0 where nothing is visible."""
+        depth = tissue.depth[spots]
+        a, b, v = self.moments(depth)
+        visible = ~tissue.missing[spots].toarray()
+        if hidden is not None:
+            visible &= ~hidden[spots].toarray()
+        response = np.where(visible, (tissue.x[spots].toarray() - a) / b, 0)
+        weight = np.where(visible, np.minimum(1, depth / self.full_depth)[:, None] * b * b / v, 0)
+        return torch.from_numpy(response.astype(np.float32)), torch.from_numpy(weight.astype(np.float32))
+
+    def _blocks(self, tissue: Tissue, hidden: sp.csr_matrix | None) -> list | Iterator:
+        """Yield (spots, response, weight) of every block; kept in memory where they fit."""
+        starts = range(0, tissue.n_spots, BLOCK)
+        blocks = (np.arange(i, min(i + BLOCK, tissue.n_spots)) for i in starts)
+        found = ((spots, *self.evidence(tissue, spots, hidden)) for spots in blocks)
+        return list(found) if tissue.n_spots * tissue.n_genes <= _DATA_LIMIT else found
+
+    # Variational Bayes
+
+    def fit(self, tissue: Tissue, *, sweeps: int, seed: int, hidden: sp.csr_matrix, warm: bool = False) -> None:
+        """Learn everything from entries that are neither missing nor in `hidden`.
+
+        Parameters
+        ----------
+        tissue
+            The data.
+        sweeps
+            Passes over all blocks of unknowns.
+        seed
+            Of the random projection the scores start from.
+        hidden
+            Bool, spots x genes: visible entries to leave out.
+        warm
+            Go on from the present loadings, so that the scores keep their meaning.
+        """
+        if not warm:
+            self._start(tissue, hidden)
+        self.use_table(tissue)
+        mean_of_neighbors = neighbor_mean(tissue.graph)
+        cached = self._blocks(tissue, hidden)
+
+        def blocks() -> list | Iterator:
+            return cached if isinstance(cached, list) else self._blocks(tissue, hidden)
+
+        if warm:
+            scores, cov = self._scores(blocks(), mean_of_neighbors, tissue.n_spots)
+        else:
+            scores = self._first_scores(blocks, tissue, seed)
+            cov = torch.zeros(tissue.n_spots, self.rank, self.rank)
+        for _ in range(sweeps):
+            self._update_loadings(blocks(), scores, cov)
+            scores, cov = self._scores(blocks(), mean_of_neighbors, tissue.n_spots, start=scores, sweeps=1)
+            prior = self._prior(mean_of_neighbors, scores)
+            spread = (scores - prior) ** 2 + torch.diagonal(cov, dim1=1, dim2=2)
+            # Never above the scores' own unit: one odd spot must not make room for itself.
+            self.innovation = spread.mean(0).clamp(1e-4, 1.0)
+
+    def _first_scores(self, blocks, tissue: Tissue, seed: int) -> Tensor:
+        """Leading left singular vectors of the weighted responses, by random projection, in units of 1."""
+        generator = torch.Generator().manual_seed(seed)
+        width = self.rank + 5
+        basis = torch.linalg.qr(torch.randn(tissue.n_genes, width, generator=generator))[0]
+
+        def standard(response: Tensor, weight: Tensor) -> Tensor:
+            return (response * weight.sqrt()).clamp(-6, 6)  # one stray count must not be a factor
+
+        for _ in range(5):
+            basis = torch.linalg.qr(sum(standard(y, w).T @ (standard(y, w) @ basis) for _, y, w in blocks()))[0]
+        projected = torch.cat([standard(y, w) @ basis for _, y, w in blocks()])
+        left, _, right = torch.linalg.svd(projected, full_matrices=False)
+        signs = torch.sign((basis @ right.T).sum(0))
+        self.loadings = torch.zeros(tissue.n_genes, self.rank + 1)
+        self.loadings_cov = torch.zeros(tissue.n_genes, self.rank + 1, self.rank + 1)
+        self.psi = torch.ones(tissue.n_genes)
+        self.innovation = torch.ones(self.rank)
+        self._alpha = torch.ones(self.rank + 1)
+        return (left * signs)[:, : self.rank] * np.sqrt(tissue.n_spots)
+
+    def _update_loadings(self, blocks, scores: Tensor, cov: Tensor) -> None:
+        """Posterior of the loadings given the scores; then alpha and psi that make the data likeliest."""
+        rank, n_genes = self.rank + 1, len(self.psi)
+        products = torch.zeros(n_genes, rank * rank)
+        targets = torch.zeros(n_genes, rank)
+        squares, n_seen = torch.zeros(n_genes), torch.zeros(n_genes)
+        for spots, response, weight in blocks:
+            z = _with_one(scores[spots])
+            products += weight.T @ _second_moment(z, cov[spots])
+            targets += (weight * response).T @ z
+            squares += (weight * response**2).sum(0)
+            n_seen += (weight > 0).sum(0)
+        products = products.reshape(n_genes, rank, rank)
+        precision = products / self.psi[:, None, None] + torch.diag(self._alpha)
+        self.loadings_cov = _symmetric(torch.linalg.inv(precision))
+        self.loadings = torch.einsum("gab,gb->ga", self.loadings_cov, targets / self.psi[:, None])
+        second = self.loadings[:, :, None] * self.loadings[:, None, :] + self.loadings_cov
+        self._alpha = n_genes / torch.diagonal(second, dim1=1, dim2=2).sum(0)
+        residual = squares - 2 * (targets * self.loadings).sum(1) + (products * second).sum((1, 2))
+        self.psi = ((residual + 1) / (n_seen + 1)).clamp(min=0.05)
+
+    def _information(self, weight: Tensor, response: Tensor) -> tuple[Tensor, Tensor]:
+        """What a spot's own entries say of its scores: precision [B, r, r] and precision-weighted mean [B, r]."""
+        rank = self.rank
+        second = (self.loadings[:, :, None] * self.loadings[:, None, :] + self.loadings_cov).flatten(1)
+        weight = weight / self.psi
+        precision = (weight @ second).reshape(-1, rank + 1, rank + 1)
+        information = (weight * response) @ self.loadings[:, :rank] - precision[:, :rank, rank]
+        return precision[:, :rank, :rank], information
+
+    def _prior(self, mean_of_neighbors: sp.csr_matrix, scores: Tensor) -> Tensor:
+        """Mean of the scores' prior given the neighbours [n, r]."""
+        return torch.from_numpy(self.smoothing * (mean_of_neighbors @ scores.numpy()))
+
+    def _scores(
+        self, blocks, mean_of_neighbors: sp.csr_matrix, n_spots: int, start: Tensor | None = None, sweeps: int = 30
+    ) -> tuple[Tensor, Tensor]:
+        """Posterior mean [n, r] and covariance [n, r, r] of all scores, neighbours taken from the sweep before."""
+        information = torch.zeros(n_spots, self.rank)
+        cov = torch.zeros(n_spots, self.rank, self.rank)
+        for spots, response, weight in blocks:
+            precision, information[spots] = self._information(weight, response)
+            cov[spots] = _symmetric(torch.linalg.inv(precision + torch.diag(1 / self.innovation)))
+        scores = torch.zeros(n_spots, self.rank) if start is None else start
+        for _ in range(sweeps):
+            pull = self._prior(mean_of_neighbors, scores) / self.innovation
+            scores = torch.einsum("nab,nb->na", cov, information + pull)
+        return scores, cov
+
+    # Encoding
+
+    def encode(self, tissue: Tissue, hidden: sp.csr_matrix | None = None) -> tuple[Tensor, Tensor]:
+        """Posterior mean [n, r] and covariance [n, r, r] of every spot's scores given its own and its neighbours' entries."""
+        return self._scores(self._blocks(tissue, hidden), neighbor_mean(tissue.graph), tissue.n_spots)
+
+    def posterior(self, response: Tensor, weight: Tensor, prior: Tensor) -> tuple[Tensor, Tensor]:
+        """Posterior mean [B, r] and Cholesky factor of the precision [B, r, r] of some spots, given the prior's means."""
+        precision, information = self._information(weight, response)
+        factor = torch.linalg.cholesky(precision + torch.diag(1 / self.innovation))
+        mean = torch.cholesky_solve((information + prior / self.innovation)[..., None], factor)[..., 0]
+        return mean, factor
+
+    def decode(self, scores: Tensor, depth: np.ndarray) -> Tensor:
+        """Expected expression on X's scale, never negative: scores [..., B, r] to [..., B, G]."""
+        a, b, _ = (torch.from_numpy(np.ascontiguousarray(m)) for m in self.moments(depth))
+        relative = _with_one(scores) @ self.loadings.T
+        return (a + b * relative).clamp(min=0)
+
+    def state(self) -> dict[str, Tensor]:
+        """What was learnt, by name."""
+        return {name: getattr(self, name).contiguous() for name in self.STATE}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Take back what `state` gave."""
+        for name in self.STATE:
+            setattr(self, name, state[name])
+
+
+def _with_one(scores: Tensor) -> Tensor:
+    """Scores with the constant that the intercept multiplies."""
+    return torch.cat([scores, torch.ones_like(scores[..., :1])], dim=-1)
+
+
+def _second_moment(z: Tensor, cov: Tensor) -> Tensor:
+    """E[z z'] of scores with a constant, flattened [B, (r + 1)^2]."""
+    product = z[:, :, None] * z[:, None, :]
+    rank = cov.shape[1]
+    product[:, :rank, :rank] += cov
+    return product.flatten(1)
+
+
+def _symmetric(matrix: Tensor) -> Tensor:
+    return (matrix + matrix.transpose(-1, -2)) / 2

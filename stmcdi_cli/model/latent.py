@@ -1,0 +1,310 @@
+"""The default variant: diffusion in the latent of a factor model over the spatial graph.
+
+What is diffused are a spot's scores in the coordinates of their own posterior: u = R'(z - m), where m and (R R')^-1 are
+the mean and covariance the graph encoder gives z from the visible entries. If the factor model were the whole truth, u
+would be standard normal, the best guess of v = sqrt(abar) noise - sqrt(1 - abar) u would be 0 at every step, and the
+reverse chain would draw from the exact posterior. The network predicts v and starts at 0: it is at first the strongest
+linear method, and training can only add what that method misses. Expected expression is decoded from the scores, and an
+observation is drawn around it with the counting noise of its gene and depth.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor, nn
+
+from stmcdi_cli.model import noise as keyed
+from stmcdi_cli.model.base import Draws, ImputationModel, Reporter
+from stmcdi_cli.model.counts import DISPERSIONS
+from stmcdi_cli.model.factor_graph import BLOCK, FactorGraph, neighbor_mean
+from stmcdi_cli.model.observation import Observation
+from stmcdi_cli.model.samplers import sample
+from stmcdi_cli.model.schedule import Schedule
+from stmcdi_cli.model.tissue import Tissue
+from stmcdi_cli.model.trainer import Trainer, Training
+
+_VALIDATION_STREAM = 1 << 20  # keys no sampler's stream can reach
+_OBSERVATION_STREAM = _VALIDATION_STREAM + 1
+_VALIDATION_SPOTS = 1024
+_DISPERSION_SPOTS = 4096
+
+
+class LatentDenoiser(nn.Module):
+    """Predict v from the noisy scores, the step and what the encoder knows of the spot: a residual MLP.
+
+    Parameters
+    ----------
+    rank
+        Scores per spot.
+    width, depth
+        Channels and residual blocks.
+    dropout
+        Share of channels dropped in training.
+    steps
+        T of the schedule.
+    """
+
+    def __init__(self, rank: int, width: int, depth: int, dropout: float, steps: int) -> None:
+        super().__init__()
+        self.enter = nn.Linear(rank + condition_size(rank), width)
+        self.step = nn.Embedding(steps + 1, width)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                nn.LayerNorm(width), nn.Linear(width, width), nn.SiLU(), nn.Dropout(dropout), nn.Linear(width, width)
+            )
+            for _ in range(depth)
+        )
+        self.leave = nn.Linear(width, rank)
+        nn.init.zeros_(self.leave.weight)
+        nn.init.zeros_(self.leave.bias)
+
+    def forward(self, u_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
+        """Predict v [B, r] from u_t [B, r], steps t [B] and conditions [B, c]."""
+        h = self.enter(torch.cat([u_t, condition], dim=-1)) + self.step(t)
+        for block in self.blocks:
+            h = h + block(h)
+        return self.leave(nn.functional.silu(h))
+
+
+def condition_size(rank: int) -> int:
+    """Numbers in a spot's condition."""
+    return 3 * rank + 1
+
+
+def make_condition(mean: Tensor, factor: Tensor, prior: Tensor, depth: Tensor) -> Tensor:
+    """What the network is told of spots: posterior mean and log variance of their scores, neighbours, depth [B, c]."""
+    variance = torch.diagonal(torch.cholesky_inverse(factor), dim1=1, dim2=2)
+    return torch.cat([mean, prior, variance.log(), depth.log()[:, None]], dim=1)
+
+
+class LatentModel(ImputationModel):
+    """Diffusion in the graph encoder's latent; see `base.ImputationModel`."""
+
+    variant = "latent"
+
+    def __init__(self, config: Mapping[str, Any], genes: tuple[str, ...]) -> None:
+        super().__init__(config, genes)
+        c = self.config
+        self.schedule = Schedule(c["diffusion_steps"], c["beta_1"], c["beta_T"])
+        self.rank = min(c["rank"], max(1, len(genes) - 1))
+        self.graph = FactorGraph(rank=self.rank, smoothing=c["smoothing"], full_depth=c["full_depth"])
+        self.network = LatentDenoiser(self.rank, c["width"], c["depth"], c["dropout"], c["diffusion_steps"])
+        self.dispersion = torch.zeros(len(genes), dtype=torch.int64)
+
+    # Training
+
+    def fit(self, tissue: Tissue, *, seed: int, device: torch.device, report: Reporter) -> None:
+        """Fit the encoder, train the denoiser on scores it hides from itself, then give the encoder every visible entry."""
+        c = self.config
+        nothing = sp.csr_matrix(tissue.x.shape, dtype=bool)
+        validation = _hide(tissue, seed, c["validation"])
+        self.graph.fit(tissue, sweeps=c["sweeps"], seed=seed, hidden=validation)
+        scores, _ = self.graph.encode(tissue, hidden=validation)
+        prior = self._prior(tissue, scores)
+        self._train(tissue, validation, scores, prior, seed=seed, device=device, report=report)
+        if tissue.scale is not None:
+            self._fit_dispersion(tissue, validation, scores)
+        self.graph.fit(tissue, sweeps=max(5, c["sweeps"] // 3), seed=seed, hidden=nothing, warm=True)
+
+    def _prior(self, tissue: Tissue, scores: Tensor) -> Tensor:
+        return torch.from_numpy(self.graph.smoothing * (neighbor_mean(tissue.graph) @ scores.numpy()))
+
+    def _train(
+        self,
+        tissue: Tissue,
+        validation: sp.csr_matrix,
+        scores: Tensor,
+        prior: Tensor,
+        *,
+        seed: int,
+        device: torch.device,
+        report: Reporter,
+    ) -> None:
+        c = self.config
+        depth = torch.from_numpy(tissue.depth.astype(np.float32))
+
+        def pair(
+            spots: np.ndarray, response: Tensor, less: Tensor, more: Tensor, noise: Tensor
+        ) -> tuple[Tensor, Tensor]:
+            """Condition on the weights `less`; scores drawn given `more`, in the coordinates of that condition."""
+            mean, factor = self.graph.posterior(response, less, prior[spots])
+            full_mean, full_factor = self.graph.posterior(response, more, prior[spots])
+            z = full_mean + _uncolor(full_factor, noise)
+            u = torch.einsum("nba,nb->na", factor, z - mean)
+            return u.to(device), make_condition(mean, factor, prior[spots], depth[spots]).to(device)
+
+        def loss(network: nn.Module, u: Tensor, condition: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+            u_t = self.schedule.q_sample(u, t, eps)
+            v = self.schedule.v_from_noise(u_t, eps, t)
+            return (network(u_t, t.to(device), condition) - v).square().mean()
+
+        def training_loss(network: nn.Module, items: Tensor, generator: torch.Generator) -> Tensor:
+            spots = items.numpy()
+            response, weight = self.graph.evidence(tissue, spots, validation)
+            low, high = c["hide"]
+            share = low + (high - low) * torch.rand(len(items), 1, generator=generator)
+            kept = weight * (torch.rand(weight.shape, generator=generator) >= share)
+            noise = torch.randn(len(items), self.rank, generator=generator)
+            t = torch.randint(1, self.schedule.T + 1, (len(items),), generator=generator)
+            eps = torch.randn(len(items), self.rank, generator=generator).to(device)
+            return loss(network, *pair(spots, response, kept, weight, noise), t, eps)
+
+        generator = torch.Generator().manual_seed(seed + 1)
+        spots = torch.randperm(tissue.n_spots, generator=generator)[:_VALIDATION_SPOTS].sort()[0].numpy()
+        response, weight = self.graph.evidence(tissue, spots, None)
+        _, kept = self.graph.evidence(tissue, spots, validation)
+        u, condition = pair(spots, response, kept, weight, torch.randn(len(spots), self.rank, generator=generator))
+        steps = range(1, self.schedule.T + 1, max(1, self.schedule.T // 10))
+        fixed = [(torch.full((len(spots),), t), torch.randn(u.shape, generator=generator).to(device)) for t in steps]
+
+        def validation_loss(network: nn.Module) -> float:
+            return float(np.mean([loss(network, u, condition, t, eps).item() for t, eps in fixed]))
+
+        with torch.random.fork_rng(devices=[]):  # layers and dropout draw from the global generator
+            torch.manual_seed(seed)
+            self.network = LatentDenoiser(self.rank, c["width"], c["depth"], c["dropout"], c["diffusion_steps"])
+            self.network.to(device)
+            untrained = validation_loss(self.network.eval())
+            report({"epoch": 0, "validation_loss": untrained})
+            per_epoch = -(-tissue.n_spots // c["batch_size"])
+            settings = Training(
+                epochs=c.get("epochs") or max(1, -(-c["updates"] // per_epoch)),
+                batch_size=c["batch_size"],
+                lr=c["lr"],
+                lr_schedule="cosine",
+                weight_decay=c["weight_decay"],
+                ema_decay=c["ema_decay"],
+                clip_norm=1.0,
+                patience=c["patience"],
+            )
+            trainer = Trainer(self.network, training_loss, validation_loss, tissue.n_spots, settings, seed=seed)
+            trainer.run(report)
+        if trainer.best_loss >= untrained:  # the linear method could not be improved on: stay with it
+            nn.init.zeros_(self.network.leave.weight)
+            nn.init.zeros_(self.network.leave.bias)
+        self.network.to("cpu").eval()
+
+    def _fit_dispersion(self, tissue: Tissue, validation: sp.csr_matrix, scores: Tensor) -> None:
+        """Choose each gene's dispersion by the entries learnt from, then shift all by the entries kept from learning.
+
+        Entries learnt from look less noisy than they are; the shift, common to all genes, corrects that.
+        """
+        observation = self._observation(tissue)
+        chosen = np.random.default_rng(0).permutation(tissue.n_spots)[:_DISPERSION_SPOTS]
+        chosen.sort()
+
+        def parts(entries: str) -> Iterator[tuple[np.ndarray, ...]]:
+            for i in range(0, len(chosen), BLOCK):
+                spots = chosen[i : i + BLOCK]
+                hidden = validation[spots].toarray()
+                use = hidden if entries == "kept" else ~hidden & ~tissue.missing[spots].toarray()
+                counts = np.zeros(use.shape)
+                inside = sp.csr_matrix(tissue.x[spots])
+                rows = np.repeat(np.arange(len(spots)), np.diff(inside.indptr))
+                from_x = observation.count(inside.data.astype(np.float64), tissue.depth[spots][rows])
+                counts[rows, inside.indices] = np.round(from_x)
+                expected = self.graph.decode(scores[spots], tissue.depth[spots]).numpy()
+                yield tissue.depth[spots], expected, counts, use
+
+        n = len(DISPERSIONS)
+        best = observation.fit(parts("learnt"), tissue.n_genes).argmax(0)
+        held_out = observation.fit(parts("kept"), tissue.n_genes)
+        genes = np.arange(tissue.n_genes)
+        shifts = [held_out[np.clip(best + shift, 0, n - 1), genes].sum() for shift in range(-2, 3)]
+        self.dispersion = torch.from_numpy(np.clip(best + int(np.argmax(shifts)) - 2, 0, n - 1))
+
+    def _observation(self, tissue: Tissue) -> Observation:
+        largest = 20 * tissue.depth.max() * float(self.graph.rate.max())
+        return Observation(tissue.scale, tissue.depth, largest)
+
+    # Imputation
+
+    def prepare(self, tissue: Tissue, *, device: torch.device) -> None:
+        """Encode every spot of a tissue once."""
+        self.graph.use_table(tissue)
+        self._tissue, self._device = tissue, device
+        self.network.to(device).eval()
+        scores, _ = self.graph.encode(tissue)
+        self._prior_scores = self._prior(tissue, scores)
+        self._observe = self._observation(tissue) if tissue.scale is not None else None
+
+    @torch.no_grad()
+    def draw(self, spots: np.ndarray, *, n_samples: int, seed: int, sampler: str, n_steps: int | None) -> Draws:
+        """Draw every gene of some spots; the point value is the mean of the expected expression over the samples."""
+        samples = np.empty((n_samples, len(spots), len(self.genes)), dtype=np.float32)
+        mean = np.empty((len(spots), len(self.genes)), dtype=np.float32)
+        for i in range(0, len(spots), BLOCK):
+            some = spots[i : i + BLOCK]
+            padded = np.concatenate([some, np.full(BLOCK - len(some), some[-1])])  # one shape, one rounding
+            total = np.zeros((BLOCK, len(self.genes)), dtype=np.float64)
+            for k, expected, observed in self._draw_block(padded, n_samples, seed, sampler, n_steps):
+                samples[k, i : i + len(some)] = observed[: len(some)]
+                total += expected
+            mean[i : i + len(some)] = total[: len(some)] / n_samples
+        return Draws(samples, mean)
+
+    def _draw_block(
+        self, spots: np.ndarray, n_samples: int, seed: int, sampler: str, n_steps: int | None
+    ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """Yield (sample, expected expression [B, G], observation [B, G])."""
+        response, weight = self.graph.evidence(self._tissue, spots, None)
+        prior, depth = self._prior_scores[spots], self._tissue.depth[spots]
+        centre, factor = self.graph.posterior(response, weight, prior)
+        condition = make_condition(centre, factor, prior, torch.from_numpy(depth.astype(np.float32))).to(self._device)
+        observer = self._observe.at(depth, self.dispersion.numpy()) if self._observe is not None else None
+        for pair in range(-(-n_samples // 2)):
+            # Samples come in opposite pairs: what is symmetric around the encoder's mean cancels from theirs at once.
+            def noise(stream: int, pair: int = pair) -> Tensor:
+                one = torch.from_numpy(keyed.normal(seed, spots, np.array([pair]), stream, self.rank))[0]
+                return torch.cat([one, -one]).to(self._device)
+
+            def predict(u_t: Tensor, t: int) -> Tensor:
+                v = self.network(u_t, torch.full((len(u_t),), t, device=u_t.device), condition.repeat(2, 1))
+                return self.schedule.noise_from_v(u_t, v, t)
+
+            u = sample(sampler, predict, self.schedule, noise, n_steps=n_steps).to("cpu", torch.float32)
+            for half, k in zip(u.split(len(spots)), (2 * pair, 2 * pair + 1), strict=True):
+                if k < n_samples:
+                    expected = self.graph.decode(centre + _uncolor(factor, half), depth).numpy()
+                    if observer is not None:
+                        yield k, expected, observer.draw(expected, [(seed, int(spot), k) for spot in spots])
+                    else:
+                        yield k, expected, self._with_noise(expected, spots, seed, k)
+
+    def _with_noise(self, expected: np.ndarray, spots: np.ndarray, seed: int, k: int) -> np.ndarray:
+        """Add each gene's Gaussian noise, where counts are not modelled."""
+        spread = self.graph.psi.sqrt().numpy() * self.graph.scale.numpy()
+        normal = keyed.normal(seed, spots, np.array([k]), _OBSERVATION_STREAM, len(self.genes))[0]
+        return np.maximum(expected + spread * normal, 0)
+
+    # The model folder
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything learnt, by name."""
+        network = {f"network.{name}": value for name, value in self.network.state_dict().items()}
+        return {**self.graph.state(), **network, "dispersion": self.dispersion}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what `state` gave."""
+        self.graph.load_state({name: state[name] for name in FactorGraph.STATE})
+        prefix = "network."
+        self.network.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+        self.dispersion = state["dispersion"]
+
+
+def _uncolor(factor: Tensor, u: Tensor) -> Tensor:
+    """R^-T u: standard normal u to the covariance whose inverse is R R'."""
+    return torch.linalg.solve_triangular(factor.transpose(1, 2), u[..., None], upper=True)[..., 0]
+
+
+def _hide(tissue: Tissue, seed: int, share: float) -> sp.csr_matrix:
+    """Choose a share of the visible entries at random; bool, spots x genes."""
+    blocks = []
+    for i in range(0, tissue.n_spots, BLOCK):
+        spots = np.arange(i, min(i + BLOCK, tissue.n_spots))
+        chosen = keyed.uniform(seed, spots, np.array([0]), _VALIDATION_STREAM, tissue.n_genes)[0] < share
+        blocks.append(sp.csr_matrix(chosen & ~tissue.missing[spots].toarray()))
+    return sp.vstack(blocks, format="csr")

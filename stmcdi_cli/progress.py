@@ -1,0 +1,42 @@
+"""Progress of long work: a bar on a terminal, now and then a plain line in a log file."""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sized
+from typing import TypeVar
+
+T = TypeVar("T")
+
+_LINE_EVERY = 10.0  # seconds
+
+
+def progress(items: Iterable[T], label: str, unit: str, *, quiet: bool = False) -> Iterator[T]:
+    """Yield `items` and show how far the work is.
+
+    Parameters
+    ----------
+    items
+        What is worked through; sized.
+    label, unit
+        What is done, and to what.
+    quiet
+        Show nothing.
+    """
+    if quiet:
+        yield from items
+        return
+    if sys.stderr.isatty():
+        from tqdm import tqdm
+
+        yield from tqdm(items, desc=label, unit=unit, leave=False)
+        return
+    total = len(items) if isinstance(items, Sized) else 0
+    began = last = time.monotonic()
+    for done, item in enumerate(items):
+        now = time.monotonic()
+        if now - last >= _LINE_EVERY:
+            rate = done / (now - began)
+            left = (total - done) / rate if rate > 0 else 0
+            print(f"{label}: {done}/{total} {unit}s, {rate:.1f}/s, {left:.0f} s left", file=sys.stderr, flush=True)
+            last = now
+        yield item

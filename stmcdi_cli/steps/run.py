@@ -1,0 +1,76 @@
+"""``stmcdi run``: all the steps in one process, for a laptop."""
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+def run(
+    adata: "AnnData",
+    model_dir: str | os.PathLike[str],
+    *,
+    section_key: str | None = None,
+    n_genes: int | None = None,
+    genes: Sequence[str] | None = None,
+    k: int = 5,
+    preset: str = "default",
+    target: str = "missing",
+    n_samples: int = 50,
+    fraction: float = 0.0,
+    seed: int = 0,
+    device: str = "auto",
+    quiet: bool = False,
+) -> "tuple[AnnData, AnnData | None]":
+    """Normalise, choose genes, build the graph, train and impute.
+
+    Parameters
+    ----------
+    adata
+        Raw counts with ``obsm['spatial']``.
+    model_dir
+        Folder to write the model to.
+    section_key
+        Column of ``obs`` that tells tissue sections apart.
+    n_genes, genes
+        How many variable genes to keep, or which (see `select_hvg`).
+    k
+        Neighbours of each spot (see `build_graph`).
+    preset
+        See `train`.
+    target, n_samples
+        See `impute`.
+    fraction
+        Share of entries to hide first, so that the result can be scored; 0 hides nothing.
+    seed
+        Seed of every step.
+    device
+        ``auto``, ``cpu`` or ``cuda``.
+    quiet
+        Print no progress.
+
+    Returns
+    -------
+    The imputed data, and the truth of what was hidden (None where nothing was).
+
+    Raises
+    ------
+    InputError
+        A step refuses its input.
+    """
+    from stmcdi_cli.steps.build_graph import build_graph
+    from stmcdi_cli.steps.hold_out import hold_out
+    from stmcdi_cli.steps.impute import impute
+    from stmcdi_cli.steps.normalize import normalize
+    from stmcdi_cli.steps.select_hvg import select_hvg
+    from stmcdi_cli.steps.train import train
+
+    prepared = build_graph(select_hvg(normalize(adata), n_genes=n_genes, genes=genes), k=k, section_key=section_key)
+    truth = None
+    if fraction > 0:
+        prepared, truth = hold_out(prepared, fraction=fraction, seed=seed)
+    model = train(prepared, model_dir, preset=preset, device=device, seed=seed, quiet=quiet)
+    imputed = impute(prepared, model, target=target, n_samples=n_samples, seed=seed, device=device, quiet=quiet)
+    return imputed, truth
