@@ -6,7 +6,6 @@ import sys
 import anndata
 import numpy as np
 from scipy import stats
-
 from stmcdi_cli import anndata_keys as keys
 
 
@@ -41,7 +40,7 @@ def main(imputed_path: str, truth_path: str, metrics_path: str) -> int:
     ceiling = 1 - np.square(best - observed).sum() / np.square(mean - observed).sum()
     residual = np.corrcoef(predicted - mean, best - mean)[0, 1]
     print(f"Hidden values: {observed.size}")
-    print(f"Skill over each gene's mean: {skill:.3f} ({skill / ceiling:.0%} of the {ceiling:.3f} that the true rates give)")
+    print(f"Skill over each gene's mean: {skill:.3f}; the true rates would give {ceiling:.3f} ({skill / ceiling:.0%})")
     print(f"Correlation with the noise-free truth, gene means taken out: {residual:.3f}")
     if skill <= 0:
         print("stmcdi demo: no better than each gene's mean; something is wrong", file=sys.stderr)

@@ -38,7 +38,8 @@ include {{ firstFault }} from '{root}/workflows/parameters'
 
 workflow {{
     def schema = new groovy.json.JsonSlurper().parseText(file('{root}/nextflow_schema.json').text)
-    [{", ".join(f"[input: 'a.csv', {given}]" for given in FAULTS)}].each {{ given -> println(firstFault(given, schema)) }}
+    def cases = [{", ".join(f"[input: 'a.csv', {given}]" for given in FAULTS)}]
+    cases.each {{ given -> println(firstFault(given, schema)) }}
 }}
 """)
     done = nextflow(tmp_path, "-q", "run", "main.nf")

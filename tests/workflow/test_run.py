@@ -8,7 +8,6 @@ import anndata
 import numpy as np
 import pytest
 import yaml
-
 from stmcdi_cli import __version__
 
 ARGUMENTS = ["-profile", "test", "--input", "samples.csv", "--n_genes", "60", "--seed", "3"]
