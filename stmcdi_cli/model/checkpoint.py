@@ -41,7 +41,7 @@ def build(config: Mapping[str, Any], genes: Sequence[str]) -> ImputationModel:
     return getattr(importlib.import_module(module), name)(config, tuple(genes))
 
 
-def save(model: ImputationModel, path: str | Path, history: Sequence[Mapping[str, float]]) -> None:
+def save(model: ImputationModel, path: str | os.PathLike[str], history: Sequence[Mapping[str, float]]) -> None:
     """Write a model folder, whole or not at all; a model already there is replaced.
 
     Raises
@@ -82,7 +82,7 @@ def save(model: ImputationModel, path: str | Path, history: Sequence[Mapping[str
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def load(path: str | Path) -> ImputationModel:
+def load(path: str | os.PathLike[str]) -> ImputationModel:
     """Read a model folder.
 
     Raises

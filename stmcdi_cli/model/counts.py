@@ -1,7 +1,8 @@
 """Counting noise: what a Poisson or negative binomial count looks like on the scale expression is given in.
 
-A spot of depth s (size factor) shows a gene of mean count mu as x = g(count, s), for instance log1p(count / s). Its mean
-and variance on that scale have no closed form, but they are smooth in (log s, log mu): tabulated once, then interpolated.
+A spot of depth s (size factor) shows a gene of mean count mu as x = g(count, s), for instance log1p(count / s). Its
+mean and variance on that scale have no closed form, but they are smooth in (log s, log mu): tabulated once, then
+interpolated.
 """
 
 from collections.abc import Callable
@@ -88,7 +89,7 @@ class CountTable:
         return (1 - weight) * table[low] + weight * table[low + 1]
 
     def moments(self, s: np.ndarray, log_mu: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Mean, slope of the mean in log mu, and variance of x, each float32 [B, G], at depths s [B] and `log_mu` [B, G]."""
+        """Mean, slope of the mean in log mu, and variance of x at depths s [B], all float32 and as `log_mu` [B, G]."""
         at = np.clip((log_mu - self.log_mu[0]) / self.step, 0, len(self.log_mu) - 1.001)
         low = at.astype(np.int64)
         weight = (at - low).astype(np.float32)

@@ -5,10 +5,11 @@ Each gene's relative rate at a spot is linear in a few scores the spot shares wi
     x_ij = a_ij + b_ij (w_j . z_i + c_j) + e_ij      e_ij ~ N(0, psi_j v_ij)
     z_i  ~ N(smoothing * mean of the neighbours' z, diag q)      w_j ~ N(0, diag 1 / alpha)
 
-a, b and v are the mean, slope and variance of a Poisson count of gene j at the depth of spot i (see `counts`): a shallow
-spot's zero says little, a deep spot's says much, and the model knows. Fitted by variational Bayes on visible entries only:
-every update below is the exact posterior of one block of unknowns given the others, the loadings' posterior covariance
-kept (Bishop 1999, variational PCA), the scores' prior a conditional autoregression over the graph (Besag 1974).
+a, b and v are the mean, slope and variance of a Poisson count of gene j at the depth of spot i (see `counts`): a
+shallow spot's zero says little, a deep spot's says much, and the model knows. Fitted by variational Bayes on visible
+entries only: every update below is the exact posterior of one block of unknowns given the others, the loadings'
+posterior covariance kept (Bishop 1999, variational PCA), the scores' prior a conditional autoregression over the graph
+(Besag 1974).
 """
 
 from collections.abc import Iterator
@@ -44,8 +45,8 @@ class FactorGraph:
     smoothing
         Share of the neighbours' mean score that a spot is expected to have.
     full_depth
-        Size factor from which on a spot's entries have their full weight. Below, the weight falls in proportion: a single
-        count where a hundredth was expected is a Gaussian's ten standard deviations, but only a Poisson's bad luck.
+        Size factor from which on a spot's entries have their full weight. Below, the weight falls in proportion: a
+        single count where a hundredth was expected is a Gaussian's ten standard deviations, but a Poisson's bad luck.
 
     Attributes
     ----------
@@ -244,11 +245,11 @@ class FactorGraph:
     # Encoding
 
     def encode(self, tissue: Tissue, hidden: sp.csr_matrix | None = None) -> tuple[Tensor, Tensor]:
-        """Posterior mean [n, r] and covariance [n, r, r] of every spot's scores given its own and its neighbours' entries."""
+        """Posterior mean [n, r] and covariance [n, r, r] of all scores given the spots' and neighbours' entries."""
         return self._scores(self._blocks(tissue, hidden), neighbor_mean(tissue.graph), tissue.n_spots)
 
     def posterior(self, response: Tensor, weight: Tensor, prior: Tensor) -> tuple[Tensor, Tensor]:
-        """Posterior mean [B, r] and Cholesky factor of the precision [B, r, r] of some spots, given the prior's means."""
+        """Posterior mean [B, r] and Cholesky factor of the precision [B, r, r] of some scores, given the prior mean."""
         precision, information = self._information(weight, response)
         factor = torch.linalg.cholesky(precision + torch.diag(1 / self.innovation))
         mean = torch.cholesky_solve((information + prior / self.innovation)[..., None], factor)[..., 0]

@@ -97,7 +97,7 @@ class LatentModel(ImputationModel):
     # Training
 
     def fit(self, tissue: Tissue, *, seed: int, device: torch.device, report: Reporter) -> None:
-        """Fit the encoder, train the denoiser on scores it hides from itself, then give the encoder every visible entry."""
+        """Fit the encoder, train the denoiser on entries hidden from it, then give the encoder every visible entry."""
         c = self.config
         nothing = sp.csr_matrix(tissue.x.shape, dtype=bool)
         validation = _hide(tissue, seed, c["validation"])
@@ -196,7 +196,7 @@ class LatentModel(ImputationModel):
         chosen = np.random.default_rng(0).permutation(tissue.n_spots)[:_DISPERSION_SPOTS]
         chosen.sort()
 
-        def parts(entries: str) -> Iterator[tuple[np.ndarray, ...]]:
+        def parts(entries: str) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
             for i in range(0, len(chosen), BLOCK):
                 spots = chosen[i : i + BLOCK]
                 hidden = validation[spots].toarray()
@@ -217,6 +217,7 @@ class LatentModel(ImputationModel):
         self.dispersion = torch.from_numpy(np.clip(best + int(np.argmax(shifts)) - 2, 0, n - 1))
 
     def _observation(self, tissue: Tissue) -> Observation:
+        assert tissue.scale is not None
         largest = 20 * tissue.depth.max() * float(self.graph.rate.max())
         return Observation(tissue.scale, tissue.depth, largest)
 
@@ -232,8 +233,20 @@ class LatentModel(ImputationModel):
         self._observe = self._observation(tissue) if tissue.scale is not None else None
 
     @torch.no_grad()
-    def draw(self, spots: np.ndarray, *, n_samples: int, seed: int, sampler: str, n_steps: int | None) -> Draws:
-        """Draw every gene of some spots; the point value is the mean of the expected expression over the samples."""
+    def draw(
+        self,
+        spots: np.ndarray,
+        *,
+        n_samples: int,
+        seed: int,
+        sampler: str,
+        n_steps: int | None,
+        denoise: bool = False,
+    ) -> Draws:
+        """Draw every gene of some spots; the point value is the mean of the expected expression over the samples.
+
+        Visible entries are always drawn as well, around what the encoder makes of them and all others.
+        """
         samples = np.empty((n_samples, len(spots), len(self.genes)), dtype=np.float32)
         mean = np.empty((len(spots), len(self.genes)), dtype=np.float32)
         for i in range(0, len(spots), BLOCK):

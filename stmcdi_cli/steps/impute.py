@@ -64,8 +64,8 @@ def impute(
     Returns
     -------
     A copy with ``layers['imputed']`` and, over the filled entries, ``imputed_sd``, ``imputed_median``, ``imputed_q05``
-    and ``imputed_q95`` (spots x genes, on the scale of ``X``; the spread includes counting noise). Sparse for ``missing``,
-    dense otherwise.
+    and ``imputed_q95`` (spots x genes, on the scale of ``X``; the spread includes counting noise). Sparse for
+    ``missing``, dense otherwise.
 
     Raises
     ------
@@ -96,7 +96,14 @@ def impute(
         starts = range(0, tissue.n_spots, batch_size)
         for start in progress(starts, "impute", "batch", quiet=quiet):
             spots = np.arange(start, min(start + batch_size, tissue.n_spots))
-            draws = model.draw(spots, n_samples=n_samples, seed=seed, sampler=sampler, n_steps=n_steps)
+            draws = model.draw(
+                spots,
+                n_samples=n_samples,
+                seed=seed,
+                sampler=sampler,
+                n_steps=n_steps,
+                denoise=target != "missing",
+            )
             x = tissue.x[spots].toarray()
             fill = _targets(target, x, tissue.missing[spots].toarray()) & wanted
             values = draws.samples[:, fill]

@@ -15,7 +15,7 @@ def run(
     section_key: str | None = None,
     n_genes: int | None = None,
     genes: Sequence[str] | None = None,
-    k: int = 5,
+    n_neighbors: int = 5,
     preset: str = "default",
     target: str = "missing",
     n_samples: int = 50,
@@ -36,7 +36,7 @@ def run(
         Column of ``obs`` that tells tissue sections apart.
     n_genes, genes
         How many variable genes to keep, or which (see `select_hvg`).
-    k
+    n_neighbors
         Neighbours of each spot (see `build_graph`).
     preset
         See `train`.
@@ -67,7 +67,9 @@ def run(
     from stmcdi_cli.steps.select_hvg import select_hvg
     from stmcdi_cli.steps.train import train
 
-    prepared = build_graph(select_hvg(normalize(adata), n_genes=n_genes, genes=genes), k=k, section_key=section_key)
+    prepared = build_graph(
+        select_hvg(normalize(adata), n_genes=n_genes, genes=genes), n_neighbors=n_neighbors, section_key=section_key
+    )
     truth = None
     if fraction > 0:
         prepared, truth = hold_out(prepared, fraction=fraction, seed=seed)
