@@ -30,7 +30,7 @@ workflow {
             println(helpText(schema))
         }
         removeTrace(params.outdir, params.trace_report_suffix)
-        exit(fault ? 2 : 0)
+        System.exit(fault ? 2 : 0)
     }
 
     def samplesheet = file(params.input)

@@ -56,8 +56,8 @@ def wrongValue(name, value, rule) {
     if (!fits[rule.type](value)) {
         return "--${name} needs ${a}, not '${value}'"
     }
-    if (rule.enum && !(value.toString() in rule.enum)) {
-        return "--${name} must be one of ${rule.enum.join(', ')}, not '${value}'"
+    if (rule['enum'] && !(value.toString() in rule['enum'])) {
+        return "--${name} must be one of ${rule["enum"].join(', ')}, not '${value}'"
     }
     if (rule.pattern && !(value.toString() =~ rule.pattern)) {
         return "--${name} '${value}' does not have the form ${rule.pattern}"
@@ -81,13 +81,13 @@ def wrongValue(name, value, rule) {
 def helpText(schema) {
     def lines = ['Usage: nextflow run main.nf --input samplesheet.csv [--outdir results] [-profile ...] [--...]', '']
     schema['$defs'].values().each { group ->
-        def shown = group.properties.findAll { name, rule -> !rule.hidden }
+        def shown = group.properties.findAll { _name, rule -> !rule.hidden }
         if (!shown) {
             return
         }
         lines << group.title
         shown.each { name, rule ->
-            def choices = rule.enum ? " (${rule.enum.join(', ')})" : ''
+            def choices = rule['enum'] ? " (${rule["enum"].join(', ')})" : ''
             def standard = rule.default == null ? '' : " [${rule.default}]"
             lines << "  --${name.padRight(20)} ${rule.description}${choices}${standard}"
         }
