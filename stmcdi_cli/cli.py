@@ -16,7 +16,7 @@ from stmcdi_cli.errors import StmcdiError
 PATH = click.Path(path_type=Path)
 DEVICE = click.Choice(["auto", "cpu", "cuda"])
 TARGET = click.Choice(["missing", "zeros", "all"])
-SAMPLER = click.Choice(["ddim", "ddpm", "langevin"])
+SAMPLER = click.Choice(["dpm", "ddim", "ddpm", "langevin"])
 PRESET = click.Choice(["default", "paper"])
 
 
@@ -177,9 +177,10 @@ def hold_out(input: Path, output: Path, truth: Path, **options: Any) -> None:
 @click.option("--quiet", is_flag=True, default=False, help="Show no progress.")
 def train(input: Path, model_dir: Path, **options: Any) -> None:
     """Learn from the visible entries (paper, Algorithm 1) and write the model to the folder MODEL_DIR."""
-    from stmcdi_cli.io import naming, read_h5ad
+    from stmcdi_cli.io import check_model_dir, naming, read_h5ad
     from stmcdi_cli.steps.train import train
 
+    check_model_dir(model_dir)
     adata = read_h5ad(input)
     with naming(input):
         train(adata, model_dir, **options)
@@ -191,12 +192,13 @@ def train(input: Path, model_dir: Path, **options: Any) -> None:
 @click.argument("output", type=PATH)
 @click.option("--target", type=TARGET, default="missing", help="Entries to fill; zeros: missing and zero ones.")
 @click.option("--n-samples", type=int, default=50, help="Draws per entry.")
-@click.option("--sampler", type=SAMPLER, default="ddim", help="How the reverse process is run.")
+@click.option("--sampler", type=SAMPLER, default="dpm", help="How the reverse process is run.")
 @click.option("--n-steps", type=int, default=None, help="Network passes per draw (default: the sampler's).")
 @click.option("--seed", type=int, default=0, help="Seed of the draws.")
 @click.option("--batch-size", type=int, default=256, help="Spots at a time; does not change the result.")
 @click.option("--device", type=DEVICE, default="auto", help="Where to compute; auto: a GPU if there is one.")
 @GENES
+@click.option("--quiet", is_flag=True, default=False, help="Show no progress.")
 def impute(input: Path, model_dir: Path, output: Path, **options: Any) -> None:
     """Draw the entries that have no value from noise (paper, Algorithm 2); write their mean and spread."""
     from stmcdi_cli.io import transform
@@ -213,21 +215,59 @@ def impute(input: Path, model_dir: Path, output: Path, **options: Any) -> None:
 @click.option("--tsv", type=PATH, default=None, help="Table with a row per gene (default: METRICS with suffix .tsv).")
 def evaluate(imputed: Path, truth: Path, metrics: Path, tsv: Path | None, **options: Any) -> None:
     """Score imputed values on the hidden entries alone (paper, eq. 25-28, and more)."""
-    import json
-
-    from stmcdi_cli.io import check_output, naming, read_h5ad, write_texts
-    from stmcdi_cli.steps.evaluate import evaluate, evaluate_genes
+    from stmcdi_cli.io import check_output, naming, read_h5ad
+    from stmcdi_cli.steps.evaluate import write_scores
 
     tsv = tsv or metrics.with_suffix(".tsv")
     check_output(metrics, imputed, truth)
     check_output(tsv, imputed, truth, metrics)
     result, answer = read_h5ad(imputed), read_h5ad(truth)
     with naming(imputed):
-        scores = evaluate(result, answer, **options)
-        table = evaluate_genes(result, answer, **options)
-    write_texts(
-        {metrics: json.dumps(scores, indent=2) + "\n", tsv: table.to_csv(sep="\t", na_rep="NA", float_format="%.6g")}
-    )
+        write_scores(result, answer, metrics, tsv, **options)
+
+
+@main.command(epilog=example("run raw.h5ad imputed.h5ad --evaluate metrics.json"))
+@click.argument("input", type=PATH)
+@click.argument("output", type=PATH)
+@click.option("--model-dir", type=PATH, default=None, help="Folder for the model (default: OUTPUT with suffix .model).")
+@click.option("--section-key", default=None, help="Column of obs with the section: no edge crosses sections.")
+@click.option(
+    "--n-genes", type=int, default=None, help="Genes to choose (default: 1000, or all where there are fewer)."
+)
+@GENES
+@click.option("--n-neighbors", type=int, default=5, help="Neighbours per spot.")
+@click.option("--preset", type=PRESET, default="default", help="Settings of model and training; paper: as published.")
+@click.option("--target", type=TARGET, default="missing", help="Entries to fill; zeros: missing and zero ones.")
+@click.option("--n-samples", type=int, default=50, help="Draws per entry.")
+@click.option(
+    "--evaluate", type=PATH, default=None, help="Hide entries first; write scores to this JSON file and a TSV."
+)
+@click.option("--fraction", type=float, default=0.0, help="Share of entries to hide (with --evaluate: 0.2).")
+@click.option("--seed", type=int, default=0, help="Seed of every step.")
+@click.option("--device", type=DEVICE, default="auto", help="Where to compute; auto: a GPU if there is one.")
+@click.option("--quiet", is_flag=True, default=False, help="Show no progress.")
+def run(input: Path, output: Path, model_dir: Path | None, evaluate: Path | None, **options: Any) -> None:
+    """All steps in one process: normalise, choose genes, build the graph, train, impute."""
+    from stmcdi_cli.io import check_model_dir, check_output, naming, note_input, read_h5ad, write_h5ad
+    from stmcdi_cli.steps.evaluate import write_scores
+    from stmcdi_cli.steps.run import run
+
+    if evaluate is None and options["fraction"]:
+        raise click.UsageError("--fraction needs --evaluate METRICS.json, or what was hidden would be lost.")
+    check_output(output, input)
+    model_dir = model_dir or output.with_suffix(".model")
+    check_model_dir(model_dir)
+    if evaluate is not None:
+        options["fraction"] = options["fraction"] or 0.2
+        check_output(evaluate, input, output)
+        check_output(evaluate.with_suffix(".tsv"), input, output, evaluate)
+    adata = read_h5ad(input)
+    with naming(input):
+        imputed, truth = run(adata, model_dir, **options)
+    note_input(imputed, "normalize", input)
+    write_h5ad(imputed, output)
+    if evaluate is not None:
+        write_scores(imputed, truth, evaluate, evaluate.with_suffix(".tsv"))
 
 
 if __name__ == "__main__":

@@ -71,6 +71,22 @@ def check_output(output: str | os.PathLike[str], *inputs: str | os.PathLike[str]
         raise InputError(f"{output.parent}: folder is not writable; choose another output")
 
 
+def check_model_dir(path: str | os.PathLike[str]) -> None:
+    """Refuse a model folder that could not be written, before hours of training.
+
+    Raises
+    ------
+    InputError
+        There is a file of that name, or a folder that holds no model, or the parent folder is missing or read-only.
+    """
+    path = Path(path)
+    if path.is_dir() and any(path.iterdir()) and not (path / "config.yaml").is_file():
+        raise InputError(f"{path}: is a folder, but not of a model; give another name")
+    check_output(path / "model.safetensors" if path.is_dir() else path)
+    if path.is_file():
+        raise InputError(f"{path}: is a file; a model is a folder: give another name")
+
+
 @contextmanager
 def writing(path: str | os.PathLike[str]) -> "Iterator[None]":
     """Turn what the system refuses while a file is written (disk full, no permission) into one line."""

@@ -1,9 +1,9 @@
 import inspect
+import json
 import os
 import subprocess
 import sys
 from importlib import import_module
-from importlib.util import find_spec
 
 import anndata as ad
 import click
@@ -18,6 +18,7 @@ from helpers import dense, make_raw
 COMMANDS = sorted(main.commands)
 NOT_OF_THE_FUNCTION = {  # where a command writes what its function returns
     "evaluate": {"tsv"},
+    "run": {"evaluate", "model_dir"},
 }
 
 
@@ -30,8 +31,6 @@ def shell(*arguments, **options):
 @pytest.mark.parametrize("name", COMMANDS)
 def test_options_are_the_functions_parameters_with_the_same_defaults(name):
     module = name.replace("-", "_")
-    if find_spec(f"stmcdi_cli.steps.{module}") is None:
-        pytest.skip(f"STEP NOT THERE YET: {name}")
     function = getattr(import_module(f"stmcdi_cli.steps.{module}"), module)
     assert getattr(stmcdi_cli, module) is function
     parameters = {
@@ -197,3 +196,53 @@ def test_an_output_is_replaced_only_by_a_whole_one(cli, h5ad, raw, refused, tmp_
     raw.X = raw.X * -1
     refused("normalize", h5ad(raw, "bad.h5ad"), out)
     assert ad.read_h5ad(out).shape == raw.shape
+
+
+@pytest.fixture(scope="module")
+def counts_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("tissue") / "raw.h5ad"
+    stmcdi_cli.simulate(n_spots=120, n_genes=60, n_sections=2, seed=3).write_h5ad(path)
+    return path
+
+
+def test_run_does_all_steps_and_scores_them(cli, counts_file, tmp_path):
+    out, metrics = tmp_path / "imputed.h5ad", tmp_path / "metrics.json"
+    options = ("--section-key", "section", "--n-genes", 20, "--n-samples", 5, "--quiet", "--device", "cpu")
+    result = cli("run", counts_file, out, *options, "--evaluate", metrics)
+    assert result.exit_code == 0 and result.output == ""
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "imputed.h5ad",
+        "imputed.model",
+        "metrics.json",
+        "metrics.tsv",
+    ]
+    imputed, raw = sc.read_h5ad(out), sc.read_h5ad(counts_file)
+    assert imputed.obs_names.equals(raw.obs_names) and imputed.n_vars == 20
+    assert {"normalize", "select-hvg", "build-graph", "hold-out", "impute"} <= set(imputed.uns["stmcdi"])
+    hidden = dense(imputed.layers["missing"])
+    np.testing.assert_array_equal(dense(imputed.layers["imputed"])[~hidden], dense(imputed.X)[~hidden])
+    assert json.loads(metrics.read_text())["n_hidden"] == hidden.sum() > 0
+
+
+def test_train_then_impute(cli, counts_file, tmp_path):
+    steps = tmp_path / "graph.h5ad", tmp_path / "masked.h5ad", tmp_path / "truth.h5ad"
+    cli("normalize", counts_file, tmp_path / "n.h5ad")
+    cli("build-graph", tmp_path / "n.h5ad", steps[0])
+    cli("hold-out", *steps)
+    result = cli("train", steps[1], tmp_path / "model", "--epochs", 2, "--quiet", "--device", "cpu")
+    assert result.exit_code == 0 and result.output == ""
+    options = ("--n-samples", 3, "--quiet", "--device", "cpu")
+    result = cli("impute", steps[1], tmp_path / "model", tmp_path / "imputed.h5ad", *options)
+    assert result.exit_code == 0 and result.output == ""
+    assert "input_sha256" in sc.read_h5ad(tmp_path / "imputed.h5ad").uns["stmcdi"]["impute"]
+
+
+def test_training_is_refused_before_it_starts(refused, h5ad, raw, tmp_path):
+    source = h5ad(raw)
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.txt").write_text("mine")
+    assert "not of a model" in refused("train", source, tmp_path / "notes")
+    assert "is a file" in refused("train", source, source)
+    assert "no such folder" in refused("train", source, tmp_path / "no" / "model")
+    assert "run `stmcdi build-graph` first" in refused("train", source, tmp_path / "model", "--quiet")
+    assert "no model folder" in refused("impute", source, tmp_path / "model", tmp_path / "out.h5ad")

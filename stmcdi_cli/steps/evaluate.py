@@ -1,5 +1,8 @@
 """Compare imputed values with the ones that were hidden (paper, appendix D)."""
 
+import json
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -8,6 +11,7 @@ import scipy.sparse as sp
 from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import checks, metrics
 from stmcdi_cli.errors import InputError
+from stmcdi_cli.io import write_texts
 from stmcdi_cli.sparse import column_sums, missing_entries, scale_rows, to_csr, values_at, without
 
 if TYPE_CHECKING:
@@ -103,6 +107,20 @@ def evaluate_genes(imputed: "AnnData", truth: "AnnData", *, layer: str = keys.IM
     table = _per_gene(_hidden(imputed, truth, layer))
     table.index = imputed.var_names.rename("gene")
     return table
+
+
+def write_scores(
+    imputed: "AnnData",
+    truth: "AnnData",
+    metrics_json: str | os.PathLike[str],
+    genes_tsv: str | os.PathLike[str],
+    *,
+    layer: str = keys.IMPUTED,
+) -> None:
+    """Write what :func:`evaluate` and :func:`evaluate_genes` find, both files or none."""
+    scores = json.dumps(evaluate(imputed, truth, layer=layer), indent=2) + "\n"
+    table = evaluate_genes(imputed, truth, layer=layer).to_csv(sep="\t", na_rep="NA", float_format="%.6g")
+    write_texts({Path(metrics_json): scores, Path(genes_tsv): table})
 
 
 def _hidden(imputed: "AnnData", truth: "AnnData", layer: str) -> Hidden:
