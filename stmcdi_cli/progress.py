@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -10,13 +10,15 @@ T = TypeVar("T")
 _LINE_EVERY = 10.0  # seconds
 
 
-def progress(items: Iterable[T], label: str, unit: str, *, quiet: bool = False) -> Iterator[T]:
+def progress(items: Iterable[T], total: int, label: str, unit: str, *, quiet: bool = False) -> Iterator[T]:
     """Yield `items` and show how far the work is.
 
     Parameters
     ----------
     items
-        What is worked through; sized.
+        What is worked through.
+    total
+        How many there are.
     label, unit
         What is done, and to what.
     quiet
@@ -28,15 +30,14 @@ def progress(items: Iterable[T], label: str, unit: str, *, quiet: bool = False) 
     if sys.stderr.isatty():
         from tqdm import tqdm
 
-        yield from tqdm(items, desc=label, unit=unit, leave=False)
+        yield from tqdm(items, total=total, desc=label, unit=unit, leave=False)
         return
-    total = len(items) if isinstance(items, Sized) else 0
     began = last = time.monotonic()
-    for done, item in enumerate(items):
+    for done, item in enumerate(items, start=1):
         now = time.monotonic()
         if now - last >= _LINE_EVERY:
             rate = done / (now - began)
-            left = (total - done) / rate if rate > 0 else 0
+            left = (total - done) / rate
             print(f"{label}: {done}/{total} {unit}s, {rate:.1f}/s, {left:.0f} s left", file=sys.stderr, flush=True)
             last = now
         yield item

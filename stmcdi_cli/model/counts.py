@@ -116,11 +116,14 @@ class MeanInverse:
         self.rows = np.stack([np.interp(g, row, log_mu) for g, row in zip(grids, log_x, strict=True)]).astype(
             np.float32
         )
-        self.low, self.step = self.low.astype(np.float32), self.step.astype(np.float32)
+        self.low, self.step = self.low[:, 0].astype(np.float32), self.step[:, 0].astype(np.float32)
 
-    def __call__(self, x: np.ndarray) -> np.ndarray:
-        """Mean counts, float32 [B, G], whose x has the means `x` [B, G]."""
-        at = np.clip((np.log(np.maximum(x, 1e-12)) - self.low) / self.step, 0, self.rows.shape[1] - 1.01)
-        low = at.astype(np.int64)
-        left, right = np.take_along_axis(self.rows, low, 1), np.take_along_axis(self.rows, low + 1, 1)
-        return np.exp(left + (right - left) * (at - low))
+    def __call__(self, x: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Mean counts, float32, whose x has the means `x` at the spots `rows`; both of any one shape."""
+        at = np.log(np.maximum(x, 1e-12))
+        at -= self.low[rows]
+        at /= self.step[rows]
+        np.clip(at, 0, self.rows.shape[1] - 1.01, out=at)
+        low = at.astype(np.int32)
+        left = self.rows[rows, low]
+        return np.exp(left + (self.rows[rows, low + 1] - left) * (at - low))

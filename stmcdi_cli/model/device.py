@@ -1,5 +1,6 @@
-"""Where to compute."""
+"""Where to compute, and on how many cores."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -21,6 +22,29 @@ def choose_device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: no GPU is visible to torch; use --device auto or cpu, or ask for a GPU")
     return torch.device(name)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute on one thread, so that no sum depends on how many there are.
+
+    Work is shared out over threads in whole blocks instead, which is also faster here: the operations are small, and
+    threads that wait for each other within each of them spin.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def n_workers() -> int:
+    """Cores this process may use: what ``OMP_NUM_THREADS`` says, or those the system grants."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    if asked.isdigit() and int(asked) > 0:
+        return int(asked)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager

@@ -12,7 +12,7 @@ posterior covariance kept (Bishop 1999, variational PCA), the scores' prior a co
 (Besag 1974).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import scipy.sparse as sp
@@ -255,11 +255,14 @@ class FactorGraph:
         mean = torch.cholesky_solve((information + prior / self.innovation)[..., None], factor)[..., 0]
         return mean, factor
 
-    def decode(self, scores: Tensor, depth: np.ndarray) -> Tensor:
-        """Expected expression on X's scale, never negative: scores [..., B, r] to [..., B, G]."""
+    def decoder(self, depth: np.ndarray) -> Callable[[Tensor], Tensor]:
+        """Give the map from scores [B, r] of spots of depths [B] to expected expression on X's scale, >= 0 [B, G]."""
         a, b, _ = (torch.from_numpy(np.ascontiguousarray(m)) for m in self.moments(depth))
-        relative = _with_one(scores) @ self.loadings.T
-        return (a + b * relative).clamp(min=0)
+
+        def decode(scores: Tensor) -> Tensor:
+            return torch.addcmul(a, b, _with_one(scores) @ self.loadings.T).clamp_(min=0)
+
+        return decode
 
     def state(self) -> dict[str, Tensor]:
         """What was learnt, by name."""

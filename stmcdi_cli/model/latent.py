@@ -8,19 +8,20 @@ linear method, and training can only add what that method misses. Expected expre
 observation is drawn around it with the counting noise of its gene and depth.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 import torch
+from scipy.special import ndtri
 from torch import Tensor, nn
 
 from stmcdi_cli.model import noise as keyed
 from stmcdi_cli.model.base import Draws, ImputationModel, Reporter
 from stmcdi_cli.model.counts import DISPERSIONS
 from stmcdi_cli.model.factor_graph import BLOCK, FactorGraph, neighbor_mean
-from stmcdi_cli.model.observation import Observation
+from stmcdi_cli.model.observation import Observation, Observer
 from stmcdi_cli.model.samplers import sample
 from stmcdi_cli.model.schedule import Schedule
 from stmcdi_cli.model.tissue import Tissue
@@ -206,7 +207,7 @@ class LatentModel(ImputationModel):
                 rows = np.repeat(np.arange(len(spots)), np.diff(inside.indptr))
                 from_x = observation.count(inside.data.astype(np.float64), tissue.depth[spots][rows])
                 counts[rows, inside.indices] = np.round(from_x)
-                expected = self.graph.decode(scores[spots], tissue.depth[spots]).numpy()
+                expected = self.graph.decoder(tissue.depth[spots])(scores[spots]).numpy()
                 yield tissue.depth[spots], expected, counts, use
 
         n = len(DISPERSIONS)
@@ -245,29 +246,32 @@ class LatentModel(ImputationModel):
     ) -> Draws:
         """Draw every gene of some spots; the point value is the mean of the expected expression over the samples.
 
-        Visible entries are always drawn as well, around what the encoder makes of them and all others.
+        With `denoise` visible entries are drawn as well, around what the encoder makes of them and all others.
         """
         samples = np.empty((n_samples, len(spots), len(self.genes)), dtype=np.float32)
         mean = np.empty((len(spots), len(self.genes)), dtype=np.float32)
         for i in range(0, len(spots), BLOCK):
             some = spots[i : i + BLOCK]
             padded = np.concatenate([some, np.full(BLOCK - len(some), some[-1])])  # one shape, one rounding
+            wanted = np.zeros((BLOCK, len(self.genes)), dtype=bool)
+            wanted[: len(some)] = True if denoise else self._tissue.missing[some].toarray()
             total = np.zeros((BLOCK, len(self.genes)), dtype=np.float64)
-            for k, expected, observed in self._draw_block(padded, n_samples, seed, sampler, n_steps):
+            for k, expected, observed in self._draw_block(padded, wanted, n_samples, seed, sampler, n_steps):
                 samples[k, i : i + len(some)] = observed[: len(some)]
                 total += expected
             mean[i : i + len(some)] = total[: len(some)] / n_samples
         return Draws(samples, mean)
 
     def _draw_block(
-        self, spots: np.ndarray, n_samples: int, seed: int, sampler: str, n_steps: int | None
+        self, spots: np.ndarray, wanted: np.ndarray, n_samples: int, seed: int, sampler: str, n_steps: int | None
     ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-        """Yield (sample, expected expression [B, G], observation [B, G])."""
+        """Yield (sample, expected expression [B, G], observation of the wanted entries [B, G])."""
         response, weight = self.graph.evidence(self._tissue, spots, None)
         prior, depth = self._prior_scores[spots], self._tissue.depth[spots]
         centre, factor = self.graph.posterior(response, weight, prior)
         condition = make_condition(centre, factor, prior, torch.from_numpy(depth.astype(np.float32))).to(self._device)
-        observer = self._observe.at(depth, self.dispersion.numpy()) if self._observe is not None else None
+        decode = self.graph.decoder(depth)
+        observe = self._observer(depth, wanted)
         for pair in range(-(-n_samples // 2)):
             # Samples come in opposite pairs: what is symmetric around the encoder's mean cancels from theirs at once.
             def noise(stream: int, pair: int = pair) -> Tensor:
@@ -279,19 +283,20 @@ class LatentModel(ImputationModel):
                 return self.schedule.noise_from_v(u_t, v, t)
 
             u = sample(sampler, predict, self.schedule, noise, n_steps=n_steps).to("cpu", torch.float32)
-            for half, k in zip(u.split(len(spots)), (2 * pair, 2 * pair + 1), strict=True):
+            uniform = keyed.uniform(seed, spots, np.array([pair]), _OBSERVATION_STREAM, len(self.genes))[0]
+            halves = zip(u.split(len(spots)), (uniform, 1 - uniform), (2 * pair, 2 * pair + 1), strict=True)
+            for half, chance, k in halves:
                 if k < n_samples:
-                    expected = self.graph.decode(centre + _uncolor(factor, half), depth).numpy()
-                    if observer is not None:
-                        yield k, expected, observer.draw(expected, [(seed, int(spot), k) for spot in spots])
-                    else:
-                        yield k, expected, self._with_noise(expected, spots, seed, k)
+                    expected = decode(centre + _uncolor(factor, half)).numpy()
+                    yield k, expected, observe(expected, chance)
 
-    def _with_noise(self, expected: np.ndarray, spots: np.ndarray, seed: int, k: int) -> np.ndarray:
-        """Add each gene's Gaussian noise, where counts are not modelled."""
+    def _observer(self, depth: np.ndarray, wanted: np.ndarray) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+        """Give the map from expected expression and uniform numbers to observations, all [B, G]."""
+        if self._observe is not None:
+            return Observer(self._observe, depth, self.dispersion.numpy(), wanted).draw
+        # Counts are not modelled: each gene's noise is Gaussian.
         spread = self.graph.psi.sqrt().numpy() * self.graph.scale.numpy()
-        normal = keyed.normal(seed, spots, np.array([k]), _OBSERVATION_STREAM, len(self.genes))[0]
-        return np.maximum(expected + spread * normal, 0)
+        return lambda expected, u: np.maximum(expected + spread * ndtri(np.maximum(u, 2**-25)), 0)
 
     # The model folder
 

@@ -3,9 +3,12 @@
 from collections.abc import Iterable
 
 import numpy as np
-from scipy.special import gammaln
+from scipy.special import gammaincinv, gammaln
 
 from stmcdi_cli.model.counts import DISPERSIONS, SCALES, CountTable
+
+_LARGE_MEAN = 60.0
+_MOST_TERMS = 5000
 
 
 class Observation:
@@ -38,44 +41,90 @@ class Observation:
         total = np.zeros((len(DISPERSIONS), n_genes))
         for depth, expected, counts, use in parts:
             for k, (table, dispersion) in enumerate(zip(self.tables, DISPERSIONS, strict=True)):
-                mean = table.inverse(depth)(expected).astype(np.float64)
+                rows = np.broadcast_to(np.arange(len(depth))[:, None], expected.shape)
+                mean = table.inverse(depth)(expected, rows).astype(np.float64)
                 total[k] += np.where(use, log_probability(counts, mean, dispersion), 0).sum(0)
         return total
 
-    def at(self, depth: np.ndarray, which: np.ndarray) -> "Observer":
-        """Prepare to observe spots of some depths [B]; `which` is each gene's index in `DISPERSIONS` [G]."""
-        return Observer(self, depth, which)
-
 
 class Observer:
-    """Observes one block of spots as often as asked."""
+    """Observes some entries of one block of spots as often as asked.
 
-    def __init__(self, observation: Observation, depth: np.ndarray, which: np.ndarray) -> None:
-        self.value, self.depth = observation.value, depth
-        self.groups = [(np.flatnonzero(which == k), observation.tables[k].inverse(depth)) for k in np.unique(which)]
-        dispersion = np.array(DISPERSIONS)[which]
-        self.poisson = dispersion == 0
-        self.shape = 1 / np.where(self.poisson, 1.0, dispersion)
+    Parameters
+    ----------
+    observation
+        The model of the whole tissue.
+    depth
+        Depths [B].
+    which
+        Index in `DISPERSIONS` of each gene [G].
+    wanted
+        Entries to observe [B, G].
+    """
 
-    def draw(self, expected: np.ndarray, keys: list[tuple[int, int, int]]) -> np.ndarray:
-        """Draw one observation of every entry, float32 [B, G].
+    def __init__(self, observation: Observation, depth: np.ndarray, which: np.ndarray, wanted: np.ndarray) -> None:
+        self.value = observation.value
+        self.wanted = wanted
+        rows, genes = np.nonzero(wanted)
+        self.depth = depth[rows]
+        self.dispersion = np.array(DISPERSIONS)[which[genes]]
+        self.groups = []
+        for k in np.unique(which):
+            entries = np.flatnonzero(which[genes] == k)
+            self.groups.append((entries, rows[entries], observation.tables[k].inverse(depth)))
+
+    def draw(self, expected: np.ndarray, uniform: np.ndarray) -> np.ndarray:
+        """Turn one uniform number per entry into one observation of each wanted entry, float32 [B, G]; others are 0.
 
         Parameters
         ----------
         expected
             Expected expression [B, G].
-        keys
-            (seed, spot, sample) of each row: its random numbers depend on nothing else.
+        uniform
+            Numbers on [0, 1), [B, G].
         """
-        mean = np.empty(expected.shape, dtype=np.float64)
-        for genes, inverse in self.groups:
-            mean[:, genes] = inverse(expected[:, genes])
-        out = np.empty(expected.shape, dtype=np.float32)
-        for i, (seed, spot, sample) in enumerate(keys):
-            generator = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, sample, spot]))
-            rate = mean[i] * np.where(self.poisson, 1.0, generator.standard_gamma(self.shape) / self.shape)
-            out[i] = self.value(generator.poisson(rate), self.depth[i])
+        expected = expected[self.wanted]
+        mean = np.empty(len(expected))
+        for entries, rows, inverse in self.groups:
+            mean[entries] = inverse(expected[entries], rows)
+        out = np.zeros(self.wanted.shape, dtype=np.float32)
+        count = count_quantile(uniform[self.wanted].astype(np.float64), mean, self.dispersion)
+        out[self.wanted] = self.value(count, self.depth)
         return out
+
+
+def count_quantile(u: np.ndarray, mean: np.ndarray, dispersion: np.ndarray) -> np.ndarray:
+    """Smallest counts whose cumulative negative binomial probability exceeds `u`; all [n], dispersion 0 is Poisson.
+
+    Small counts by adding up probabilities, which most entries need one or two of; large ones by the gamma distribution
+    of the same mean and variance.
+    """
+    count = np.zeros(len(u))
+    large = mean > _LARGE_MEAN
+    if large.any():
+        # Half a count up: a gamma variable rounded down would be half a count short on average.
+        variance = mean[large] * (1 + dispersion[large] * mean[large])
+        shape = mean[large] ** 2 / variance
+        count[large] = np.floor(gammaincinv(shape, u[large]) * variance / mean[large] + 0.5)
+    left = np.flatnonzero(~large)
+    u, mean, dispersion = u[left], mean[left], dispersion[left]
+    spread = dispersion * mean
+    with np.errstate(divide="ignore", invalid="ignore"):
+        probability = np.exp(np.where(dispersion > 0, -np.log1p(spread) / dispersion, -mean))  # of no count
+    ratio = mean / (1 + spread)
+    cumulative = probability.copy()
+    k = 0
+    while True:
+        keep = u >= cumulative
+        if not keep.any() or k >= _MOST_TERMS:
+            break
+        left, u, cumulative = left[keep], u[keep], cumulative[keep]
+        dispersion, ratio, probability = dispersion[keep], ratio[keep], probability[keep]
+        probability = probability * ratio * (1 + dispersion * k) / (k + 1)
+        cumulative += probability
+        k += 1
+        count[left] = k
+    return count
 
 
 def log_probability(counts: np.ndarray, mean: np.ndarray, dispersion: float) -> np.ndarray:

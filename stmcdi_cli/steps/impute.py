@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -74,7 +75,7 @@ def impute(
     """
     from stmcdi_cli.model import checkpoint
     from stmcdi_cli.model.base import ImputationModel
-    from stmcdi_cli.model.device import choose_device, memory_guard
+    from stmcdi_cli.model.device import choose_device, memory_guard, n_workers, one_thread
     from stmcdi_cli.model.samplers import SAMPLERS
     from stmcdi_cli.model.tissue import Tissue
     from stmcdi_cli.progress import progress
@@ -90,33 +91,35 @@ def impute(
     wanted = _wanted_genes(genes, tissue.genes)
     chosen = choose_device(device)
 
-    blocks: dict[str, list] = {name: [] for name in (keys.IMPUTED, *SPREAD)}
-    with memory_guard():
+    def fill_batch(start: int) -> dict[str, np.ndarray | sp.csr_matrix]:
+        spots = np.arange(start, min(start + batch_size, tissue.n_spots))
+        draws = model.draw(
+            spots,
+            n_samples=n_samples,
+            seed=seed,
+            sampler=sampler,
+            n_steps=n_steps,
+            denoise=target != "missing",
+        )
+        x = tissue.x[spots].toarray()
+        fill = _targets(target, x, tissue.missing[spots].toarray()) & wanted
+        values = draws.samples[:, fill]
+        x[fill] = values.mean(0) if draws.mean is None else draws.mean[fill]
+        layers = {keys.IMPUTED: _pack(x, target)}
+        for name, summary in _spread(values).items():
+            layer = np.zeros_like(x)
+            layer[fill] = summary
+            layers[name] = _pack(layer, target)
+        return layers
+
+    with memory_guard(), one_thread(), ThreadPoolExecutor(n_workers()) as pool:
         model.prepare(tissue, device=chosen)
         starts = range(0, tissue.n_spots, batch_size)
-        for start in progress(starts, "impute", "batch", quiet=quiet):
-            spots = np.arange(start, min(start + batch_size, tissue.n_spots))
-            draws = model.draw(
-                spots,
-                n_samples=n_samples,
-                seed=seed,
-                sampler=sampler,
-                n_steps=n_steps,
-                denoise=target != "missing",
-            )
-            x = tissue.x[spots].toarray()
-            fill = _targets(target, x, tissue.missing[spots].toarray()) & wanted
-            values = draws.samples[:, fill]
-            mean = values.mean(0) if draws.mean is None else draws.mean[fill]
-            x[fill] = mean
-            blocks[keys.IMPUTED].append(_pack(x, target))
-            for name, summary in _spread(values).items():
-                layer = np.zeros_like(x)
-                layer[fill] = summary
-                blocks[name].append(_pack(layer, target))
+        batches = list(progress(pool.map(fill_batch, starts), len(starts), "impute", "batch", quiet=quiet))
 
     result = shallow_copy(adata)
-    for name, parts in blocks.items():
+    for name in batches[0]:
+        parts = [layers[name] for layers in batches]
         result.layers[name] = sp.vstack(parts, format="csr") if target == "missing" else np.concatenate(parts)
     parameters = {
         "target": target,

@@ -59,7 +59,7 @@ def train(
     import yaml
 
     from stmcdi_cli.model import checkpoint
-    from stmcdi_cli.model.device import choose_device, memory_guard
+    from stmcdi_cli.model.device import choose_device, memory_guard, one_thread
     from stmcdi_cli.model.tissue import Tissue
 
     checks.one_of("preset", preset, PRESETS)
@@ -81,7 +81,7 @@ def train(
 
     if not quiet:
         print(f"train: {tissue.n_spots} spots x {tissue.n_genes} genes on {chosen}", file=sys.stderr, flush=True)
-    with memory_guard():
+    with memory_guard(), one_thread():
         model.fit(tissue, seed=seed, device=chosen, report=report)
     model.config["device"] = str(chosen)
     checkpoint.save(model, model_dir, history)
