@@ -13,11 +13,12 @@ import statistics
 import time
 from pathlib import Path
 
-import stmcdi_cli
 import torch
 import yaml
-from stmcdi_cli.model.denoiser import Denoiser, TransformerLayer
 from torch import Tensor, nn
+
+import stmcdi_cli
+from stmcdi_cli.model.denoiser import Denoiser, TransformerLayer
 
 
 class PlainLayer(nn.Module):

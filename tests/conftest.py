@@ -4,8 +4,9 @@ from pathlib import Path
 
 import anndata as ad
 import pytest
-import stmcdi_cli as stmcdi
 from click.testing import CliRunner
+
+import stmcdi_cli as stmcdi
 from stmcdi_cli.cli import main
 
 sys.path.insert(0, str(Path(__file__).parent))  # so that tests can import helpers.py

@@ -10,10 +10,10 @@ import click
 import numpy as np
 import pytest
 import scanpy as sc
+from helpers import dense, make_raw
+
 import stmcdi_cli
 from stmcdi_cli.cli import main
-
-from helpers import dense, make_raw
 
 COMMANDS = sorted(main.commands)
 NOT_OF_THE_FUNCTION = {  # where a command writes what its function returns

@@ -3,10 +3,10 @@ import os
 import anndata as ad
 import numpy as np
 import pytest
+from helpers import make_raw, same
+
 from stmcdi_cli import io
 from stmcdi_cli.errors import InputError
-
-from helpers import make_raw, same
 
 
 def test_a_file_comes_back_as_it_was(raw, tmp_path):

@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from helpers import dense
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from stmcdi_cli import sparse
 
-from helpers import dense
+from stmcdi_cli import sparse
 
 shapes = st.tuples(st.integers(1, 9), st.integers(1, 7))
 matrices = shapes.flatmap(

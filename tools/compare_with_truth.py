@@ -6,6 +6,7 @@ import sys
 import anndata
 import numpy as np
 from scipy import stats
+
 from stmcdi_cli import anndata_keys as keys
 
 

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+
 from stmcdi_cli.model import noise as keyed
 from stmcdi_cli.model.schedule import Schedule
 

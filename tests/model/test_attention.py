@@ -4,10 +4,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.sparse as sp
-import stmcdi_cli
 import torch
 import yaml
 from anndata import AnnData
+
+import stmcdi_cli
 from stmcdi_cli.errors import InputError
 from stmcdi_cli.model.attention import AttentionModel, validation_entries
 from stmcdi_cli.model.graph_encoder import Neighbourhood, Scale, rings

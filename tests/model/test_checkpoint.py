@@ -5,6 +5,7 @@ import torch
 import yaml
 from anndata import AnnData
 from safetensors.torch import load_file, save_file
+
 from stmcdi_cli.errors import InputError
 from stmcdi_cli.model import checkpoint
 from stmcdi_cli.model.attention import AttentionModel

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from stmcdi_cli.model import noise
 
 SPOTS, SAMPLES = np.arange(200), np.arange(20)

@@ -1,8 +1,9 @@
 import pytest
 import torch
+from torch.nn.functional import scaled_dot_product_attention
+
 from stmcdi_cli.model import planar_attention as module
 from stmcdi_cli.model.planar_attention import planar_attention
-from torch.nn.functional import scaled_dot_product_attention
 
 
 def inputs(spread, *, shift=0.0, tokens=301, rows=2, heads=4):

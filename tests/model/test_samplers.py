@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+
 from stmcdi_cli.model.samplers import SAMPLERS, sample
 from stmcdi_cli.model.schedule import Schedule
 

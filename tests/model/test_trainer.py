@@ -4,11 +4,12 @@ import logging
 import numpy as np
 import pytest
 import torch
+from torch import nn
+
 from stmcdi_cli.errors import InputError
 from stmcdi_cli.model.samplers import sample
 from stmcdi_cli.model.schedule import Schedule
 from stmcdi_cli.model.trainer import Trainer, Training, diffusion_loss
-from torch import nn
 
 
 def test_paper_learning_rates():

@@ -5,10 +5,10 @@ import pytest
 import scanpy as sc
 import scipy.sparse as sp
 import squidpy as sq
+from helpers import dense, same
+
 import stmcdi_cli as stmcdi
 from stmcdi_cli.errors import InputError
-
-from helpers import dense, same
 
 METHODS = [{}, {"method": "radius", "radius": 20.0}, {"method": "delaunay"}, {"method": "grid"}]
 

@@ -1,9 +1,9 @@
 import csv
 
 import pytest
-import stmcdi_cli as stmcdi
-
 from helpers import make_raw
+
+import stmcdi_cli as stmcdi
 
 
 @pytest.fixture

@@ -7,11 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
+from helpers import dense
+
 import stmcdi_cli as stmcdi
 from stmcdi_cli import metrics
 from stmcdi_cli.errors import InputError
-
-from helpers import dense
 
 
 def imputed_like(masked, truth, noise=0.3, seed=0):

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from helpers import dense, same
+
 import stmcdi_cli as stmcdi
 from stmcdi_cli import sparse
 from stmcdi_cli.errors import InputError
-
-from helpers import dense, same
 
 
 @pytest.fixture

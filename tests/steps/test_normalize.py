@@ -2,11 +2,11 @@ import anndata as ad
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from helpers import dense, make_raw, same
+
 import stmcdi_cli as stmcdi
 from stmcdi_cli.errors import InputError
 from stmcdi_cli.steps.normalize import spot_totals
-
-from helpers import dense, make_raw, same
 
 
 def test_equation_29_then_log1p(raw):

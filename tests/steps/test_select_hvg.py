@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import scanpy as sc
 import scipy.sparse as sp
+from helpers import dense, same
+
 import stmcdi_cli as stmcdi
 from stmcdi_cli.errors import InputError
-
-from helpers import dense, same
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
+from helpers import dense, same
+
 import stmcdi_cli as stmcdi
 from stmcdi_cli.errors import InputError
 from stmcdi_cli.steps.simulate import SPACING
-
-from helpers import dense, same
 
 
 @pytest.fixture(scope="module")

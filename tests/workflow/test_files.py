@@ -9,6 +9,7 @@ import click
 import jsonschema
 import pytest
 import yaml
+
 from stmcdi_cli import __version__
 from stmcdi_cli.cli import main
 

@@ -8,6 +8,7 @@ import anndata
 import numpy as np
 import pytest
 import yaml
+
 from stmcdi_cli import __version__
 
 ARGUMENTS = ["-profile", "test", "--input", "samples.csv", "--n_genes", "60", "--seed", "3"]
@@ -29,6 +30,10 @@ def results(folder: Path) -> Path:
     return folder / "results"
 
 
+def _dense(matrix) -> np.ndarray:
+    return np.asarray(matrix.toarray() if hasattr(matrix, "toarray") else matrix, dtype=np.float64)
+
+
 def test_outputs_are_there(results, files_of):
     model = {f"tissue/tissue_model/{name}" for name in ("model.safetensors", "config.yaml", "history.tsv")}
     files = {f"tissue/tissue_{name}" for name in ("imputed.h5ad", "truth.h5ad", "metrics.json", "metrics.tsv")}
@@ -40,10 +45,10 @@ def test_imputed_file_keeps_the_contract(results):
     truth = anndata.read_h5ad(results / "tissue/tissue_truth.h5ad")
     assert imputed.shape == (300, 60)
     assert imputed.obs_names.equals(truth.obs_names) and imputed.var_names.equals(truth.var_names)
-    values = np.asarray(imputed.layers["imputed"])
+    values = _dense(imputed.layers["imputed"])
     assert np.isfinite(values).all() and (values >= 0).all()
     visible = ~imputed.layers["missing"].toarray()
-    np.testing.assert_array_equal(values[visible], imputed.X.toarray()[visible])
+    np.testing.assert_array_equal(values[visible], _dense(imputed.X)[visible])
     assert set(imputed.uns["stmcdi"]) >= {"normalize", "select-hvg", "build-graph", "hold-out", "impute"}
     assert imputed.uns["spatial_neighbors"]["params"]["section_key"] == "section"
 
@@ -89,10 +94,6 @@ def test_the_same_by_hand(results, stmcdi, folder, tmp_path):
         np.testing.assert_allclose(*(_dense(adata.layers[layer]) for adata in (ours, theirs)), rtol=1e-5, err_msg=layer)
     by_hand = json.loads((tmp_path / "metrics.json").read_text())
     assert by_hand == pytest.approx(json.loads((results / "tissue/tissue_metrics.json").read_text()), rel=1e-6)
-
-
-def _dense(matrix) -> np.ndarray:
-    return np.asarray(matrix.toarray() if hasattr(matrix, "toarray") else matrix, dtype=np.float64)
 
 
 def test_resume_reruns_nothing(nextflow, folder, root, results):
