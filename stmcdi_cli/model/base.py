@@ -24,10 +24,13 @@ class Draws:
         float32, samples x spots x genes, on ``X``'s scale, never negative.
     mean
         float32, spots x genes: the point value where the model knows it better than the mean of the samples, else None.
+    tail
+        Share of the samples that the 90 % interval leaves out on either side.
     """
 
     samples: np.ndarray
     mean: np.ndarray | None = None
+    tail: float = 0.05
 
 
 class ImputationModel(ABC):

@@ -26,6 +26,10 @@ SHALLOWEST = 1e-4
 
 _EXACT_COUNTS = 256
 _TOLERANCE = 2e-3
+_ROUNDING = 2e-6
+"""What float32 can do to a count, relative to it, on any of the scales."""
+_TELLING = 1e4
+"""A typical count up to which being whole says something: by rounding or by size, everything far above it is whole."""
 
 
 def detect_scale(x: sp.csr_matrix, size_factor: np.ndarray | None) -> str | None:
@@ -37,10 +41,13 @@ def detect_scale(x: sp.csr_matrix, size_factor: np.ndarray | None) -> str | None
         return None
     depth = np.ones(x.shape[0]) if size_factor is None else np.maximum(size_factor, SHALLOWEST)
     s = np.repeat(depth, np.diff(x.indptr))
-    for name, (_, count) in SCALES.items():
-        counts = count(x.data.astype(np.float64), s)
+    for name, (_, count) in reversed(SCALES.items()):  # the plainest first: nothing fits raw counts by accident
+        with np.errstate(over="ignore"):
+            counts = count(x.data.astype(np.float64), s)
+        if not np.median(counts) <= _TELLING or np.isinf(counts).any():
+            continue
         whole = np.round(counts)
-        if np.all(np.abs(counts - whole) <= _TOLERANCE * np.maximum(whole, 1)) and whole.min() >= 1:
+        if np.all(np.abs(counts - whole) <= _TOLERANCE + _ROUNDING * whole) and whole.min() >= 1:
             return name
     return None
 

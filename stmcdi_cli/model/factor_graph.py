@@ -78,19 +78,16 @@ class FactorGraph:
 
     # What a tissue says, entry by entry
 
-    def _start(self, tissue: Tissue, hidden: sp.csr_matrix) -> None:
+    def _start(self, tissue: Tissue) -> None:
         """Take each gene's rate, or its mean and standard deviation, from visible entries."""
-        visible_x = tissue.x - tissue.x.multiply(hidden)
-        unseen = tissue.missing + hidden
-        n_visible = np.maximum(tissue.n_spots - np.asarray(unseen.sum(0)).ravel(), 1)
+        n_visible = np.maximum(tissue.n_visible, 1)
         if tissue.scale is None:
-            mean = np.asarray(visible_x.sum(0)).ravel() / n_visible
-            second = np.asarray(visible_x.multiply(visible_x).sum(0)).ravel() / n_visible
+            mean = np.asarray(tissue.x.sum(0)).ravel() / n_visible
+            second = np.asarray(tissue.x.multiply(tissue.x).sum(0)).ravel() / n_visible
             rate, scale = mean, np.sqrt(np.maximum(second - mean**2, 1e-6))
         else:
-            counts = tissue.counts_of(visible_x)
-            depth = np.maximum(tissue.depth, 0)
-            total_depth = depth.sum() - np.asarray(sp.diags(depth).dot(unseen).sum(0)).ravel()
+            counts = tissue.counts()
+            total_depth = tissue.depth.sum() - tissue.missing.T @ tissue.depth
             # A tenth of a count more than was seen: a gene never seen is rare, not impossible.
             rate = (np.asarray(counts.sum(0)).ravel() + 0.1) / np.maximum(total_depth, 1e-6)
             scale = np.ones(tissue.n_genes)
@@ -114,28 +111,26 @@ class FactorGraph:
         a, b, v = self._table.moments(depth, log_mu)
         return a, np.maximum(b, 1e-9), np.maximum(v, 1e-12)
 
-    def evidence(self, tissue: Tissue, spots: np.ndarray, hidden: sp.csr_matrix | None) -> tuple[Tensor, Tensor]:
+    def evidence(self, tissue: Tissue, spots: np.ndarray) -> tuple[Tensor, Tensor]:
         """Response (x - a) / b and its weight b^2 / v, both [B, G] and 0 where nothing is visible."""
         depth = tissue.depth[spots]
         a, b, v = self.moments(depth)
         visible = ~tissue.missing[spots].toarray()
-        if hidden is not None:
-            visible &= ~hidden[spots].toarray()
         response = np.where(visible, (tissue.x[spots].toarray() - a) / b, 0)
         weight = np.where(visible, np.minimum(1, depth / self.full_depth)[:, None] * b * b / v, 0)
         return torch.from_numpy(response.astype(np.float32)), torch.from_numpy(weight.astype(np.float32))
 
-    def _blocks(self, tissue: Tissue, hidden: sp.csr_matrix | None) -> list | Iterator:
+    def _blocks(self, tissue: Tissue) -> list | Iterator:
         """Yield (spots, response, weight) of every block; kept in memory where they fit."""
         starts = range(0, tissue.n_spots, BLOCK)
         blocks = (np.arange(i, min(i + BLOCK, tissue.n_spots)) for i in starts)
-        found = ((spots, *self.evidence(tissue, spots, hidden)) for spots in blocks)
+        found = ((spots, *self.evidence(tissue, spots)) for spots in blocks)
         return list(found) if tissue.n_spots * tissue.n_genes <= _DATA_LIMIT else found
 
     # Variational Bayes
 
-    def fit(self, tissue: Tissue, *, sweeps: int, seed: int, hidden: sp.csr_matrix, warm: bool = False) -> None:
-        """Learn everything from entries that are neither missing nor in `hidden`.
+    def fit(self, tissue: Tissue, *, sweeps: int, seed: int, warm: bool = False) -> None:
+        """Learn everything from the visible entries.
 
         Parameters
         ----------
@@ -145,19 +140,17 @@ class FactorGraph:
             Passes over all blocks of unknowns.
         seed
             Of the random projection the scores start from.
-        hidden
-            Bool, spots x genes: visible entries to leave out.
         warm
             Go on from the present loadings, so that the scores keep their meaning.
         """
         if not warm:
-            self._start(tissue, hidden)
+            self._start(tissue)
         self.use_table(tissue)
         mean_of_neighbors = neighbor_mean(tissue.graph)
-        cached = self._blocks(tissue, hidden)
+        cached = self._blocks(tissue)
 
         def blocks() -> list | Iterator:
-            return cached if isinstance(cached, list) else self._blocks(tissue, hidden)
+            return cached if isinstance(cached, list) else self._blocks(tissue)
 
         if warm:
             scores, cov = self._scores(blocks(), mean_of_neighbors, tissue.n_spots)
@@ -244,9 +237,9 @@ class FactorGraph:
 
     # Encoding
 
-    def encode(self, tissue: Tissue, hidden: sp.csr_matrix | None = None) -> tuple[Tensor, Tensor]:
+    def encode(self, tissue: Tissue) -> tuple[Tensor, Tensor]:
         """Posterior mean [n, r] and covariance [n, r, r] of all scores given the spots' and neighbours' entries."""
-        return self._scores(self._blocks(tissue, hidden), neighbor_mean(tissue.graph), tissue.n_spots)
+        return self._scores(self._blocks(tissue), neighbor_mean(tissue.graph), tissue.n_spots)
 
     def posterior(self, response: Tensor, weight: Tensor, prior: Tensor) -> tuple[Tensor, Tensor]:
         """Posterior mean [B, r] and Cholesky factor of the precision [B, r, r] of some scores, given the prior mean."""

@@ -29,6 +29,8 @@ from stmcdi_cli.model.trainer import Trainer, Training
 
 _VALIDATION_STREAM = 1 << 20  # keys no sampler's stream can reach
 _OBSERVATION_STREAM = _VALIDATION_STREAM + 1
+_TAILS = (0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.09, 0.1)
+_COVERAGE = 0.92  # a little over 90 %: the entries it is measured on are few
 _VALIDATION_SPOTS = 1024
 _DISPERSION_SPOTS = 4096
 
@@ -94,21 +96,22 @@ class LatentModel(ImputationModel):
         self.graph = FactorGraph(rank=self.rank, smoothing=c["smoothing"], full_depth=c["full_depth"])
         self.network = LatentDenoiser(self.rank, c["width"], c["depth"], c["dropout"], c["diffusion_steps"])
         self.dispersion = torch.zeros(len(genes), dtype=torch.int64)
+        self.tail = torch.tensor(0.05)
 
     # Training
 
     def fit(self, tissue: Tissue, *, seed: int, device: torch.device, report: Reporter) -> None:
         """Fit the encoder, train the denoiser on entries hidden from it, then give the encoder every visible entry."""
         c = self.config
-        nothing = sp.csr_matrix(tissue.x.shape, dtype=bool)
-        validation = _hide(tissue, seed, c["validation"])
-        self.graph.fit(tissue, sweeps=c["sweeps"], seed=seed, hidden=validation)
-        scores, _ = self.graph.encode(tissue, hidden=validation)
-        prior = self._prior(tissue, scores)
-        self._train(tissue, validation, scores, prior, seed=seed, device=device, report=report)
+        chosen = _choose(tissue, seed, c["validation"])
+        partial = tissue.without(chosen)
+        self.graph.fit(partial, sweeps=c["sweeps"], seed=seed)
+        scores, _ = self.graph.encode(partial)
+        self._train(tissue, partial, self._prior(tissue, scores), seed=seed, device=device, report=report)
         if tissue.scale is not None:
-            self._fit_dispersion(tissue, validation, scores)
-        self.graph.fit(tissue, sweeps=max(5, c["sweeps"] // 3), seed=seed, hidden=nothing, warm=True)
+            self._fit_dispersion(tissue, partial, scores)
+        self._calibrate(tissue, partial, chosen, seed=seed, device=device)
+        self.graph.fit(tissue, sweeps=max(5, c["sweeps"] // 3), seed=seed, warm=True)
 
     def _prior(self, tissue: Tissue, scores: Tensor) -> Tensor:
         return torch.from_numpy(self.graph.smoothing * (neighbor_mean(tissue.graph) @ scores.numpy()))
@@ -116,8 +119,7 @@ class LatentModel(ImputationModel):
     def _train(
         self,
         tissue: Tissue,
-        validation: sp.csr_matrix,
-        scores: Tensor,
+        partial: Tissue,
         prior: Tensor,
         *,
         seed: int,
@@ -144,7 +146,7 @@ class LatentModel(ImputationModel):
 
         def training_loss(network: nn.Module, items: Tensor, generator: torch.Generator) -> Tensor:
             spots = items.numpy()
-            response, weight = self.graph.evidence(tissue, spots, validation)
+            response, weight = self.graph.evidence(partial, spots)
             low, high = c["hide"]
             share = low + (high - low) * torch.rand(len(items), 1, generator=generator)
             kept = weight * (torch.rand(weight.shape, generator=generator) >= share)
@@ -154,9 +156,9 @@ class LatentModel(ImputationModel):
             return loss(network, *pair(spots, response, kept, weight, noise), t, eps)
 
         generator = torch.Generator().manual_seed(seed + 1)
-        spots = torch.randperm(tissue.n_spots, generator=generator)[:_VALIDATION_SPOTS].sort()[0].numpy()
-        response, weight = self.graph.evidence(tissue, spots, None)
-        _, kept = self.graph.evidence(tissue, spots, validation)
+        spots = _some_spots(tissue, _VALIDATION_SPOTS)
+        response, weight = self.graph.evidence(tissue, spots)
+        _, kept = self.graph.evidence(partial, spots)
         u, condition = pair(spots, response, kept, weight, torch.randn(len(spots), self.rank, generator=generator))
         steps = range(1, self.schedule.T + 1, max(1, self.schedule.T // 10))
         fixed = [(torch.full((len(spots),), t), torch.randn(u.shape, generator=generator).to(device)) for t in steps]
@@ -188,34 +190,54 @@ class LatentModel(ImputationModel):
             nn.init.zeros_(self.network.leave.bias)
         self.network.to("cpu").eval()
 
-    def _fit_dispersion(self, tissue: Tissue, validation: sp.csr_matrix, scores: Tensor) -> None:
+    def _fit_dispersion(self, tissue: Tissue, partial: Tissue, scores: Tensor) -> None:
         """Choose each gene's dispersion by the entries learnt from, then shift all by the entries kept from learning.
 
         Entries learnt from look less noisy than they are; the shift, common to all genes, corrects that.
         """
         observation = self._observation(tissue)
-        chosen = np.random.default_rng(0).permutation(tissue.n_spots)[:_DISPERSION_SPOTS]
-        chosen.sort()
+        counts = tissue.counts()
+        some = _some_spots(tissue, _DISPERSION_SPOTS)
 
-        def parts(entries: str) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
-            for i in range(0, len(chosen), BLOCK):
-                spots = chosen[i : i + BLOCK]
-                hidden = validation[spots].toarray()
-                use = hidden if entries == "kept" else ~hidden & ~tissue.missing[spots].toarray()
-                counts = np.zeros(use.shape)
-                inside = sp.csr_matrix(tissue.x[spots])
-                rows = np.repeat(np.arange(len(spots)), np.diff(inside.indptr))
-                from_x = observation.count(inside.data.astype(np.float64), tissue.depth[spots][rows])
-                counts[rows, inside.indices] = np.round(from_x)
-                expected = self.graph.decoder(tissue.depth[spots])(scores[spots]).numpy()
-                yield tissue.depth[spots], expected, counts, use
+        def parts(kept: bool) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+            for i in range(0, len(some), BLOCK):
+                spots = some[i : i + BLOCK]
+                learnt = ~partial.missing[spots].toarray()
+                use = ~tissue.missing[spots].toarray() & ~learnt if kept else learnt
+                depth = tissue.depth[spots]
+                yield depth, self.graph.decoder(depth)(scores[spots]).numpy(), counts[spots].toarray(), use
 
         n = len(DISPERSIONS)
-        best = observation.fit(parts("learnt"), tissue.n_genes).argmax(0)
-        held_out = observation.fit(parts("kept"), tissue.n_genes)
+        best = observation.fit(parts(kept=False), tissue.n_genes).argmax(0)
+        held_out = observation.fit(parts(kept=True), tissue.n_genes)
         genes = np.arange(tissue.n_genes)
         shifts = [held_out[np.clip(best + shift, 0, n - 1), genes].sum() for shift in range(-2, 3)]
         self.dispersion = torch.from_numpy(np.clip(best + int(np.argmax(shifts)) - 2, 0, n - 1))
+
+    def _calibrate(
+        self, tissue: Tissue, partial: Tissue, chosen: sp.csr_matrix, *, seed: int, device: torch.device
+    ) -> None:
+        """Leave out as much on either side of an interval as lets it cover its share of the entries kept from learning.
+
+        Counts are lumpy: the smallest interval with at most 5 % beyond either end often holds far more than 90 %.
+        """
+        self.prepare(partial, device=device)
+        spots = _some_spots(tissue, _VALIDATION_SPOTS)
+        drawn, true = [], []
+        for i in range(0, len(spots), BLOCK):
+            block = spots[i : i + BLOCK]
+            kept = chosen[block].toarray()
+            draws = self.draw(block, n_samples=50, seed=seed, sampler="dpm", n_steps=None)
+            drawn.append(draws.samples[:, kept])
+            true.append(tissue.x[block].toarray()[kept])
+        samples, truth = np.concatenate(drawn, axis=1), np.concatenate(true)
+        self.tail = torch.tensor(_TAILS[0])
+        if not len(truth):
+            return
+        lows, highs = np.quantile(samples, _TAILS, axis=0), np.quantile(samples, [1 - tail for tail in _TAILS], axis=0)
+        for tail, low, high in zip(_TAILS, lows.astype(np.float32), highs.astype(np.float32), strict=True):
+            if np.mean((low <= truth) & (truth <= high)) >= _COVERAGE:
+                self.tail = torch.tensor(tail)
 
     def _observation(self, tissue: Tissue) -> Observation:
         assert tissue.scale is not None
@@ -260,13 +282,13 @@ class LatentModel(ImputationModel):
                 samples[k, i : i + len(some)] = observed[: len(some)]
                 total += expected
             mean[i : i + len(some)] = total[: len(some)] / n_samples
-        return Draws(samples, mean)
+        return Draws(samples, mean, float(self.tail))
 
     def _draw_block(
         self, spots: np.ndarray, wanted: np.ndarray, n_samples: int, seed: int, sampler: str, n_steps: int | None
     ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         """Yield (sample, expected expression [B, G], observation of the wanted entries [B, G])."""
-        response, weight = self.graph.evidence(self._tissue, spots, None)
+        response, weight = self.graph.evidence(self._tissue, spots)
         prior, depth = self._prior_scores[spots], self._tissue.depth[spots]
         centre, factor = self.graph.posterior(response, weight, prior)
         condition = make_condition(centre, factor, prior, torch.from_numpy(depth.astype(np.float32))).to(self._device)
@@ -303,14 +325,14 @@ class LatentModel(ImputationModel):
     def state(self) -> dict[str, Tensor]:
         """Everything learnt, by name."""
         network = {f"network.{name}": value for name, value in self.network.state_dict().items()}
-        return {**self.graph.state(), **network, "dispersion": self.dispersion}
+        return {**self.graph.state(), **network, "dispersion": self.dispersion, "tail": self.tail}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Take back what `state` gave."""
         self.graph.load_state({name: state[name] for name in FactorGraph.STATE})
         prefix = "network."
         self.network.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
-        self.dispersion = state["dispersion"]
+        self.dispersion, self.tail = state["dispersion"], state["tail"]
 
 
 def _uncolor(factor: Tensor, u: Tensor) -> Tensor:
@@ -318,7 +340,12 @@ def _uncolor(factor: Tensor, u: Tensor) -> Tensor:
     return torch.linalg.solve_triangular(factor.transpose(1, 2), u[..., None], upper=True)[..., 0]
 
 
-def _hide(tissue: Tissue, seed: int, share: float) -> sp.csr_matrix:
+def _some_spots(tissue: Tissue, most: int) -> np.ndarray:
+    """Spots to measure something on: all, or `most` of them at random."""
+    return np.sort(np.random.default_rng(0).permutation(tissue.n_spots)[:most])
+
+
+def _choose(tissue: Tissue, seed: int, share: float) -> sp.csr_matrix:
     """Choose a share of the visible entries at random; bool, spots x genes."""
     blocks = []
     for i in range(0, tissue.n_spots, BLOCK):

@@ -1,6 +1,6 @@
 """What a model may see of a data set: visible expression, the spatial graph, and nothing hidden."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -60,13 +60,18 @@ class Tissue:
         """Visible entries per gene."""
         return self.n_spots - np.asarray(self.missing.sum(0)).ravel()
 
-    def counts_of(self, x: sp.csr_matrix) -> sp.csr_matrix:
-        """Counts behind values on this tissue's scale."""
+    def counts(self) -> sp.csr_matrix:
+        """Visible counts behind `x`, CSR float64."""
         assert self.scale is not None
-        x = sp.csr_matrix(x)
-        depth = np.repeat(self.depth, np.diff(x.indptr))
-        counts = np.round(SCALES[self.scale][1](x.data.astype(np.float64), depth))
-        return sp.csr_matrix((counts, x.indices, x.indptr), shape=x.shape)
+        depth = np.repeat(self.depth, np.diff(self.x.indptr))
+        counts = np.round(SCALES[self.scale][1](self.x.data.astype(np.float64), depth))
+        return sp.csr_matrix((counts, self.x.indices, self.x.indptr), shape=self.x.shape)
+
+    def without(self, hidden: sp.csr_matrix) -> "Tissue":
+        """Give this tissue with some visible entries hidden as well (bool, spots x genes)."""
+        x = sp.csr_matrix(self.x - self.x.multiply(hidden))
+        x.eliminate_zeros()
+        return replace(self, x=x, missing=sp.csr_matrix(self.missing + hidden))
 
     @classmethod
     def from_anndata(cls, adata: "AnnData") -> "Tissue":

@@ -106,7 +106,7 @@ def impute(
         values = draws.samples[:, fill]
         x[fill] = values.mean(0) if draws.mean is None else draws.mean[fill]
         layers = {keys.IMPUTED: _pack(x, target)}
-        for name, summary in _spread(values).items():
+        for name, summary in _spread(values, draws.tail).items():
             layer = np.zeros_like(x)
             layer[fill] = summary
             layers[name] = _pack(layer, target)
@@ -138,9 +138,9 @@ def impute(
 SPREAD = (keys.IMPUTED_SD, keys.IMPUTED_MEDIAN, keys.IMPUTED_Q05, keys.IMPUTED_Q95)
 
 
-def _spread(values: np.ndarray) -> dict[str, np.ndarray]:
-    """Spread of draws [S, entries] over S, each [entries]."""
-    low, median, high = np.quantile(values, (0.05, 0.5, 0.95), axis=0)
+def _spread(values: np.ndarray, tail: float) -> dict[str, np.ndarray]:
+    """Spread of draws [S, entries] over S, each [entries]; `tail` is calibrated by the model."""
+    low, median, high = np.quantile(values, (tail, 0.5, 1 - tail), axis=0)
     return dict(zip(SPREAD, (values.std(0), median, low, high), strict=True))
 
 
