@@ -10,6 +10,7 @@ import scipy.sparse as sp
 from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli.errors import InputError
 from stmcdi_cli.model.counts import SCALES, SHALLOWEST, detect_scale
+from stmcdi_cli.sparse import missing_entries, to_csr, without
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -84,18 +85,13 @@ class Tissue:
         """
         if keys.CONNECTIVITIES not in adata.obsp:
             raise InputError(f"no obsp['{keys.CONNECTIVITIES}']; run `stmcdi build-graph` first")
-        x = sp.csr_matrix(adata.X, dtype=np.float32)
-        if keys.MISSING in adata.layers:
-            missing = sp.csr_matrix(adata.layers[keys.MISSING], dtype=bool)
-            missing.eliminate_zeros()
-            x = (x - x.multiply(missing)).tocsr()
-        else:
-            missing = sp.csr_matrix(x.shape, dtype=bool)
-        x.eliminate_zeros()
-        x.sort_indices()
+        missing = missing_entries(adata)
+        x = without(to_csr(adata.X), missing)
         if not np.isfinite(x.data).all():
             raise InputError("X has NaN or infinite values; run `stmcdi normalize`, which marks NaN as missing")
-        graph = sp.csr_matrix(adata.obsp[keys.CONNECTIVITIES], dtype=np.float32)
+        if x.nnz and x.data.min() < 0:
+            raise InputError("X has negative values; give normalised expression or counts, not centred values")
+        graph = sp.csr_matrix(adata.obsp[keys.CONNECTIVITIES], dtype=np.float32, copy=True)
         graph.setdiag(0)
         graph.eliminate_zeros()
         graph.sort_indices()
