@@ -88,8 +88,8 @@ class FactorGraph:
         else:
             counts = tissue.counts()
             total_depth = tissue.depth.sum() - tissue.missing.T @ tissue.depth
-            # A tenth of a count more than was seen: a gene never seen is rare, not impossible.
-            rate = (np.asarray(counts.sum(0)).ravel() + 0.1) / np.maximum(total_depth, 1e-6)
+            # A tenth of a count more than was seen: a gene never seen, or nowhere visible, is rare, not impossible.
+            rate = (np.asarray(counts.sum(0)).ravel() + 0.1) / np.maximum(total_depth, 1)
             scale = np.ones(tissue.n_genes)
         self.rate = torch.tensor(rate, dtype=torch.float32)
         self.scale = torch.tensor(scale, dtype=torch.float32)
