@@ -1,4 +1,4 @@
-// The entry: checks the parameters and the samplesheet, runs STMCDI on its samples, gathers what belongs to all of them.
+// The entry: checks parameters and samplesheet, runs STMCDI on the samples, gathers what belongs to all of them.
 include { CHECK_SAMPLESHEET     } from './modules/local/stmcdi/check_samplesheet/main'
 include { STMCDI                } from './workflows/stmcdi'
 include { helpText ; firstFault } from './workflows/parameters'

@@ -11,5 +11,6 @@ printf 'sample,h5ad\ntissue,tissue.h5ad\n' > demo/samplesheet.csv
 # From inside demo/, so that Nextflow's own files stay there too.
 (cd demo && "$bin/nextflow" run .. -profile test --input samplesheet.csv --evaluate --outdir results)
 
-"$bin/python" tools/compare_with_truth.py demo/results/tissue/tissue_{imputed,truth}.h5ad demo/results/tissue/tissue_metrics.json
-echo "Result: demo/results/tissue/tissue_imputed.h5ad, imputed expression in layers['imputed'] (docs/output.md)"
+result=demo/results/tissue/tissue
+"$bin/python" tools/compare_with_truth.py "${result}_imputed.h5ad" "${result}_truth.h5ad" "${result}_metrics.json"
+echo "Result: ${result}_imputed.h5ad, imputed expression in layers['imputed'] (docs/output.md)"

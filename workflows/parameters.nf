@@ -10,8 +10,10 @@ def parametersOf(schema) {
 def firstFault(params, schema) {
     def known = parametersOf(schema)
     def required = schema['$defs'].values().collectMany { group -> group.required ?: [] }
-    def faults = params.keySet().findResults { name -> known.containsKey(name) ? null : unknownName(name, params, known) } +
-        required.findResults { name -> params[name] == null ? "--${name} is required: ${known[name].description}" : null } +
+    def unknown = params.keySet().findAll { name -> !known.containsKey(name) }
+    def absent = required.findAll { name -> params[name] == null }
+    def faults = unknown.findResults { name -> unknownName(name, params, known) } +
+        absent.collect { name -> "--${name} is required: ${known[name].description}" } +
         known.findResults { name, rule -> params[name] == null ? null : wrongValue(name, params[name], rule) }
     faults ? faults.first() : null
 }
@@ -36,7 +38,8 @@ def editDistance(left, right) {
     left.toList().eachWithIndex { letter, row ->
         def current = [row + 1]
         right.toList().eachWithIndex { other, column ->
-            current << [previous[column + 1] + 1, current[column] + 1, previous[column] + (letter == other ? 0 : 1)].min()
+            def replaced = previous[column] + (letter == other ? 0 : 1)
+            current << [previous[column + 1] + 1, current[column] + 1, replaced].min()
         }
         previous = current
     }

@@ -1,4 +1,4 @@
-// Trains the diffusion model on the visible entries of one sample. With an accelerator it runs there or fails: a GPU task
+// Trains the diffusion model on the visible entries of one sample. With an accelerator it runs there or fails: a task
 // that quietly used the CPU would hold a GPU for nothing.
 process TRAIN {
     tag "${meta.id}"
