@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # install.sh VENV: makes VENV/bin/nextflow, a real Nextflow. In this order: the one on PATH, the jars on Maven Central,
 # Nextflow's own installer. Running it again takes up where an interrupted run stopped.
+# shellcheck disable=SC2329 # the from_ functions are called by name at the end
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -58,7 +59,6 @@ from_installer() {
     rm -rf "$part"
 }
 
-# shellcheck disable=SC2329 # the functions above are called by name here
 for source in from_path from_maven from_installer; do
     if "$source"; then
         install -m 755 "$here/nextflow" "$venv/bin/nextflow"
