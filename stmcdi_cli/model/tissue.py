@@ -78,6 +78,8 @@ class Tissue:
     def from_anndata(cls, adata: "AnnData") -> "Tissue":
         """Take the visible part of an AnnData object; whatever ``X`` holds at missing entries is dropped here.
 
+        A spot flagged as empty is taken as missing altogether: it was not seen, which is not the same as seen to be 0.
+
         Raises
         ------
         InputError
@@ -86,6 +88,9 @@ class Tissue:
         if keys.CONNECTIVITIES not in adata.obsp:
             raise InputError(f"no obsp['{keys.CONNECTIVITIES}']; run `stmcdi build-graph` first")
         missing = missing_entries(adata)
+        if keys.EMPTY_SPOT in adata.obs:
+            empty = sp.csr_matrix(adata.obs[keys.EMPTY_SPOT].to_numpy(bool)[:, None])
+            missing = to_csr(missing + empty @ sp.csr_matrix(np.ones((1, adata.n_vars), dtype=bool)), bool)
         x = without(to_csr(adata.X), missing)
         if not np.isfinite(x.data).all():
             raise InputError("X has NaN or infinite values; run `stmcdi normalize`, which marks NaN as missing")

@@ -12,6 +12,7 @@ from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import checks
 from stmcdi_cli.errors import InputError
 from stmcdi_cli.io import record, shallow_copy
+from stmcdi_cli.sparse import missing_entries
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -86,7 +87,7 @@ def impute(
         if value is not None:
             checks.at_least(name, value, 1)
     model = model_dir if isinstance(model_dir, ImputationModel) else checkpoint.load(model_dir)
-    tissue = Tissue.from_anndata(adata)
+    tissue, missing = Tissue.from_anndata(adata), missing_entries(adata)
     checkpoint.check_genes(model, tissue)
     wanted = _wanted_genes(genes, tissue.genes)
     chosen = choose_device(device)
@@ -102,7 +103,7 @@ def impute(
             denoise=target != "missing",
         )
         x = tissue.x[spots].toarray()
-        fill = _targets(target, x, tissue.missing[spots].toarray()) & wanted
+        fill = _targets(target, x, missing[spots].toarray()) & wanted
         values = draws.samples[:, fill]
         x[fill] = values.mean(0) if draws.mean is None else draws.mean[fill]
         layers = {keys.IMPUTED: _pack(x, target)}

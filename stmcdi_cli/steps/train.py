@@ -83,6 +83,11 @@ def train(
         print(f"train: {tissue.n_spots} spots x {tissue.n_genes} genes on {chosen}", file=sys.stderr, flush=True)
     with memory_guard(), one_thread():
         model.fit(tissue, seed=seed, device=chosen, report=report)
+    validated = [(row["validation_loss"], int(row["epoch"])) for row in history if "validation_loss" in row]
+    if not quiet and validated:
+        best, epoch = min(validated)
+        ended = f"train: stopped after epoch {int(history[-1]['epoch'])}; validation loss best at epoch {epoch}: {best:.6g}"
+        print(ended, file=sys.stderr, flush=True)
     model.config["device"] = str(chosen)
     checkpoint.save(model, model_dir, history)
     return model
