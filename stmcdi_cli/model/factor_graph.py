@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import scipy.sparse as sp
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from stmcdi_cli.model.counts import CountTable
 from stmcdi_cli.model.tissue import Tissue
@@ -25,6 +25,7 @@ from stmcdi_cli.model.tissue import Tissue
 BLOCK = 256
 """Spots worked on at a time; fixed, so that no result depends on how much is asked for at once."""
 
+_LINE = 16  # single-precision numbers in a cache line
 _DATA_LIMIT = 250_000_000
 """Entries up to which responses are kept in memory between sweeps, not made anew."""
 
@@ -244,9 +245,10 @@ class FactorGraph:
     def posterior(self, response: Tensor, weight: Tensor, prior: Tensor) -> tuple[Tensor, Tensor]:
         """Posterior mean [B, r] and Cholesky factor of the precision [B, r, r] of some scores, given the prior mean."""
         precision, information = self._information(weight, response)
-        factor = torch.linalg.cholesky(precision + torch.diag(1 / self.innovation))
-        mean = torch.cholesky_solve((information + prior / self.innovation)[..., None], factor)[..., 0]
-        return mean, factor
+        factor = torch.linalg.cholesky(_even(precision + torch.diag(1 / self.innovation)))
+        pull = nn.functional.pad(information + prior / self.innovation, (0, factor.shape[1] - self.rank))
+        mean = torch.cholesky_solve(pull[..., None], factor)[:, : self.rank, 0]
+        return mean, factor[:, : self.rank, : self.rank]
 
     def decoder(self, depth: np.ndarray) -> Callable[[Tensor], Tensor]:
         """Give the map from scores [B, r] of spots of depths [B] to expected expression on X's scale, >= 0 [B, G]."""
@@ -265,6 +267,29 @@ class FactorGraph:
         """Take back what `state` gave."""
         for name in self.STATE:
             setattr(self, name, state[name])
+
+
+def _even(matrix: Tensor) -> Tensor:
+    """Extend matrices [B, r, r] by the identity until each fills whole cache lines.
+
+    LAPACK rounds by how a matrix lies in memory. So they all lie alike, and no result depends on the place in a block.
+    """
+    rank = matrix.shape[-1]
+    matrix = nn.functional.pad(matrix, (0, -rank % _LINE, 0, -rank % _LINE))
+    matrix.diagonal(dim1=-2, dim2=-1)[..., rank:] = 1
+    return matrix
+
+
+def uncolor(factor: Tensor, u: Tensor) -> Tensor:
+    """R^-T u: standard normal u [B, r] to the covariance whose inverse is R R' [B, r, r]."""
+    rank = u.shape[-1]
+    u = nn.functional.pad(u, (0, -rank % _LINE))
+    return torch.linalg.solve_triangular(_even(factor).mT, u[..., None], upper=True)[:, :rank, 0]
+
+
+def variances(factor: Tensor) -> Tensor:
+    """Diagonal [B, r] of the covariances whose inverse is R R' [B, r, r]."""
+    return torch.cholesky_inverse(_even(factor)).diagonal(dim1=-2, dim2=-1)[:, : factor.shape[-1]]
 
 
 def _with_one(scores: Tensor) -> Tensor:

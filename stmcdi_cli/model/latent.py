@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from stmcdi_cli.model import noise as keyed
 from stmcdi_cli.model.base import Draws, ImputationModel, Reporter
 from stmcdi_cli.model.counts import DISPERSIONS
-from stmcdi_cli.model.factor_graph import BLOCK, FactorGraph, neighbor_mean
+from stmcdi_cli.model.factor_graph import BLOCK, FactorGraph, neighbor_mean, uncolor, variances
 from stmcdi_cli.model.observation import Observation, Observer
 from stmcdi_cli.model.samplers import sample
 from stmcdi_cli.model.schedule import Schedule
@@ -79,8 +79,7 @@ def condition_size(rank: int) -> int:
 
 def make_condition(mean: Tensor, factor: Tensor, prior: Tensor, depth: Tensor) -> Tensor:
     """What the network is told of spots: posterior mean and log variance of their scores, neighbours, depth [B, c]."""
-    variance = torch.diagonal(torch.cholesky_inverse(factor), dim1=1, dim2=2)
-    return torch.cat([mean, prior, variance.log(), depth.log()[:, None]], dim=1)
+    return torch.cat([mean, prior, variances(factor).log(), depth.log()[:, None]], dim=1)
 
 
 class LatentModel(ImputationModel):
@@ -135,7 +134,7 @@ class LatentModel(ImputationModel):
             """Condition on the weights `less`; scores drawn given `more`, in the coordinates of that condition."""
             mean, factor = self.graph.posterior(response, less, prior[spots])
             full_mean, full_factor = self.graph.posterior(response, more, prior[spots])
-            z = full_mean + _uncolor(full_factor, noise)
+            z = full_mean + uncolor(full_factor, noise)
             u = torch.einsum("nba,nb->na", factor, z - mean)
             return u.to(device), make_condition(mean, factor, prior[spots], depth[spots]).to(device)
 
@@ -309,7 +308,7 @@ class LatentModel(ImputationModel):
             halves = zip(u.split(len(spots)), (uniform, 1 - uniform), (2 * pair, 2 * pair + 1), strict=True)
             for half, chance, k in halves:
                 if k < n_samples:
-                    expected = decode(centre + _uncolor(factor, half)).numpy()
+                    expected = decode(centre + uncolor(factor, half)).numpy()
                     yield k, expected, observe(expected, chance)
 
     def _observer(self, depth: np.ndarray, wanted: np.ndarray) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
@@ -333,11 +332,6 @@ class LatentModel(ImputationModel):
         prefix = "network."
         self.network.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
         self.dispersion, self.tail = state["dispersion"], state["tail"]
-
-
-def _uncolor(factor: Tensor, u: Tensor) -> Tensor:
-    """R^-T u: standard normal u to the covariance whose inverse is R R'."""
-    return torch.linalg.solve_triangular(factor.transpose(1, 2), u[..., None], upper=True)[..., 0]
 
 
 def _some_spots(tissue: Tissue, most: int) -> np.ndarray:
