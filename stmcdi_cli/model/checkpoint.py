@@ -134,6 +134,27 @@ def check_genes(model: ImputationModel, tissue: Tissue) -> None:
     raise InputError(f"the data's genes are not the model's: {'; '.join(problems)}; impute the file it was trained on")
 
 
+def check_scale(model: ImputationModel, tissue: Tissue) -> None:
+    """Refuse values on another scale than the model was trained on: it would impute all of them, and wrongly.
+
+    Raises
+    ------
+    InputError
+        The values are, say, raw counts, and the model's were log1p-normalised.
+    """
+    if not tissue.x.nnz or "scale" not in model.config or model.config["scale"] == tissue.scale:
+        return
+    found, expected = (_SCALE_NAMES[scale] for scale in (tissue.scale, model.config["scale"]))
+    raise InputError(f"X is on the scale of {found}, the model's is that of {expected}; prepare it as for training")
+
+
+_SCALE_NAMES = {
+    "log1p": "log1p-normalised counts",
+    "linear": "normalised counts without a logarithm",
+    "counts": "raw counts",
+    None: "values that are no counts",
+}
+
 _SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same safe loader in C: gene lists are long
 
 

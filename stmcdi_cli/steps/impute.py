@@ -1,6 +1,7 @@
 """``stmcdi impute``: draw the entries that have no value, starting from pure noise (Algorithm 2)."""
 
 import os
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -89,7 +90,10 @@ def impute(
     model = model_dir if isinstance(model_dir, ImputationModel) else checkpoint.load(model_dir)
     tissue, missing = Tissue.from_anndata(adata), missing_entries(adata)
     checkpoint.check_genes(model, tissue)
+    checkpoint.check_scale(model, tissue)
     wanted = _wanted_genes(genes, tissue.genes)
+    if target == "missing" and not missing.nnz and not quiet:
+        print("impute: no entry is missing, so none is filled; --target zeros or all fills others", file=sys.stderr)
     chosen = choose_device(device)
 
     def fill_batch(start: int) -> dict[str, np.ndarray | sp.csr_matrix]:

@@ -71,6 +71,7 @@ def train(
     config |= {"preset": preset, "seed": seed}
     chosen = choose_device(device)
     tissue = Tissue.from_anndata(adata)
+    config["scale"] = tissue.scale
     model = checkpoint.build(config, tissue.genes)
     history: list[dict[str, float]] = []
 
@@ -86,8 +87,8 @@ def train(
     validated = [(row["validation_loss"], int(row["epoch"])) for row in history if "validation_loss" in row]
     if not quiet and validated:
         best, epoch = min(validated)
-        ended = f"train: stopped after epoch {int(history[-1]['epoch'])}; validation loss best at epoch {epoch}: {best:.6g}"
-        print(ended, file=sys.stderr, flush=True)
+        last = int(history[-1]["epoch"])
+        print(f"train: ended after epoch {last}; best validation loss {best:.6g}, epoch {epoch}", file=sys.stderr)
     model.config["device"] = str(chosen)
     checkpoint.save(model, model_dir, history)
     return model
