@@ -4,6 +4,8 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from stmcdi_cli import checks
+
 if TYPE_CHECKING:
     from anndata import AnnData
 
@@ -62,11 +64,13 @@ def run(
     """
     from stmcdi_cli.steps.build_graph import build_graph
     from stmcdi_cli.steps.hold_out import hold_out
-    from stmcdi_cli.steps.impute import impute
+    from stmcdi_cli.steps.impute import TARGETS, impute
     from stmcdi_cli.steps.normalize import normalize
     from stmcdi_cli.steps.select_hvg import select_hvg
     from stmcdi_cli.steps.train import train
 
+    checks.at_least("n_samples", n_samples, 1)  # before minutes of training, not after
+    checks.one_of("target", target, TARGETS)
     prepared = build_graph(
         select_hvg(normalize(adata), n_genes=n_genes, genes=genes), n_neighbors=n_neighbors, section_key=section_key
     )

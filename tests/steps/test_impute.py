@@ -1,0 +1,235 @@
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import scanpy as sc
+import scipy.sparse as sp
+from helpers import dense, same
+
+import stmcdi_cli as stmcdi
+from stmcdi_cli.model.device import n_workers
+
+SPREAD = ("imputed_sd", "imputed_median", "imputed_q05", "imputed_q95")
+OPTIONS = {"n_samples": 6, "device": "cpu", "quiet": True}
+
+
+@pytest.fixture(scope="module")
+def case(tissue, tmp_path_factory):
+    """A tissue with a fifth hidden, what was hidden, and a model of it."""
+    folder = tmp_path_factory.mktemp("case")
+    prepared = stmcdi.build_graph(stmcdi.normalize(tissue), section_key="section")
+    masked, truth = stmcdi.hold_out(prepared, seed=0)
+    stmcdi.train(masked, folder / "model", epochs=2, device="cpu", quiet=True)
+    masked.write_h5ad(folder / "masked.h5ad")
+    return SimpleNamespace(
+        masked=masked,
+        truth=truth,
+        model=folder / "model",
+        file=folder / "masked.h5ad",
+        hidden=dense(masked.layers["missing"]),
+        x=dense(masked.X),
+    )
+
+
+def filled(case, target):
+    return {"missing": case.hidden, "zeros": case.hidden | (case.x == 0), "all": np.ones_like(case.hidden)}[target]
+
+
+@pytest.mark.parametrize("target", ["missing", "zeros", "all"])
+def test_fills_the_target_and_keeps_the_rest(case, target):
+    result = stmcdi.impute(case.masked, case.model, target=target, **OPTIONS)
+    fill = filled(case, target)
+    imputed = result.layers["imputed"]
+    np.testing.assert_array_equal(dense(imputed)[~fill], case.x[~fill])
+    assert (dense(imputed)[fill] > 0).mean() > 0.99  # a mean over draws is hardly ever 0
+    for name in ("imputed", *SPREAD):
+        layer = result.layers[name]
+        assert (sp.issparse(layer) and layer.format == "csr") == (target == "missing"), name
+        assert layer.dtype == np.float32 and layer.shape == case.masked.shape
+        assert np.isfinite(dense(layer)).all() and dense(layer).min() >= 0
+        if name != "imputed":
+            assert (dense(layer)[~fill] == 0).all(), name
+    low, middle, high = (dense(result.layers[f"imputed_{part}"]) for part in ("q05", "median", "q95"))
+    assert (low <= middle).all() and (middle <= high).all() and (low < high).mean() > 0.2 * fill.mean()
+
+
+def test_missing_entries_are_imputed_alike_whatever_the_target(case):
+    one, other = (stmcdi.impute(case.masked, case.model, target=t, **OPTIONS) for t in ("missing", "all"))
+    for name in ("imputed", *SPREAD):
+        np.testing.assert_array_equal(dense(one.layers[name])[case.hidden], dense(other.layers[name])[case.hidden])
+
+
+def test_all_is_a_denoised_value_everywhere(case):
+    """Closer to the expected expression, which the simulator knows, than what was observed."""
+    result = stmcdi.impute(case.masked, case.model, target="all", **OPTIONS)
+    rates = np.log1p(case.truth.layers["rates"] / case.truth.obs["size_factor"].to_numpy()[:, None])
+    seen = ~case.hidden
+    error = {
+        "imputed": ((dense(result.layers["imputed"]) - rates)[seen] ** 2).mean(),
+        "x": ((case.x - rates)[seen] ** 2).mean(),
+    }
+    assert error["imputed"] < 0.5 * error["x"]
+
+
+def test_spots_genes_and_all_else_stay(case):
+    before = case.masked.copy()
+    result = stmcdi.impute(case.masked, case.model, **OPTIONS)
+    same(case.masked, before)  # the input is not changed
+    assert set(case.masked.uns["stmcdi"]) == set(before.uns["stmcdi"])
+    for name in ("imputed", *SPREAD):
+        del result.layers[name]
+    same(result, before)
+    parameters = result.uns["stmcdi"]["impute"]["parameters"]
+    assert (parameters["target"], parameters["n_samples"], parameters["seed"]) == ("missing", 6, 0)
+
+
+def test_nothing_missing_fills_nothing(case, tissue):
+    whole = stmcdi.build_graph(stmcdi.normalize(tissue), section_key="section")
+    result = stmcdi.impute(whole, case.model, **OPTIONS)
+    np.testing.assert_array_equal(dense(result.layers["imputed"]), dense(whole.X))
+    assert not dense(result.layers["imputed_sd"]).any()
+
+
+def test_batch_size_and_threads_change_no_bit(case, monkeypatch):
+    some = case.masked[:70].copy()
+    values = []
+    for threads, batch_size in ((1, 1000), (1, 1), (2, 64), (2, 7), (2, 1000)):
+        monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
+        result = stmcdi.impute(some, case.model, target="all", batch_size=batch_size, n_samples=1, quiet=True)
+        values.append([dense(result.layers[name]).tobytes() for name in ("imputed", *SPREAD)])
+    assert all(value == values[0] for value in values)
+
+
+def test_another_process_with_other_threads_writes_the_same_values(case, tmp_path):
+    """From training to the last layer."""
+    threads = "1" if n_workers() > 1 else "2"
+    environment = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), threads)
+    code = (
+        "import sys; from stmcdi_cli.cli import main; masked, folder = sys.argv[1:]\n"
+        "main(['train', masked, folder + '/model', '--epochs', '2', '--quiet'], standalone_mode=False)\n"
+        "main(['impute', masked, folder + '/model', folder + '/out.h5ad', '--n-samples', '6', '--quiet'])"
+    )
+    subprocess.run([sys.executable, "-c", code, case.file, tmp_path], env=environment, check=True, timeout=120)
+    one, two = (path / "model.safetensors" for path in (case.model, tmp_path / "model"))
+    assert one.read_bytes() == two.read_bytes()
+    here, there = stmcdi.impute(case.masked, case.model, **OPTIONS), sc.read_h5ad(tmp_path / "out.h5ad")
+    for name in ("imputed", *SPREAD):
+        assert dense(here.layers[name]).tobytes() == dense(there.layers[name]).tobytes(), name
+
+
+def test_the_seed_decides(case):
+    one, again, other = (stmcdi.impute(case.masked, case.model, seed=seed, **OPTIONS) for seed in (0, 0, 1))
+    for name in SPREAD[:1]:
+        assert dense(one.layers[name]).tobytes() == dense(again.layers[name]).tobytes()
+        assert (dense(one.layers[name]) != dense(other.layers[name]))[case.hidden].mean() > 0.5
+
+
+@pytest.mark.parametrize("sampler", ["dpm", "ddim", "ddpm", "langevin"])
+def test_every_sampler_imputes(case, sampler):
+    result = stmcdi.impute(case.masked, case.model, sampler=sampler, **OPTIONS)
+    assert stmcdi.evaluate(result, case.truth)["skill"] > 0.1
+    few = stmcdi.impute(case.masked, case.model, sampler=sampler, n_steps=5, **OPTIONS)
+    assert stmcdi.evaluate(few, case.truth)["skill"] > 0.1
+
+
+def test_chosen_genes_alone_are_filled(case):
+    genes = list(case.masked.var_names[[40, 3, 7]])
+    whole = stmcdi.impute(case.masked, case.model, **OPTIONS)
+    some = stmcdi.impute(case.masked, case.model, genes=genes, **OPTIONS)
+    chosen = np.isin(case.masked.var_names, genes)
+    for name in ("imputed", *SPREAD):
+        values = dense(some.layers[name])
+        np.testing.assert_array_equal(values[:, chosen], dense(whole.layers[name])[:, chosen])
+        np.testing.assert_array_equal(values[:, ~chosen], case.x[:, ~chosen] if name == "imputed" else 0)
+    assert list(some.var_names) == list(case.masked.var_names)
+
+
+def test_other_tissues_with_the_same_genes_are_imputed_too(case):
+    """A model of one section fills another it has not seen."""
+    new = stmcdi.simulate(n_spots=90, n_genes=150, depth=400, seed=1)
+    masked, truth = stmcdi.hold_out(stmcdi.build_graph(stmcdi.normalize(new)), seed=3)
+    result = stmcdi.impute(masked, case.model, **OPTIONS)
+    assert stmcdi.evaluate(result, truth)["skill"] > 0.1
+
+
+def test_scanpy_opens_and_uses_the_file(case, cli, tmp_path):
+    out = tmp_path / "out.h5ad"
+    result = cli(
+        "impute", case.file, case.model, out, "--n-samples", 3, "--quiet", "--device", "cpu", "--target", "all"
+    )
+    assert (result.exit_code, result.output) == (0, "")
+    adata = sc.read_h5ad(out)
+    assert adata.obs_names.equals(case.masked.obs_names) and adata.var_names.equals(case.masked.var_names)
+    adata.X = adata.layers["imputed"]
+    sc.pp.pca(adata, n_comps=5)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.h5ad"]
+
+
+REFUSED = {
+    "no samples": (["--n-samples", 0], "expected `n_samples` to be at least 1, found `0`"),
+    "no batch": (["--batch-size", 0], "expected `batch_size` to be at least 1, found `0`"),
+    "no steps": (["--n-steps", 0], "expected `n_steps` to be at least 1, found `0`"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_options_out_of_range_are_refused(case, refused, tmp_path, kind):
+    options, message = REFUSED[kind]
+    line = refused("impute", case.file, case.model, tmp_path / "out.h5ad", *options)
+    assert line == f"stmcdi impute: {message}"
+
+
+def test_a_gpu_that_is_not_there_is_refused(case, refused, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    line = refused("impute", case.file, case.model, tmp_path / "out.h5ad", "--device", "cuda")
+    assert "--device cuda: no GPU is visible" in line
+
+
+def test_a_model_that_is_not_there_is_refused(case, refused, tmp_path):
+    assert "no model folder" in refused("impute", case.file, tmp_path / "none", tmp_path / "out.h5ad")
+    (tmp_path / "half").mkdir()
+    assert "not a complete model" in refused("impute", case.file, tmp_path / "half", tmp_path / "out.h5ad")
+
+
+def test_a_file_without_a_graph_is_refused_with_the_remedy(case, refused, h5ad, tmp_path):
+    bare = case.masked.copy()
+    del bare.obsp["spatial_connectivities"]
+    line = refused("impute", h5ad(bare), case.model, tmp_path / "out.h5ad")
+    assert "run `stmcdi build-graph` first" in line and "input.h5ad" in line
+
+
+def test_other_genes_than_the_models_are_named(case, refused, h5ad, tmp_path):
+    fewer = h5ad(case.masked[:, 1:].copy())
+    assert "the data lack gene_1" in refused("impute", fewer, case.model, tmp_path / "out.h5ad")
+    other = case.masked.copy()
+    other.var_names = ["Actb", *other.var_names[1:]]
+    line = refused("impute", h5ad(other, "other.h5ad"), case.model, tmp_path / "out.h5ad")
+    assert "the data lack gene_1; the model does not know Actb" in line
+
+
+def test_genes_nobody_knows_are_named(case, refused, tmp_path):
+    (tmp_path / "genes.txt").write_text("gene_1\nActb\n")
+    line = refused("impute", case.file, case.model, tmp_path / "out.h5ad", "--genes", tmp_path / "genes.txt")
+    assert "found Actb; correct the list (--genes)" in line
+
+
+def test_values_on_another_scale_than_the_models_are_refused(case, refused, h5ad, tissue, tmp_path):
+    """Raw counts to a model of log expression: everything would be imputed, and wrong."""
+    counts = h5ad(stmcdi.build_graph(stmcdi.normalize(tissue, skip=True), section_key="section"))
+    line = refused("impute", counts, case.model, tmp_path / "out.h5ad")
+    assert "X is on the scale of raw counts, the model's is that of log1p-normalised counts" in line
+
+
+def test_a_failure_half_way_leaves_no_output(case, cli, tmp_path, monkeypatch):
+    from stmcdi_cli.model.latent import LatentModel
+
+    def fail(*arguments, **options):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(LatentModel, "draw", fail)
+    with pytest.raises(ZeroDivisionError):
+        cli("impute", case.file, case.model, tmp_path / "out.h5ad", "--quiet")
+    assert list(tmp_path.iterdir()) == []
