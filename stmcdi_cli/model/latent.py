@@ -9,6 +9,7 @@ observation is drawn around it with the counting noise of its gene and depth.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import torch
 from scipy.special import ndtri
 from torch import Tensor, nn
 
+from stmcdi_cli.errors import InputError
 from stmcdi_cli.model import noise as keyed
 from stmcdi_cli.model.base import Draws, ImputationModel, Reporter
 from stmcdi_cli.model.counts import DISPERSIONS
@@ -89,28 +91,40 @@ class LatentModel(ImputationModel):
 
     def __init__(self, config: Mapping[str, Any], genes: tuple[str, ...]) -> None:
         super().__init__(config, genes)
-        c = self.config
-        self.schedule = Schedule(c["diffusion_steps"], c["beta_1"], c["beta_T"])
-        self.rank = min(c["rank"], max(1, len(genes) - 1))
-        self.graph = FactorGraph(rank=self.rank, smoothing=c["smoothing"], full_depth=c["full_depth"])
-        self.network = LatentDenoiser(self.rank, c["width"], c["depth"], c["dropout"], c["diffusion_steps"])
+        try:
+            self.schedule = Schedule(**config["diffusion"])
+            encoder, masking, training = dict(config["encoder"]), config["masking"], dict(config["training"])
+            self.rank = min(encoder.pop("rank"), max(1, len(genes) - 1))
+            self.sweeps = int(encoder.pop("sweeps"))
+            self.graph = FactorGraph(rank=self.rank, **encoder)
+            self.hidden_share = tuple(map(float, masking["hidden"]))
+            self.validation_share = float(masking["validation"])
+            self.updates = int(training.pop("updates"))
+            self.training = Training(**{"epochs": 0, **training})
+            self._build(seed=0)
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"the configuration does not fit the variant 'latent': {error}") from error
         self.dispersion = torch.zeros(len(genes), dtype=torch.int64)
         self.tail = torch.tensor(0.05)
+
+    def _build(self, seed: int) -> None:
+        with torch.random.fork_rng(devices=[]):  # initial weights come from the global generator: lend it one
+            torch.manual_seed(seed)
+            self.network = LatentDenoiser(self.rank, **self.config["network"], steps=self.schedule.T)
 
     # Training
 
     def fit(self, tissue: Tissue, *, seed: int, device: torch.device, report: Reporter) -> None:
         """Fit the encoder, train the denoiser on entries hidden from it, then give the encoder every visible entry."""
-        c = self.config
-        chosen = _choose(tissue, seed, c["validation"])
+        chosen = _choose(tissue, seed, self.validation_share)
         partial = tissue.without(chosen)
-        self.graph.fit(partial, sweeps=c["sweeps"], seed=seed)
+        self.graph.fit(partial, sweeps=self.sweeps, seed=seed)
         scores, _ = self.graph.encode(partial)
         self._train(tissue, partial, self._prior(tissue, scores), seed=seed, device=device, report=report)
         if tissue.scale is not None:
             self._fit_dispersion(tissue, partial, scores)
         self._calibrate(tissue, partial, chosen, seed=seed, device=device)
-        self.graph.fit(tissue, sweeps=max(5, c["sweeps"] // 3), seed=seed, warm=True)
+        self.graph.fit(tissue, sweeps=max(5, self.sweeps // 3), seed=seed, warm=True)
 
     def _prior(self, tissue: Tissue, scores: Tensor) -> Tensor:
         return torch.from_numpy(self.graph.smoothing * (neighbor_mean(tissue.graph) @ scores.numpy()))
@@ -125,7 +139,6 @@ class LatentModel(ImputationModel):
         device: torch.device,
         report: Reporter,
     ) -> None:
-        c = self.config
         depth = torch.from_numpy(tissue.depth.astype(np.float32))
 
         def pair(
@@ -146,7 +159,7 @@ class LatentModel(ImputationModel):
         def training_loss(network: nn.Module, items: Tensor, generator: torch.Generator) -> Tensor:
             spots = items.numpy()
             response, weight = self.graph.evidence(partial, spots)
-            low, high = c["hide"]
+            low, high = self.hidden_share
             share = low + (high - low) * torch.rand(len(items), 1, generator=generator)
             kept = weight * (torch.rand(weight.shape, generator=generator) >= share)
             noise = torch.randn(len(items), self.rank, generator=generator)
@@ -165,23 +178,14 @@ class LatentModel(ImputationModel):
         def validation_loss(network: nn.Module) -> float:
             return float(np.mean([loss(network, u, condition, t, eps).item() for t, eps in fixed]))
 
-        with torch.random.fork_rng(devices=[]):  # layers and dropout draw from the global generator
+        self._build(seed)
+        self.network.to(device)
+        untrained = validation_loss(self.network.eval())
+        report({"epoch": 0, "validation_loss": untrained})
+        per_epoch = -(-tissue.n_spots // self.training.batch_size)
+        settings = replace(self.training, epochs=self.training.epochs or -(-self.updates // per_epoch))
+        with torch.random.fork_rng(devices=[]):  # so does dropout
             torch.manual_seed(seed)
-            self.network = LatentDenoiser(self.rank, c["width"], c["depth"], c["dropout"], c["diffusion_steps"])
-            self.network.to(device)
-            untrained = validation_loss(self.network.eval())
-            report({"epoch": 0, "validation_loss": untrained})
-            per_epoch = -(-tissue.n_spots // c["batch_size"])
-            settings = Training(
-                epochs=c.get("epochs") or max(1, -(-c["updates"] // per_epoch)),
-                batch_size=c["batch_size"],
-                lr=c["lr"],
-                lr_schedule="cosine",
-                weight_decay=c["weight_decay"],
-                ema_decay=c["ema_decay"],
-                clip_norm=1.0,
-                patience=c["patience"],
-            )
             trainer = Trainer(self.network, training_loss, validation_loss, tissue.n_spots, settings, seed=seed)
             trainer.run(report)
         if trainer.best_loss >= untrained:  # the linear method could not be improved on: stay with it

@@ -68,7 +68,7 @@ def train(
         checks.at_least(name, value, 1)
     file = resources.files("stmcdi_cli") / "presets" / f"{preset}.yaml"
     config = yaml.safe_load(file.read_text("utf-8"))
-    config.get("training", config).update(changed)  # where the preset has them
+    config["training"] |= changed
     config |= {"preset": preset, "seed": seed}
     chosen = choose_device(device)
     tissue = Tissue.from_anndata(adata)

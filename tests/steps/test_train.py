@@ -46,7 +46,7 @@ def test_a_model_is_three_plain_files(masked, tmp_path):
         assert not content.startswith((b"PK", b"\x80")) and b"torch._utils" not in content  # no pickle of any kind
     description = yaml.safe_load((tmp_path / "model" / "config.yaml").read_text())
     assert description["genes"] == list(masked.var_names)
-    assert description["config"]["seed"] == 7 and description["config"]["epochs"] == 2
+    assert description["config"]["seed"] == 7 and description["config"]["training"]["epochs"] == 2
     assert description["config"]["preset"] == "default" and description["config"]["scale"] == "log1p"
     head, *rows = [line.split("\t") for line in (tmp_path / "model" / "history.tsv").read_text().splitlines()]
     assert {"epoch", "loss", "validation_loss"} <= set(head)
@@ -195,4 +195,4 @@ def test_epochs_and_batch_size_are_those_asked_for(counts, tmp_path, preset):
     history = (tmp_path / "model" / "history.tsv").read_text().splitlines()
     assert history[-1].split("\t")[0] == "3"
     config = yaml.safe_load((tmp_path / "model" / "config.yaml").read_text())["config"]
-    assert config.get("training", config)["batch_size"] == 7
+    assert config["training"]["batch_size"] == 7
