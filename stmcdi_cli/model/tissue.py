@@ -28,8 +28,6 @@ class Tissue:
         CSR bool, spots x genes; True where there is no value.
     graph
         Adjacency, CSR float32, spots x spots, no self-loops; 1 for each neighbour.
-    coords
-        Spot coordinates, spots x 2 or 3.
     depth
         Spot total over median total; 1 where the file does not tell.
     scale
@@ -41,7 +39,6 @@ class Tissue:
     x: sp.csr_matrix
     missing: sp.csr_matrix
     graph: sp.csr_matrix
-    coords: np.ndarray
     depth: np.ndarray
     scale: str | None
     genes: tuple[str, ...]
@@ -107,7 +104,6 @@ class Tissue:
             x=x,
             missing=missing,
             graph=graph,
-            coords=np.asarray(adata.obsm[keys.SPATIAL], dtype=np.float64),
             depth=np.ones(x.shape[0]) if size_factor is None else np.maximum(size_factor, SHALLOWEST),
             scale=detect_scale(x, size_factor),
             genes=tuple(map(str, adata.var_names)),

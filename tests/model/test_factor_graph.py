@@ -26,7 +26,6 @@ def make_tissue(x, missing, graph, depth, scale="log1p"):
         x=sp.csr_matrix(np.where(missing, 0, x).astype(np.float32)),
         missing=sp.csr_matrix(missing),
         graph=graph,
-        coords=np.zeros((len(x), 2)),
         depth=depth,
         scale=scale,
         genes=tuple(f"g{i}" for i in range(x.shape[1])),
