@@ -69,11 +69,11 @@ class ImputationModel(ABC):
         n_steps: int | None,
         denoise: bool = False,
     ) -> Draws:
-        """Draw every gene of some spots of the prepared tissue, starting from pure noise (Algorithm 2).
+        """Draw the missing entries of some spots of the prepared tissue, starting from pure noise (Algorithm 2).
 
         Values do not depend on which other spots are asked for: noise is keyed by (seed, spot, sample).
 
-        Visible entries come back as they are; with `denoise` each is drawn too, without being shown its own value.
+        With `denoise` visible entries are drawn too; without it, what stands in their place means nothing.
         """
 
     @abstractmethod

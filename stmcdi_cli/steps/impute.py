@@ -84,6 +84,7 @@ def impute(
 
     checks.one_of("target", target, TARGETS)
     checks.one_of("sampler", sampler, SAMPLERS)
+    checks.at_least("seed", seed, 0)
     for name, value in (("n_samples", n_samples), ("batch_size", batch_size), ("n_steps", n_steps)):
         if value is not None:
             checks.at_least(name, value, 1)

@@ -63,6 +63,7 @@ def train(
     from stmcdi_cli.model.tissue import Tissue
 
     checks.one_of("preset", preset, PRESETS)
+    checks.at_least("seed", seed, 0)
     changed = {name: value for name, value in (("epochs", epochs), ("batch_size", batch_size)) if value is not None}
     for name, value in changed.items():
         checks.at_least(name, value, 1)
