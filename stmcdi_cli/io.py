@@ -115,12 +115,17 @@ def whole_file(path: str | os.PathLike[str]) -> "Iterator[Path]":
             yield temporary
             with open(temporary, "rb") as file:
                 os.fsync(file.fileno())
-            umask = os.umask(0)
-            os.umask(umask)
-            temporary.chmod(0o666 & ~umask)  # mkstemp makes it private; the result is the user's to share
+            temporary.chmod(0o666 & ~umask())  # mkstemp makes it private; the result is the user's to share
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def umask() -> int:
+    """Permissions that new files of this process go without; the system tells it only by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def write_h5ad(adata: "AnnData", path: str | os.PathLike[str]) -> None:

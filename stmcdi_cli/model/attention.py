@@ -17,7 +17,7 @@ from stmcdi_cli.model.denoiser import Denoiser
 from stmcdi_cli.model.graph_encoder import Neighbourhood, Scale
 from stmcdi_cli.model.samplers import Predict, sample
 from stmcdi_cli.model.schedule import Schedule
-from stmcdi_cli.model.tissue import Tissue
+from stmcdi_cli.model.tissue import Tissue, validation_entries
 from stmcdi_cli.model.trainer import Trainer, Training, ValidationLoss, diffusion_loss
 
 logger = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ BLOCK = 16
 VALIDATION_SPOTS = 512
 
 # Streams of the keyed random numbers. Those of samplers come after: one range for the missing entries, one per fold.
-_VALIDATION_ENTRIES, _VALIDATION_ORDER, _VALIDATION_STEP, _VALIDATION_NOISE, _FOLDS, _SAMPLING = range(6)
+_VALIDATION_ORDER, _VALIDATION_STEP, _VALIDATION_NOISE, _FOLDS, _SAMPLING = range(5)
 _SAMPLER_RANGE = 2**16
 
 
@@ -227,14 +227,3 @@ class AttentionModel(ImputationModel):
         weights = {name.removeprefix("network."): value for name, value in state.items() if name.startswith("network.")}
         self.network.load_state_dict(weights)
         self.scale = Scale(state["scale.mean"].numpy(), state["scale.sd"].numpy())
-
-
-def validation_entries(tissue: Tissue, share: float, seed: int) -> sp.csr_matrix:
-    """A keyed random share of the visible entries, CSR bool."""
-    rows = []
-    one = np.zeros(1, dtype=np.int64)
-    for start in range(0, tissue.n_spots, 1024):  # never a dense copy of the tissue
-        spots = np.arange(start, min(start + 1024, tissue.n_spots))
-        picked = noise.uniform(seed, spots, one, _VALIDATION_ENTRIES, tissue.n_genes)[0] < share
-        rows.append(sp.csr_matrix(picked & ~tissue.missing[spots].toarray()))
-    return sp.vstack(rows, format="csr")

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from stmcdi_cli import __version__
 from stmcdi_cli.errors import InputError
+from stmcdi_cli.io import umask
 from stmcdi_cli.model.base import ImputationModel
 from stmcdi_cli.model.tissue import Tissue
 
@@ -64,7 +65,7 @@ def save(model: ImputationModel, path: str | os.PathLike[str], history: Sequence
         }
         (temporary / CONFIG).write_text(yaml.safe_dump(description, sort_keys=False, allow_unicode=True), "utf-8")
         (temporary / HISTORY).write_text(_table(history), "utf-8")
-        os.chmod(temporary, 0o777 & ~_umask())
+        os.chmod(temporary, 0o777 & ~umask())
         # A folder cannot be swapped in one call: the old one steps aside first, and comes back if the new one fails.
         aside = None
         if path.exists():
@@ -173,12 +174,6 @@ def _table(rows: Sequence[Mapping[str, float]]) -> str:
     lines = ["\t".join(columns)]
     lines += ["\t".join(f"{row[column]:.8g}" if column in row else "" for column in columns) for row in rows]
     return "\n".join(lines) + "\n"
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _one_line(error: Exception) -> str:

@@ -19,7 +19,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
 
-from stmcdi_cli.model.counts import CountTable
+from stmcdi_cli.model.counts import SHALLOWEST, CountTable
 from stmcdi_cli.model.tissue import Tissue
 
 BLOCK = 256
@@ -108,7 +108,7 @@ class FactorGraph:
             shape = (len(depth), len(self.rate))
             scale = np.broadcast_to(self.scale.numpy(), shape)
             return np.broadcast_to(self.rate.numpy(), shape), scale, scale**2
-        log_mu = np.log(np.maximum(depth, 1e-4))[:, None] + np.log(self.rate.numpy().astype(np.float64))[None, :]
+        log_mu = np.log(np.maximum(depth, SHALLOWEST))[:, None] + np.log(self.rate.numpy().astype(np.float64))[None, :]
         a, b, v = self._table.moments(depth, log_mu)
         return a, np.maximum(b, 1e-9), np.maximum(v, 1e-12)
 
@@ -161,7 +161,7 @@ class FactorGraph:
         for _ in range(sweeps):
             self._update_loadings(blocks(), scores, cov)
             scores, cov = self._scores(blocks(), mean_of_neighbors, tissue.n_spots, start=scores, sweeps=1)
-            prior = self._prior(mean_of_neighbors, scores)
+            prior = self.prior(mean_of_neighbors, scores)
             spread = (scores - prior) ** 2 + torch.diagonal(cov, dim1=1, dim2=2)
             # Never above the scores' own unit: one odd spot must not make room for itself.
             self.innovation = spread.mean(0).clamp(1e-4, 1.0)
@@ -217,7 +217,7 @@ class FactorGraph:
         information = (weight * response) @ self.loadings[:, :rank] - precision[:, :rank, rank]
         return precision[:, :rank, :rank], information
 
-    def _prior(self, mean_of_neighbors: sp.csr_matrix, scores: Tensor) -> Tensor:
+    def prior(self, mean_of_neighbors: sp.csr_matrix, scores: Tensor) -> Tensor:
         """Mean of the scores' prior given the neighbours [n, r]."""
         return torch.from_numpy(self.smoothing * (mean_of_neighbors @ scores.numpy()))
 
@@ -232,7 +232,7 @@ class FactorGraph:
             cov[spots] = _symmetric(torch.linalg.inv(precision + torch.diag(1 / self.innovation)))
         scores = torch.zeros(n_spots, self.rank) if start is None else start
         for _ in range(sweeps):
-            pull = self._prior(mean_of_neighbors, scores) / self.innovation
+            pull = self.prior(mean_of_neighbors, scores) / self.innovation
             scores = torch.einsum("nab,nb->na", cov, information + pull)
         return scores, cov
 

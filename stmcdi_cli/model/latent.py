@@ -26,11 +26,10 @@ from stmcdi_cli.model.factor_graph import BLOCK, FactorGraph, neighbor_mean, unc
 from stmcdi_cli.model.observation import Observation, Observer
 from stmcdi_cli.model.samplers import sample
 from stmcdi_cli.model.schedule import Schedule
-from stmcdi_cli.model.tissue import Tissue
+from stmcdi_cli.model.tissue import VALIDATION_STREAM, Tissue, validation_entries
 from stmcdi_cli.model.trainer import Trainer, Training
 
-_VALIDATION_STREAM = 1 << 20  # keys no sampler's stream can reach
-_OBSERVATION_STREAM = _VALIDATION_STREAM + 1
+_OBSERVATION_STREAM = VALIDATION_STREAM + 1
 _TAILS = (0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.09, 0.1)
 _COVERAGE = 0.92  # a little over 90 %: the entries it is measured on are few
 _VALIDATION_SPOTS = 1024
@@ -116,18 +115,22 @@ class LatentModel(ImputationModel):
 
     def fit(self, tissue: Tissue, *, seed: int, device: torch.device, report: Reporter) -> None:
         """Fit the encoder, train the denoiser on entries hidden from it, then give the encoder every visible entry."""
-        chosen = _choose(tissue, seed, self.validation_share)
+        chosen = validation_entries(tissue, self.validation_share, seed)
         partial = tissue.without(chosen)
         self.graph.fit(partial, sweeps=self.sweeps, seed=seed)
         scores, _ = self.graph.encode(partial)
-        self._train(tissue, partial, self._prior(tissue, scores), seed=seed, device=device, report=report)
+        self._train(
+            tissue,
+            partial,
+            self.graph.prior(neighbor_mean(tissue.graph), scores),
+            seed=seed,
+            device=device,
+            report=report,
+        )
         if tissue.scale is not None:
             self._fit_dispersion(tissue, partial, scores)
         self._calibrate(tissue, partial, chosen, seed=seed, device=device)
         self.graph.fit(tissue, sweeps=max(5, self.sweeps // 3), seed=seed, warm=True)
-
-    def _prior(self, tissue: Tissue, scores: Tensor) -> Tensor:
-        return torch.from_numpy(self.graph.smoothing * (neighbor_mean(tissue.graph) @ scores.numpy()))
 
     def _train(
         self,
@@ -255,7 +258,7 @@ class LatentModel(ImputationModel):
         self._tissue, self._device = tissue, device
         self.network.to(device).eval()
         scores, _ = self.graph.encode(tissue)
-        self._prior_scores = self._prior(tissue, scores)
+        self._prior_scores = self.graph.prior(neighbor_mean(tissue.graph), scores)
         self._observe = self._observation(tissue) if tissue.scale is not None else None
 
     @torch.no_grad()
@@ -341,13 +344,3 @@ class LatentModel(ImputationModel):
 def _some_spots(tissue: Tissue, most: int) -> np.ndarray:
     """Spots to measure something on: all, or `most` of them at random."""
     return np.sort(np.random.default_rng(0).permutation(tissue.n_spots)[:most])
-
-
-def _choose(tissue: Tissue, seed: int, share: float) -> sp.csr_matrix:
-    """Choose a share of the visible entries at random; bool, spots x genes."""
-    blocks = []
-    for i in range(0, tissue.n_spots, BLOCK):
-        spots = np.arange(i, min(i + BLOCK, tissue.n_spots))
-        chosen = keyed.uniform(seed, spots, np.array([0]), _VALIDATION_STREAM, tissue.n_genes)[0] < share
-        blocks.append(sp.csr_matrix(chosen & ~tissue.missing[spots].toarray()))
-    return sp.vstack(blocks, format="csr")

@@ -9,11 +9,15 @@ import scipy.sparse as sp
 
 from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli.errors import InputError
+from stmcdi_cli.model import noise
 from stmcdi_cli.model.counts import SCALES, SHALLOWEST, detect_scale
-from stmcdi_cli.sparse import missing_entries, to_csr, without
+from stmcdi_cli.sparse import missing_entries, row_chunks, to_csr, without
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+VALIDATION_STREAM = 1 << 20
+"""Stream of the keyed numbers that choose the inner validation entries; no sampler's stream can reach it."""
 
 
 @dataclass(frozen=True)
@@ -108,3 +112,13 @@ class Tissue:
             scale=detect_scale(x, size_factor),
             genes=tuple(map(str, adata.var_names)),
         )
+
+
+def validation_entries(tissue: Tissue, share: float, seed: int) -> sp.csr_matrix:
+    """Choose a share of the visible entries at random, by keys; CSR bool, spots x genes."""
+    rows = []
+    for chunk in row_chunks(tissue.x.shape):
+        spots = np.arange(chunk.start, chunk.stop)
+        picked = noise.uniform(seed, spots, np.array([0]), VALIDATION_STREAM, tissue.n_genes)[0] < share
+        rows.append(sp.csr_matrix(picked & ~tissue.missing[spots].toarray()))
+    return sp.vstack(rows, format="csr")
