@@ -18,6 +18,7 @@ DEVICE = click.Choice(["auto", "cpu", "cuda"])
 TARGET = click.Choice(["missing", "zeros", "all"])
 SAMPLER = click.Choice(["dpm", "ddim", "ddpm", "langevin"])
 PRESET = click.Choice(["default", "paper"])
+BASELINE = click.Choice(["gene-mean", "spatial-neighbors", "expression-neighbors", "soft-impute", "factor-analysis"])
 
 
 class StepGroup(click.Group):
@@ -205,6 +206,21 @@ def impute(input: Path, model_dir: Path, output: Path, **options: Any) -> None:
     from stmcdi_cli.steps.impute import impute
 
     transform(impute, input, output, model_dir=model_dir, **options)
+
+
+@main.command(epilog=example("baseline masked.h5ad imputed.h5ad --method factor-analysis"))
+@click.argument("input", type=PATH)
+@click.argument("output", type=PATH)
+@click.option("--method", type=BASELINE, required=True, help="What to impute with.")
+@click.option("--target", type=click.Choice(["missing", "all"]), default="missing", help="Entries to fill.")
+@click.option("--section-key", default=None, help="Column of obs with the section (default: the graph's, if any).")
+@click.option("--seed", type=int, default=0, help="Seed of everything random.")
+def baseline(input: Path, output: Path, **options: Any) -> None:
+    """Impute with a method to compare with: from each gene's mean to factor analysis and appendix F's networks."""
+    from stmcdi_cli.io import transform
+    from stmcdi_cli.steps.baseline import baseline
+
+    transform(baseline, input, output, **options)
 
 
 @main.command(epilog=example("evaluate imputed.h5ad truth.h5ad metrics.json"))

@@ -34,7 +34,7 @@ def test_options_are_the_functions_parameters_with_the_same_defaults(name):
     function = getattr(import_module(f"stmcdi_cli.steps.{module}"), module)
     assert getattr(stmcdi_cli, module) is function
     parameters = {
-        parameter.name: parameter.default
+        parameter.name: None if parameter.default is parameter.empty else parameter.default
         for parameter in inspect.signature(function).parameters.values()
         if parameter.kind is parameter.KEYWORD_ONLY
     }

@@ -1,0 +1,22 @@
+"""Comparison methods behind one interface: ``impute(data, *, seed)`` makes an `Estimate` of every entry."""
+
+from collections.abc import Callable
+
+from stmcdi_cli.baselines import (
+    expression_neighbors,
+    factor_analysis,
+    gene_mean,
+    soft_impute,
+    spatial_neighbors,
+)
+from stmcdi_cli.baselines.base import Estimate, Visible
+
+METHODS: dict[str, Callable[..., Estimate]] = {
+    "gene-mean": gene_mean.impute,
+    "spatial-neighbors": spatial_neighbors.impute,
+    "expression-neighbors": expression_neighbors.impute,
+    "soft-impute": soft_impute.impute,
+    "factor-analysis": factor_analysis.impute,
+}
+
+__all__ = ["METHODS", "Estimate", "Visible"]

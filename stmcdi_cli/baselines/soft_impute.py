@@ -1,0 +1,84 @@
+"""Soft-impute: fill the hidden entries from a soft-thresholded singular value decomposition, again and again.
+
+Mazumder, Hastie and Tibshirani 2010: the matrix of least nuclear norm near the visible entries, over a path of falling
+penalties, each from the solution before. The decomposition is truncated and starts from the step before.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stmcdi_cli.baselines import base
+
+MAX_RANK = 30
+MOST_STEPS = 40
+TOLERANCE = 1e-3
+"""Relative change of the singular values at which a penalty's solution is taken for reached."""
+SHRINKAGE = 0.8
+PATIENCE = 2
+VALIDATION = 0.1
+
+
+class Decomposition(NamedTuple):
+    """U diag(s) V' with U [n, r], s [r] (some of them 0) and V [G, r]."""
+
+    u: Tensor
+    s: Tensor
+    v: Tensor
+
+    def product(self) -> Tensor:
+        """The matrix [n, G]."""
+        some = self.s > 0
+        return (self.u[:, some] * self.s[some]) @ self.v[:, some].T
+
+
+def impute(data: base.Visible, *, seed: int) -> base.Estimate:
+    """Predict every entry by the low-rank matrix whose penalty did best on an inner validation mask."""
+    chosen = base.choose_validation(data.seen, VALIDATION, seed)
+    part = data.seen & ~chosen
+    penalty, predicted = _best_penalty(data.x, part, chosen, seed)
+    sd = base.residual_sd(data.x, data.seen, predicted, chosen)
+
+    units = base.Units.of(data.x, data.seen, power=0)  # genes keep their variance: those that vary most matter most
+    z, seen = units.apply(data.x, data.seen), torch.from_numpy(data.seen)
+    found = _solve(z, seen, _start(z, seed), penalty)
+    return base.Estimate(units.undo(found.product()), sd)
+
+
+def _best_penalty(x: np.ndarray, part: np.ndarray, chosen: np.ndarray, seed: int) -> tuple[float, np.ndarray]:
+    """Lower the penalty until the error on the chosen entries no longer falls; give the best and its prediction."""
+    units = base.Units.of(x, part, power=0)
+    z, seen = units.apply(x, part), torch.from_numpy(part)
+    found = _start(z, seed)
+    penalty = best_penalty = float(torch.linalg.norm(z @ found.v[:, 0]))
+    best_error, best, since = np.inf, np.empty(0), 0
+    while since < PATIENCE:
+        found = _solve(z, seen, found, penalty)
+        predicted = units.undo(found.product())
+        error = float(((predicted - x) ** 2 * chosen).sum(dtype=np.float64))
+        since += 1
+        if error < best_error:
+            best_error, best_penalty, best, since = error, penalty, predicted, 0
+        penalty *= SHRINKAGE
+    return best_penalty, best
+
+
+def _start(z: Tensor, seed: int) -> Decomposition:
+    """Decompose the matrix filled with means."""
+    v = base.leading_directions(z, MAX_RANK, seed)
+    u, s, right = torch.linalg.svd(z @ v, full_matrices=False)
+    return Decomposition(u, torch.zeros_like(s), v @ right.T)
+
+
+def _solve(z: Tensor, seen: Tensor, found: Decomposition, penalty: float) -> Decomposition:
+    """Fill, decompose and shrink until the singular values stay."""
+    for _ in range(MOST_STEPS):
+        filled = torch.where(seen, z, found.product())
+        q = torch.linalg.qr(filled @ found.v)[0]
+        u, s, right = torch.linalg.svd(q.T @ filled, full_matrices=False)
+        before, found = found.s, Decomposition(q @ u, (s - penalty).clamp(min=0), right.T)
+        if (found.s - before).norm() <= TOLERANCE * found.s.norm():
+            break
+    return found

@@ -1,0 +1,18 @@
+"""The mean over the nearest spots of the same section."""
+
+from stmcdi_cli.baselines import base
+
+N_NEIGHBORS = 20
+
+
+def impute(data: base.Visible, *, seed: int) -> base.Estimate:
+    """Predict an entry by the mean of the gene's visible values at the nearest spots; draws nothing from `seed`.
+
+    Raises
+    ------
+    InputError
+        The file has no coordinates.
+    """
+    mean = base.mean_over(data.nearest(N_NEIGHBORS), data.x, data.seen)
+    # A spot is no neighbour of its own: every visible entry is as good as hidden from its prediction.
+    return base.Estimate(mean, base.residual_sd(data.x, data.seen, mean, data.seen))

@@ -1,0 +1,88 @@
+"""``stmcdi baseline``: impute with one of the methods that the diffusion model is compared with."""
+
+import sys
+from typing import TYPE_CHECKING
+
+import numpy as np
+import scipy.sparse as sp
+
+from stmcdi_cli import anndata_keys as keys
+from stmcdi_cli import checks
+from stmcdi_cli.io import record, shallow_copy
+from stmcdi_cli.sparse import missing_entries
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+TARGETS = ("missing", "all")
+_QUANTILE_95 = 1.6448536269514722  # of the standard normal distribution
+
+
+def baseline(
+    adata: "AnnData",
+    *,
+    method: str,
+    target: str = "missing",
+    section_key: str | None = None,
+    seed: int = 0,
+) -> "AnnData":
+    """Fill entries with what a comparison method expects there, and say how far observations would spread around it.
+
+    Parameters
+    ----------
+    adata
+        Normalised expression; entries in ``layers['missing']`` are never looked at.
+    method
+        A name in `baselines.METHODS`.
+    target
+        ``missing`` fills ``layers['missing']``; ``all`` replaces every entry by the method's estimate.
+    section_key
+        Column of ``obs`` with the section: no spot is the spatial neighbour of one in another section. By default the
+        one the file's graph was built with, if any.
+    seed
+        Seed of every random choice.
+
+    Returns
+    -------
+    A copy with ``layers['imputed']`` and, over the filled entries, ``imputed_sd``, ``imputed_q05`` and ``imputed_q95``
+    (spots x genes, on the scale of ``X``): a Gaussian around the estimate, counting noise included, cut at 0. Sparse
+    for ``missing``, dense otherwise.
+
+    Raises
+    ------
+    InputError
+        The data lack what the method needs, or an option is out of range.
+    """
+    from stmcdi_cli.baselines import METHODS, Visible
+    from stmcdi_cli.model.device import one_thread
+
+    checks.one_of("method", method, METHODS)
+    checks.one_of("target", target, TARGETS)
+    checks.at_least("seed", seed, 0)
+    data = Visible.from_anndata(adata, section_key)
+    fill = np.ones(adata.shape, dtype=bool) if target == "all" else missing_entries(adata).toarray()
+    if not fill.any():
+        print("baseline: no entry is missing, so none is filled; --target all replaces every one", file=sys.stderr)
+    with one_thread():
+        estimate = METHODS[method](data, seed=seed)
+
+    result = shallow_copy(adata)
+    positive = estimate.sd[estimate.sd > 0]
+    # A gene that was never seen to vary is taken for as steady as the steadiest that was, not for certain.
+    sd = np.broadcast_to(np.maximum(estimate.sd, positive.min(initial=1.0)), fill.shape)
+    for name, values in _summaries(estimate.mean, sd).items():
+        layer = np.where(fill, values, data.x if name == keys.IMPUTED else 0).astype(np.float32)
+        result.layers[name] = sp.csr_matrix(layer) if target == "missing" else layer
+    parameters = {"method": method, "target": target, "section_key": section_key, "seed": seed}
+    record(result, "baseline", parameters)
+    return result
+
+
+def _summaries(mean: np.ndarray, sd: np.ndarray) -> dict[str, np.ndarray]:
+    """Mean, standard deviation and 90 % interval of a Gaussian cut at 0, each [n, G]."""
+    return {
+        keys.IMPUTED: np.maximum(mean, 0),
+        keys.IMPUTED_SD: sd,
+        keys.IMPUTED_Q05: np.maximum(mean - _QUANTILE_95 * sd, 0),
+        keys.IMPUTED_Q95: np.maximum(mean + _QUANTILE_95 * sd, 0),
+    }
