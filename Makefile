@@ -1,6 +1,8 @@
 # make env    .venv with the CLI, everything the tests need, and Nextflow
 # make demo   simulate a tissue, run the workflow on it, say how well it did
 # make test   every test; make lint, make image, make clean as named
+# make benchmark   every method on every case that has no result yet: hours; see benchmarks/README.md
+# make test-podman, test-slurm, test-k8s   the workflow in the real image, under real Slurm, against a Kubernetes API
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -12,7 +14,7 @@ BIN := $(VENV)/bin
 # CPU-only torch, where its index can be reached: make env TORCH_INDEX_URL=https://...
 TORCH_INDEX_URL ?=
 
-.PHONY: env demo test lint image clean
+.PHONY: env demo test test-podman test-slurm test-k8s benchmark lint image clean
 
 # Stamps are written last, so an interrupted install is taken up again and a finished one costs nothing.
 env: $(VENV)/.python-done $(VENV)/.nextflow-done
@@ -37,21 +39,40 @@ demo: env
 	@tools/demo.sh
 
 test: env
+	@tools/install-test-programs.sh podman slurm
 	@$(BIN)/python -m pytest
+
+test-podman test-slurm: test-%: env
+	@tools/install-test-programs.sh $*
+	@$(BIN)/python -m pytest -m $*
+
+test-k8s: env
+	@$(BIN)/python -m pytest -m k8s
+
+# BENCHMARK is passed on: make benchmark BENCHMARK='--only method=mofa --jobs 2'
+BENCHMARK ?=
+
+benchmark: env
+	@$(BIN)/python -m benchmarks.run $(BENCHMARK)
 
 lint: env
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-# ENGINE=docker builds with Docker; VARIANT=cuda names the GPU image; BUILD_OPTIONS goes to the engine as it is.
+# ENGINE=docker builds with Docker; VARIANT=cuda makes the GPU image; BASE_IMAGE is another base with Python 3.11 to 3.13;
+# BUILD_OPTIONS goes to the engine as it is.
 ENGINE ?= podman
 VARIANT ?= cpu
+BASE_IMAGE ?=
+BUILD_OPTIONS ?=
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 
 image:
 	$(ENGINE) build -f containers/Containerfile -t localhost/stmcdi:$(VERSION)-$(VARIANT) \
-	    --build-arg VERSION=$(VERSION) $(if $(TORCH_INDEX_URL),--build-arg TORCH_INDEX_URL=$(TORCH_INDEX_URL)) \
+	    --build-arg VERSION=$(VERSION) --build-arg VARIANT=$(VARIANT) \
+	    $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) \
+	    $(if $(TORCH_INDEX_URL),--build-arg TORCH_INDEX_URL=$(TORCH_INDEX_URL)) \
 	    $(BUILD_OPTIONS) .
 
 clean:

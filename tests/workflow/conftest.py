@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -36,20 +36,46 @@ def environment() -> dict[str, str]:
     }
 
 
+class Nextflow:
+    """Call Nextflow in a folder: ``nextflow(folder, 'run', ...)``; ``nextflow.start`` does not wait for its end.
+
+    `settings` are further environment variables, `path` a folder to look for programs in first.
+    """
+
+    def __init__(self, program: str, environment: Mapping[str, str]) -> None:
+        self.program, self.environment = program, environment
+
+    def start(
+        self,
+        folder: Path,
+        *arguments: object,
+        path: Path | None = None,
+        settings: Mapping[str, str] | None = None,
+        umask: int = -1,
+    ) -> "subprocess.Popen[str]":
+        env = {**self.environment, **(settings or {})}
+        first = [str(path), self.environment["PATH"]] if path else [self.environment["PATH"]]
+        env["PATH"] = os.pathsep.join(dict.fromkeys([*first, *env["PATH"].split(os.pathsep)]))
+        command = [self.program, *map(str, arguments)]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, cwd=folder, env=env, text=True, stdout=pipe, stderr=pipe, umask=umask)
+
+    def __call__(self, folder: Path, *arguments: object, **options) -> subprocess.CompletedProcess[str]:
+        with self.start(folder, *arguments, **options) as process:
+            try:
+                output, errors = process.communicate(timeout=900)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
+        return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+
+
 @pytest.fixture(scope="session")
-def nextflow(environment: dict[str, str]) -> Run:
-    """Call Nextflow in a folder: ``nextflow(folder, 'run', ...)``."""
+def nextflow(environment: dict[str, str]) -> Nextflow:
     program = shutil.which("nextflow", path=environment["PATH"])
     if program is None or shutil.which("java", path=environment["PATH"]) is None:
         pytest.skip("NO WORKFLOW TEST RAN: nextflow or java not found; run `make env` (needs Java 17 or later)")
-
-    def run(folder: Path, *arguments: object, path: Path | None = None) -> subprocess.CompletedProcess[str]:
-        env = environment if path is None else environment | {"PATH": f"{path}{os.pathsep}{environment['PATH']}"}
-        return subprocess.run(
-            [program, *map(str, arguments)], cwd=folder, env=env, text=True, capture_output=True, timeout=600
-        )
-
-    return run
+    return Nextflow(program, environment)
 
 
 @pytest.fixture(scope="session")
