@@ -19,6 +19,7 @@ __all__ = [
     "hold_out",
     "impute",
     "normalize",
+    "report",
     "run",
     "select_hvg",
     "simulate",

@@ -242,6 +242,31 @@ def evaluate(imputed: Path, truth: Path, metrics: Path, tsv: Path | None, **opti
         write_scores(result, answer, metrics, tsv, **options)
 
 
+@main.command(epilog=example("report imputed.h5ad report.html --model-dir model --truth truth.h5ad"))
+@click.argument("input", type=PATH)
+@click.argument("output", type=PATH)
+@click.option("--model-dir", type=PATH, default=None, help="Folder of the model: adds the training curve.")
+@click.option("--truth", type=PATH, default=None, help="Hidden values (hold-out): adds what was measured on them.")
+@click.option(
+    "--baseline", type=PATH, multiple=True, default=(), help="Output of baseline to compare with; may be repeated."
+)
+@GENES
+@click.option("--title", default=None, help="Heading and sample name (default: OUTPUT without _report).")
+@click.option("--multiqc/--no-multiqc", default=True, help="Write *_mqc.json files for MultiQC beside OUTPUT.")
+def report(input: Path, output: Path, truth: Path | None, baseline: tuple[Path, ...], **options: Any) -> None:
+    """Say in one page (HTML) what was imputed and which genes to trust; OUTPUT.tsv has the table of genes."""
+    from stmcdi_cli.io import check_output, naming, read_h5ad
+    from stmcdi_cli.steps.report import report
+
+    inputs = [path for path in (input, truth, *baseline) if path is not None]
+    check_output(output, *inputs)
+    check_output(output.with_suffix(".tsv"), *inputs, output)
+    adata = read_h5ad(input)
+    answer, others = None if truth is None else read_h5ad(truth), [read_h5ad(path) for path in baseline]
+    with naming(input):
+        report(adata, output, truth=answer, baseline=others, **options)
+
+
 @main.command(epilog=example("run raw.h5ad imputed.h5ad --evaluate metrics.json"))
 @click.argument("input", type=PATH)
 @click.argument("output", type=PATH)

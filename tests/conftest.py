@@ -1,6 +1,7 @@
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import anndata as ad
 import pytest
@@ -77,3 +78,33 @@ def refused(cli, tmp_path):
         return result.stderr.strip()
 
     return run
+
+
+@pytest.fixture(scope="session")
+def imputed_run(tmp_path_factory):
+    """A simulated tissue of two sections with a fifth hidden, imputed; its model, its truth, a baseline."""
+    folder = tmp_path_factory.mktemp("run")
+    tissue = stmcdi.simulate(n_spots=300, n_genes=120, n_sections=2, depth=900, seed=4)
+    masked, truth = stmcdi.hold_out(stmcdi.build_graph(stmcdi.normalize(tissue), section_key="section"), seed=0)
+    model = stmcdi.train(masked, folder / "model", epochs=3, device="cpu", quiet=True)
+    imputed = stmcdi.impute(masked, model, n_samples=20, device="cpu", quiet=True)
+    baseline = stmcdi.baseline(masked, method="spatial-neighbors")
+    files = {}
+    for name, adata in {"masked": masked, "truth": truth, "imputed": imputed, "baseline": baseline}.items():
+        files[name] = folder / f"{name}.h5ad"
+        adata.write_h5ad(files[name])
+    return SimpleNamespace(
+        masked=masked, truth=truth, model=folder / "model", imputed=imputed, baseline=baseline, files=files
+    )
+
+
+@pytest.fixture(scope="session")
+def prostate(shared_data, tmp_path_factory):
+    """A normal and a cancer section, 300 genes, a fifth of the values hidden, imputed."""
+    folder = tmp_path_factory.mktemp("prostate")
+    raw = ad.read_h5ad(shared_data / "visium_prostate_normal_cancer_1255genes.h5ad")
+    chosen = stmcdi.select_hvg(stmcdi.normalize(raw), n_genes=300)
+    masked, truth = stmcdi.hold_out(stmcdi.build_graph(chosen, section_key="section"), seed=0)
+    model = stmcdi.train(masked, folder / "model", epochs=2, device="cpu", quiet=True)
+    imputed = stmcdi.impute(masked, model, n_samples=20, device="cpu", quiet=True)
+    return SimpleNamespace(truth=truth, model=folder / "model", imputed=imputed)

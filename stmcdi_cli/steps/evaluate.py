@@ -71,7 +71,7 @@ def evaluate(imputed: "AnnData", truth: "AnnData", *, layer: str = keys.IMPUTED)
     InputError
         Spots or genes do not match, a layer is absent, or a hidden entry has no finite imputed value.
     """
-    hidden = _hidden(imputed, truth, layer)
+    hidden = hidden_entries(imputed, truth, layer)
     t, p = hidden.truth, hidden.predicted
 
     def spread(name: str) -> np.ndarray | None:
@@ -104,7 +104,7 @@ def evaluate_genes(imputed: "AnnData", truth: "AnnData", *, layer: str = keys.IM
     ``pcc`` is 0 for a constant prediction, and NaN where the truth is constant or has fewer than 3 hidden entries.
     Parameters and errors are those of :func:`evaluate`.
     """
-    table = _per_gene(_hidden(imputed, truth, layer))
+    table = _per_gene(hidden_entries(imputed, truth, layer))
     table.index = imputed.var_names.rename("gene")
     return table
 
@@ -123,7 +123,8 @@ def write_scores(
     write_texts({Path(metrics_json): scores, Path(genes_tsv): table})
 
 
-def _hidden(imputed: "AnnData", truth: "AnnData", layer: str) -> Hidden:
+def hidden_entries(imputed: "AnnData", truth: "AnnData", layer: str) -> Hidden:
+    """Take the hidden entries out of both files; parameters and errors are those of :func:`evaluate`."""
     if layer not in imputed.layers:
         raise InputError(
             f"expected imputed values in layers['{layer}'], found {checks.some(imputed.layers)}; run impute"

@@ -1,0 +1,82 @@
+"""Numbers for MultiQC's custom content: files it finds by their name, ``*_mqc.json``, and merges over samples."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from stmcdi_cli.reporting.findings import Findings
+from stmcdi_cli.reporting.reliability import CAUTION, DONT, TRUST
+
+COLOURS = {TRUST: "#2a7f4f", CAUTION: "#d9a03f", DONT: "#c65f5f"}
+
+
+def custom_content(found: Findings, sample: str) -> Iterator[tuple[str, str]]:
+    """Yield (part of the file's name, JSON text): general statistics, genes by verdict, training curve."""
+    verdict = found.genes["verdict"]
+    counts = {name: int((verdict == name).sum()) for name in COLOURS}
+    row: dict[str, float | int] = {"trusted": 100 * counts[TRUST] / len(verdict)}
+    headers: dict[str, dict[str, Any]] = {
+        "trusted": {
+            "title": "Genes to trust",
+            "description": "Share of the genes whose imputed values can be trusted (stmcdi)",
+            "suffix": " %",
+            "min": 0,
+            "max": 100,
+            "format": "{:,.1f}",
+            "scale": "Greens",
+        }
+    }
+    for key, title, description in (
+        ("skill", "Skill", "On hidden values: 1 - squared error / squared error of each gene's mean (stmcdi)"),
+        ("gene_pcc", "PCC per gene", "On hidden values: mean correlation within genes (stmcdi)"),
+        ("coverage_90", "Coverage", "Share of hidden values inside the 90 % interval (stmcdi)"),
+    ):
+        value = found.scores.get(key) if found.scores else None
+        if value is not None:
+            row[key] = value
+            headers[key] = {"title": title, "description": description, "format": "{:,.3f}", "scale": "Blues"}
+    yield (
+        "scores",
+        _text({"id": "stmcdi_scores", "plot_type": "generalstats", "pconfig": headers, "data": {sample: row}}),
+    )
+    yield (
+        "verdicts",
+        _text(
+            {
+                "id": "stmcdi_verdicts",
+                "section_name": "stmcdi: genes by verdict",
+                "description": "How far each gene's imputed values can be trusted, judged by the model's own spread.",
+                "plot_type": "bargraph",
+                "pconfig": {"id": "stmcdi_verdicts_plot", "title": "stmcdi: genes by verdict", "ylab": "Genes"},
+                "categories": {name: {"name": name, "color": colour} for name, colour in COLOURS.items()},
+                "data": {sample: counts},
+            }
+        ),
+    )
+    if found.history is not None and np.isfinite(found.history.get("validation_loss", np.array([]))).any():
+        epoch, loss = found.history["epoch"], found.history["validation_loss"]
+        curve = {int(e): float(value) for e, value in zip(epoch, loss, strict=True) if np.isfinite(value)}
+        yield (
+            "training",
+            _text(
+                {
+                    "id": "stmcdi_training",
+                    "section_name": "stmcdi: training",
+                    "description": "Loss on the entries kept from learning, by epoch.",
+                    "plot_type": "linegraph",
+                    "pconfig": {
+                        "id": "stmcdi_training_plot",
+                        "title": "stmcdi: validation loss",
+                        "xlab": "Epoch",
+                        "ylab": "Validation loss",
+                    },
+                    "data": {sample: curve},
+                }
+            ),
+        )
+
+
+def _text(content: dict[str, Any]) -> str:
+    return json.dumps(content, indent=1) + "\n"

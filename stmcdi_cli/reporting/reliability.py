@@ -1,0 +1,144 @@
+"""How far to trust each imputed gene, judged without knowing the truth.
+
+The model says two things of every filled entry: the value it expects, and how far an observation would spread around
+it (``imputed_sd``, counting noise included). A gene whose expected values hardly differ from spot to spot, compared
+with that spread, has in effect been given its mean. With V = Var(expected) over the gene's filled entries and
+S = mean(sd^2), the variance of new measurements is V + S, of which V is foreseen. So their correlation with the imputed
+values should be
+
+    r = sqrt(V / (V + S))
+
+It is the model's own opinion, so two facts about the data can overrule it: genes seen in too few spots, and too few
+filled entries to tell. Where a run hid values, the report sets the measured correlation beside it.
+"""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from stmcdi_cli import anndata_keys as keys
+from stmcdi_cli.sparse import column_sums, missing_entries, row_chunks, to_csr, without
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from pandas import DataFrame
+
+TRUST, CAUTION, DONT, UNFILLED = "trust", "caution", "don't", "not filled"
+VERDICTS = (TRUST, CAUTION, DONT, UNFILLED)
+
+GOOD_R = 0.4
+"""Expected correlation from which a gene can be trusted to show where it is high and low."""
+POOR_R = 0.2
+"""Expected correlation below which the imputed value is hardly more than the gene's mean (4 % of the variance)."""
+RARE_SHARE, RARE_SPOTS = 0.02, 10
+"""A gene seen in fewer spots than this, as a share or a number, says nothing whatever the model thinks."""
+FEW_FILLED = 20
+"""Filled entries of a gene below which V is too uncertain for more than caution."""
+
+
+def reliability(adata: "AnnData", sections: np.ndarray | None = None) -> "DataFrame":
+    """Judge every gene of an imputed file.
+
+    Parameters
+    ----------
+    adata
+        Output of ``impute``, with ``layers['imputed_sd']``.
+    sections
+        Integer code of each spot's section, where there are several.
+
+    Returns
+    -------
+    DataFrame
+        A row per gene, indexed by name: ``verdict`` and ``reason``; ``expected_r`` (NaN where nothing was filled);
+        ``within_r``, the same from differences within sections alone (absent with one section); ``seen``, share of the
+        visible entries above zero; ``mean``, over visible entries; ``n_filled``; ``gain``, expected_r times the share
+        of spots without a measured value above zero.
+    """
+    import pandas as pd
+
+    missing = missing_entries(adata)
+    x = without(to_csr(adata.X), missing)
+    n_visible = adata.n_obs - column_sums(missing)
+    n_seen = np.diff(x.tocsc().indptr)
+    seen = n_seen / np.maximum(n_visible, 1)
+    mean = column_sums(x) / np.maximum(n_visible, 1)
+
+    one = np.zeros(adata.n_obs, dtype=int)
+    n, between, spread = _moments(adata, one)
+    expected = _correlation(between, spread)
+    columns = {"expected_r": expected}
+    if sections is not None and sections.max() > 0:
+        columns["within_r"] = _correlation(_moments(adata, sections)[1], spread)
+    table = pd.DataFrame(columns, index=adata.var_names.rename("gene"))
+    table["seen"], table["mean"], table["n_filled"] = seen, mean, n
+    table["gain"] = expected * (1 - n_seen / adata.n_obs)
+    judged = [_verdict(*row) for row in zip(expected, seen, n_seen, n, columns.get("within_r", expected), strict=True)]
+    verdict = pd.Categorical([verdict for verdict, _ in judged], VERDICTS, ordered=True)
+    table.insert(0, "verdict", pd.Series(verdict, index=table.index))
+    table.insert(1, "reason", [reason for _, reason in judged])
+    return table
+
+
+def _moments(adata: "AnnData", group: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Per gene over its filled entries: their number, Var(expected) within groups, mean squared sd."""
+    n_groups, n_genes = int(group.max()) + 1, adata.n_vars
+    n, total, square, spread = (np.zeros((n_groups, n_genes)) for _ in range(4))
+    for rows in row_chunks(adata.shape):
+        value, sd = (_dense(adata.layers[name], rows) for name in (keys.IMPUTED, keys.IMPUTED_SD))
+        filled = filled_entries(adata, rows)
+        for code in np.unique(group[rows]):
+            here = group[rows] == code
+            use = filled[here]
+            n[code] += use.sum(0)
+            total[code] += (value[here] * use).sum(0)
+            square[code] += (value[here] ** 2 * use).sum(0)
+            spread[code] += (sd[here] ** 2 * use).sum(0)
+    within = (square - total**2 / np.maximum(n, 1)).sum(0)
+    n_all = n.sum(0)
+    share = 1 / np.maximum(n_all, 1)
+    return n_all.astype(int), np.maximum(within, 0) * share, spread.sum(0) * share
+
+
+def filled_entries(adata: "AnnData", rows: slice | np.ndarray) -> np.ndarray:
+    """Which entries of some rows ``impute`` filled, bool; by its record, or by where there is a spread."""
+    parameters = adata.uns.get(keys.PROVENANCE, {}).get("impute", {}).get("parameters", {})
+    target = str(parameters.get("target"))
+    if target == "all":
+        filled = np.ones((len(range(adata.n_obs)[rows]) if isinstance(rows, slice) else len(rows), adata.n_vars), bool)
+    else:
+        filled = missing_entries(adata)[rows].toarray()
+        if target == "zeros":
+            filled |= _dense(adata.X, rows) == 0
+        elif target != "missing":
+            filled |= _dense(adata.layers[keys.IMPUTED_SD], rows) > 0
+    if "genes" in parameters:
+        filled &= np.isin(adata.var_names, np.asarray(parameters["genes"], dtype=str))
+    return filled
+
+
+def _correlation(between: np.ndarray, spread: np.ndarray) -> np.ndarray:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.sqrt(between / (between + spread))
+
+
+def _verdict(r: float, seen: float, n_seen: int, n_filled: int, within: float) -> tuple[str, str]:
+    """Verdict and reason of one gene; data that are too few overrule the model."""
+    if n_filled == 0:
+        return UNFILLED, "no entry of this gene was filled"
+    if seen < RARE_SHARE or n_seen < RARE_SPOTS:
+        return DONT, f"too rare: seen in {n_seen} spots ({seen:.1%})"
+    if not r >= POOR_R:
+        return DONT, f"little more than its mean: foresees {0 if np.isnan(r) else r * r:.0%} of the variance"
+    reason = f"foresees {r * r:.0%} of the variance of new measurements"
+    if n_filled < FEW_FILLED:
+        return CAUTION, f"{reason}, judged on {n_filled} entries only"
+    if r < GOOD_R:
+        return CAUTION, reason
+    if within < POOR_R:
+        return CAUTION, f"{reason}, nearly all of it the difference between sections"
+    return TRUST, reason
+
+
+def _dense(layer: object, rows: slice | np.ndarray) -> np.ndarray:
+    part = layer[rows]  # type: ignore[index]
+    return np.asarray(part.toarray() if hasattr(part, "toarray") else part, dtype=np.float64)

@@ -1,0 +1,101 @@
+"""Verdicts are reached without the truth, and the truth agrees with them."""
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+import stmcdi_cli as stmcdi
+from stmcdi_cli.reporting.reliability import CAUTION, DONT, TRUST, UNFILLED, reliability
+from stmcdi_cli.steps.evaluate import evaluate_genes
+
+
+def synthetic(between, spread, n=2000, seed=0):
+    """One gene of which every entry was filled: N(3, between^2) expected, an observation spreads by `spread`."""
+    import anndata as ad
+
+    random = np.random.default_rng(seed)
+    adata = ad.AnnData(sp.csr_matrix(np.ones((n, 1), np.float32)))
+    adata.layers["imputed"] = random.normal(3, between, (n, 1)) if between else np.full((n, 1), 3.0)
+    adata.layers["imputed_sd"] = np.full((n, 1), float(spread))
+    adata.uns["stmcdi"] = {"impute": {"parameters": {"target": "all"}}}
+    return adata
+
+
+@pytest.mark.parametrize(("between", "spread"), [(1, 1), (1, 3), (0.2, 1), (0, 1), (2, 0.1)])
+def test_expected_r_is_the_correlation_with_new_measurements(between, spread):
+    adata = synthetic(between, spread, n=200_000)
+    expected = reliability(adata)["expected_r"].iloc[0]
+    mean = adata.layers["imputed"][:, 0]
+    new = np.random.default_rng(1).normal(mean, spread)
+    correlation = np.corrcoef(mean, new)[0, 1] if between else 0
+    assert expected == pytest.approx(correlation, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("between", "spread", "verdict"), [(1, 1, TRUST), (1, 3, CAUTION), (1, 8, DONT), (0, 1, DONT), (0, 0, DONT)]
+)
+def test_verdicts_follow_expected_r(between, spread, verdict):
+    row = reliability(synthetic(between, spread)).iloc[0]
+    assert row["verdict"] == verdict and row["reason"]
+
+
+def test_rare_genes_are_not_trusted_whatever_the_model_says():
+    adata = synthetic(1, 0.1)
+    adata.X = sp.csr_matrix(([1.0] * 9, (range(9), [0] * 9)), shape=adata.shape)
+    row = reliability(adata).iloc[0]
+    assert row["expected_r"] > 0.9 and row["verdict"] == DONT and row["reason"].startswith("too rare: seen in 9 spots")
+
+
+def test_few_filled_entries_earn_caution_at_most():
+    adata = synthetic(1, 0.1, n=200)
+    adata.layers["missing"] = sp.csr_matrix(np.arange(200)[:, None] < 19)
+    adata.uns["stmcdi"]["impute"]["parameters"]["target"] = "missing"
+    row = reliability(adata).iloc[0]
+    assert row["n_filled"] == 19 and row["verdict"] == CAUTION and "19 entries only" in row["reason"]
+    adata.layers["missing"] = sp.csr_matrix(adata.shape, dtype=bool)
+    assert reliability(adata).iloc[0]["verdict"] == UNFILLED
+
+
+def test_telling_sections_apart_is_not_enough_for_trust():
+    adata = synthetic(0, 0.5)
+    section = np.arange(adata.n_obs) % 2
+    adata.layers["imputed"] = adata.layers["imputed"] + 2 * section[:, None]
+    row = reliability(adata, section).iloc[0]
+    assert row["expected_r"] > 0.8 and row["within_r"] == 0
+    assert row["verdict"] == CAUTION and "difference between sections" in row["reason"]
+
+
+def test_the_genes_option_of_impute_leaves_the_others_unfilled(imputed_run):
+    some = stmcdi.impute(
+        imputed_run.masked, imputed_run.model, genes=["gene_1", "gene_7"], n_samples=4, device="cpu", quiet=True
+    )
+    table = reliability(some)
+    assert list(table.index[table["n_filled"] > 0]) == ["gene_1", "gene_7"]
+
+
+@pytest.mark.parametrize("target", ["missing", "zeros", "all"])
+def test_filled_entries_are_those_of_the_target(imputed_run, target):
+    imputed = stmcdi.impute(imputed_run.masked, imputed_run.model, target=target, n_samples=4, device="cpu", quiet=True)
+    missing, zero = imputed.layers["missing"].toarray(), imputed.X.toarray() == 0
+    expected = {"missing": missing, "zeros": missing | zero, "all": np.ones_like(missing)}[target]
+    np.testing.assert_array_equal(reliability(imputed)["n_filled"], expected.sum(0))
+
+
+def test_verdicts_agree_with_hidden_values(imputed_run):
+    table = reliability(imputed_run.imputed)
+    measured = evaluate_genes(imputed_run.imputed, imputed_run.truth)["pcc"]
+    assert np.corrcoef(table["expected_r"], measured)[0, 1] > 0.6
+    assert (table["expected_r"] - measured).mean() == pytest.approx(0, abs=0.05)
+
+
+@pytest.mark.real_data
+def test_on_a_real_tissue_trusted_genes_are_better_than_hopeless_ones(prostate):
+    """The verdicts have not seen the hidden values; the correlations are on them alone."""
+    table = reliability(prostate.imputed, prostate.imputed.obs["section"].cat.codes.to_numpy())
+    measured = evaluate_genes(prostate.imputed, prostate.truth)["pcc"]
+    groups = {name: measured[table["verdict"] == name] for name in (TRUST, CAUTION, DONT)}
+    print({name: (len(group), round(group.median(), 3)) for name, group in groups.items()})
+    assert min(map(len, groups.values())) >= 10
+    assert groups[TRUST].median() > groups[CAUTION].median() + 0.1 > groups[DONT].median() + 0.2
+    assert groups[TRUST].quantile(0.1) > groups[DONT].quantile(0.9)
+    assert (groups[TRUST] > 0.2).all()
