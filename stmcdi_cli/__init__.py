@@ -17,6 +17,7 @@ __all__ = [
     "check_samplesheet",
     "evaluate",
     "hold_out",
+    "import_",
     "impute",
     "normalize",
     "report",

@@ -18,6 +18,7 @@ DEVICE = click.Choice(["auto", "cpu", "cuda"])
 TARGET = click.Choice(["missing", "zeros", "all"])
 SAMPLER = click.Choice(["dpm", "ddim", "ddpm", "langevin"])
 PRESET = click.Choice(["default", "paper"])
+FORMAT = click.Choice(["auto", "space-ranger", "visium-hd", "table", "h5ad", "zarr", "spatialdata"])
 BASELINE = click.Choice(["gene-mean", "spatial-neighbors", "expression-neighbors", "soft-impute", "factor-analysis"])
 
 
@@ -89,6 +90,23 @@ def check_samplesheet(sheet: Path, output: Path, **options: Any) -> None:
     from stmcdi_cli.steps.check_samplesheet import check_samplesheet
 
     check_samplesheet(sheet, output, **options)
+
+
+@main.command("import", epilog=example("import space_ranger/outs raw.h5ad"))
+@click.argument("input", type=PATH)
+@click.argument("output", type=PATH)
+@click.option("--format", type=FORMAT, default="auto", help="What INPUT is; auto finds it out.")
+@click.option("--coordinates", type=PATH, default=None, help="CSV or TSV with a row per spot: name, x, y.")
+@click.option("--bin-um", type=int, default=16, help="Side of the bins in micrometres (visium-hd).")
+@click.option("--table", default=None, help="Name of the table, where there are several (spatialdata).")
+@click.option("--quiet", is_flag=True, default=False, help="Do not tell of renamed genes.")
+def import_(input: Path, output: Path, **options: Any) -> None:
+    """Read Space Ranger folders, Visium HD bins, tables, AnnData or SpatialData; write counts with coordinates."""
+    from stmcdi_cli.io import check_output, write_h5ad
+    from stmcdi_cli.steps.import_ import import_
+
+    check_output(output, input)
+    write_h5ad(import_(input, **options), output)
 
 
 @main.command(epilog=example("normalize raw.h5ad normalized.h5ad"))

@@ -1,5 +1,6 @@
 import inspect
 import json
+import keyword
 import os
 import subprocess
 import sys
@@ -30,7 +31,7 @@ def shell(*arguments, **options):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_options_are_the_functions_parameters_with_the_same_defaults(name):
-    module = name.replace("-", "_")
+    module = name.replace("-", "_") + "_" * keyword.iskeyword(name)
     function = getattr(import_module(f"stmcdi_cli.steps.{module}"), module)
     assert getattr(stmcdi_cli, module) is function
     parameters = {

@@ -1,0 +1,1 @@
+"""The files that ``stmcdi import`` reads: one module per family of formats, all giving counts with coordinates."""

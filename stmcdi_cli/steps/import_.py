@@ -1,0 +1,132 @@
+"""``stmcdi import``: make the h5ad file the other steps start from, out of what platforms and packages write.
+
+The step is called ``import`` wherever a name may be a Python keyword, and ``import_`` where it may not.
+"""
+
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from stmcdi_cli import anndata_keys as keys
+from stmcdi_cli import checks
+from stmcdi_cli.errors import InputError
+from stmcdi_cli.formats import space_ranger, stores, tables
+from stmcdi_cli.io import checksum, naming, read_h5ad, record
+from stmcdi_cli.sparse import to_csr
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+FORMATS = ("auto", "space-ranger", "visium-hd", "table", "h5ad", "zarr", "spatialdata")
+
+
+def import_(
+    path: str | os.PathLike[str],
+    *,
+    format: str = "auto",
+    coordinates: str | os.PathLike[str] | None = None,
+    bin_um: int = 16,
+    table: str | None = None,
+    quiet: bool = False,
+) -> "AnnData":
+    """Read counts and coordinates.
+
+    Parameters
+    ----------
+    path
+        Folder of Space Ranger (Visium, or Visium HD), CSV or TSV table, h5ad file, or zarr store of AnnData or
+        SpatialData.
+    format
+        ``auto`` finds it out; otherwise one of `FORMATS`.
+    coordinates
+        CSV or TSV with a row per spot: its name, x, y. Replaces coordinates that an AnnData file has.
+    bin_um
+        Side of the bins, in micrometres (Visium HD).
+    table
+        Name of the table (SpatialData).
+    quiet
+        Say nothing about what was changed on the way.
+
+    Returns
+    -------
+    AnnData
+        ``X`` as it was, CSR float32; ``obsm['spatial']``, float64; unique gene names: a repeated one gets ``-1``, ...
+
+    Raises
+    ------
+    InputError
+        There is nothing to read, no coordinates, or the format is another.
+    """
+    checks.one_of("format", format, FORMATS)
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"{path}: no such file; check the path")
+    found = _format(path) if format == "auto" else format
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*names are not unique.*")  # seen to below
+        adata, source = _read(path, found, None if coordinates is None else Path(coordinates), bin_um, table)
+    if not adata.var_names.is_unique:
+        again = adata.var_names[adata.var_names.duplicated()].unique()
+        adata.var_names_make_unique()
+        if not quiet:
+            print(f"import: renamed repeated genes: {checks.some(again)}", file=sys.stderr)
+    with naming(path):
+        checks.table(adata)
+        adata.obsm[keys.SPATIAL] = checks.coordinates(adata)
+        adata.X = to_csr(adata.X, np.float32)
+    parameters = {"path": str(path), "format": found, "coordinates": coordinates, "table": table}
+    record(adata, "import", parameters | ({"bin_um": bin_um} if found == "visium-hd" else {}))
+    if source.is_file():
+        adata.uns[keys.PROVENANCE]["import"]["input_sha256"] = checksum(source)
+    return adata
+
+
+def _format(path: Path) -> str:
+    """Find out what a path is."""
+    if space_ranger.bins(path):
+        return "visium-hd"
+    if space_ranger.find(path):
+        return "space-ranger"
+    if path.is_dir():
+        known = stores.kind(path)
+        if known:
+            return known
+        raise InputError(
+            f"{path}: neither Space Ranger's output ({space_ranger.MATRIX} and spatial/) nor a zarr store of AnnData "
+            "or SpatialData; check the folder"
+        )
+    if path.name.lower().endswith(tables.ENDINGS):
+        return "table"
+    return "h5ad"
+
+
+def _read(path: Path, format: str, coordinates: Path | None, bin_um: int, table: str | None) -> "tuple[AnnData, Path]":
+    """Read the counts; give the file with them too."""
+    if format == "table":
+        return tables.read(path, coordinates), path
+    if format in ("space-ranger", "visium-hd"):
+        folder = space_ranger.find(path)
+        if format == "visium-hd":
+            sides = space_ranger.bins(path)
+            if bin_um not in sides:
+                raise InputError(
+                    f"{path}: expected bins of {bin_um} micrometres, found {checks.some(sides)}; choose one (--bin-um)"
+                )
+            folder = space_ranger.find(sides[bin_um])
+        if folder is None:
+            raise InputError(f"{path}: expected {space_ranger.MATRIX}, found none; give Space Ranger's output folder")
+        return space_ranger.read(folder)
+    if format == "zarr":
+        adata, source = stores.read_anndata(path), path
+    elif format == "spatialdata":
+        adata, source = stores.read_spatialdata(path, table), path
+    else:
+        adata, source = read_h5ad(path), path
+    if coordinates is not None:
+        place = tables.read_coordinates(coordinates)
+        adata.obsm[keys.SPATIAL] = tables.match(place, adata.obs_names, coordinates)
+    return adata, source
