@@ -107,6 +107,23 @@ class CountTable:
             out.append(left + (right - left) * weight)
         return out[0], out[1], out[2]
 
+    def expectation(self, s: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+        """Map from log mean counts [B, G] to the mean of x at depths s [B], both float32."""
+        rows = self._spot_rows(self._mean, s).astype(np.float32)
+        n = rows.shape[1]
+        first = np.arange(len(s), dtype=np.int32)[:, None] * n
+        values, low_end, step = rows.ravel(), np.float32(self.log_mu[0]), np.float32(self.step)
+
+        def mean(log_mu: np.ndarray) -> np.ndarray:
+            at = np.clip((log_mu - low_end) / step, 0, n - 1.001)
+            low = at.astype(np.int32)
+            at -= low
+            low += first
+            left = values[low]
+            return left + (values[low + 1] - left) * at
+
+        return mean
+
     def inverse(self, s: np.ndarray) -> "MeanInverse":
         """Map from the mean of x back to the mean count, at depths s [B]."""
         return MeanInverse(self.log_mu, self._spot_rows(self._mean, s))

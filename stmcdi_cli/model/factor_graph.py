@@ -1,18 +1,21 @@
 """The graph encoder of the default variant: a factor model over the spatial graph, with its posterior in closed form.
 
-Each gene's relative rate at a spot is linear in a few scores the spot shares with its neighbours::
+Each gene's expression at a spot follows a few scores the spot shares with its neighbours, eta_ij = w_j . z_i + c_j::
 
-    x_ij = a_ij + b_ij (w_j . z_i + c_j) + e_ij      e_ij ~ N(0, psi_j v_ij)
+    x_ij = a_ij + b_ij eta_ij + e_ij       (linear link)      e_ij ~ N(0, psi_j v_ij)
+    x_ij = a(log mu_ij + eta_ij) + e_ij    (log link)
     z_i  ~ N(smoothing * mean of the neighbours' z, diag q)      w_j ~ N(0, diag 1 / alpha)
 
 a, b and v are the mean, slope and variance of a Poisson count of gene j at the depth of spot i (see `counts`): a
 shallow spot's zero says little, a deep spot's says much, and the model knows. Fitted by variational Bayes on visible
 entries only: every update below is the exact posterior of one block of unknowns given the others, the loadings'
 posterior covariance kept (Bishop 1999, variational PCA), the scores' prior a conditional autoregression over the graph
-(Besag 1974).
+(Besag 1974). The linear link takes a, b and v at each gene's mean rate; the log link takes them anew, every few sweeps,
+at the rate the scores then tell (Gauss-Newton, as in fitting a generalised linear model).
 """
 
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -25,6 +28,16 @@ from stmcdi_cli.model.tissue import Tissue
 BLOCK = 256
 """Spots worked on at a time; fixed, so that no result depends on how much is asked for at once."""
 
+LINKS = ("linear", "log")
+
+_LINEAR_WITHIN = 1.5
+"""Log rates, relative to the gene's, at which the log link is linearised: beyond, single counts decide too much."""
+_REACH = (-8.0, 4.0)
+"""Log rates, relative to the gene's, that the log link can predict."""
+HEADROOM = 20
+"""Mean counts that are tabulated, over those of the commonest gene in the deepest spot."""
+_SWEEPS_PER_LINEARISATION = 5
+_LINEARISATIONS = 3
 _LINE = 16  # single-precision numbers in a cache line
 _DATA_LIMIT = 250_000_000
 """Entries up to which responses are kept in memory between sweeps, not made anew."""
@@ -34,6 +47,17 @@ def neighbor_mean(graph: sp.csr_matrix) -> sp.csr_matrix:
     """Matrix that takes the mean over each spot's neighbours; a spot without any gets 0."""
     degree = np.asarray(graph.sum(1)).ravel()
     return (sp.diags(1 / np.maximum(degree, 1e-12)) @ graph).tocsr().astype(np.float32)
+
+
+class Scores(NamedTuple):
+    """What is known of the scores of some spots: posterior mean [n, r] and covariance [n, r, r]."""
+
+    mean: Tensor
+    cov: Tensor
+
+    def of(self, spots: np.ndarray) -> "Scores":
+        """Those of some of the spots."""
+        return Scores(self.mean[spots], self.cov[spots])
 
 
 class FactorGraph:
@@ -48,6 +72,8 @@ class FactorGraph:
     full_depth
         Size factor from which on a spot's entries have their full weight. Below, the weight falls in proportion: a
         single count where a hundredth was expected is a Gaussian's ten standard deviations, but a Poisson's bad luck.
+    link
+        How expected expression follows the scores, a name in `LINKS`; ``log`` is for counts alone.
 
     Attributes
     ----------
@@ -72,10 +98,14 @@ class FactorGraph:
     psi: Tensor
     innovation: Tensor
 
-    def __init__(self, *, rank: int, smoothing: float, full_depth: float) -> None:
+    def __init__(self, *, rank: int, smoothing: float, full_depth: float, link: str = "linear") -> None:
+        if link not in LINKS:
+            raise ValueError(f"no link '{link}'; there are {', '.join(LINKS)}")
         self.rank = rank
+        self.link = link
         self.smoothing = smoothing
         self.full_depth = full_depth
+        self._alpha = torch.ones(rank + 1)
 
     # What a tissue says, entry by entry
 
@@ -100,37 +130,71 @@ class FactorGraph:
         self._table = None
         if tissue.scale is not None:
             depth = tissue.depth
-            self._table = CountTable(tissue.scale, 0.0, depth, 2 * depth.max() * float(self.rate.max()))
+            self._table = CountTable(tissue.scale, 0.0, depth, HEADROOM * depth.max() * float(self.rate.max()))
 
-    def moments(self, depth: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """a, b and v of spots of some depths, each float32 [B, G]."""
+    def _log_mean(self, depth: np.ndarray) -> np.ndarray:
+        """Log mean count of every gene at its mean rate [B, G]."""
+        log_rate = np.log(self.rate.numpy().astype(np.float64))
+        return np.log(np.maximum(depth, SHALLOWEST))[:, None] + log_rate[None, :]
+
+    def moments(self, depth: np.ndarray, log_rate: np.ndarray | float = 0.0) -> tuple[np.ndarray, ...]:
+        """a, b and v of spots of some depths at log rates relative to the gene's [B, G]; each float32 [B, G]."""
         if self._table is None:
             shape = (len(depth), len(self.rate))
             scale = np.broadcast_to(self.scale.numpy(), shape)
             return np.broadcast_to(self.rate.numpy(), shape), scale, scale**2
-        log_mu = np.log(np.maximum(depth, SHALLOWEST))[:, None] + np.log(self.rate.numpy().astype(np.float64))[None, :]
-        a, b, v = self._table.moments(depth, log_mu)
+        a, b, v = self._table.moments(depth, self._log_mean(depth) + log_rate)
         return a, np.maximum(b, 1e-9), np.maximum(v, 1e-12)
 
-    def evidence(self, tissue: Tissue, spots: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Response (x - a) / b and its weight b^2 / v, both [B, G] and 0 where nothing is visible."""
+    def evidence(
+        self, tissue: Tissue, spots: np.ndarray, at: Scores | None = None, loadings: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Response and its weight b^2 / v, both [B, G] and 0 where nothing is visible.
+
+        The response is what eta would have to be for x to be as expected, to first order.
+
+        Parameters
+        ----------
+        tissue
+            The data.
+        spots
+            Which spots [B].
+        at
+            Scores of these spots at which a log link is linearised; where all are 0 by default.
+        loadings
+            Loadings to do so with; the present ones by default.
+        """
         depth = tissue.depth[spots]
-        a, b, v = self.moments(depth)
+        eta = spread = np.zeros((1, 1))
+        if at is not None and self.link == "log":
+            loadings = self.loadings if loadings is None else loadings
+            eta = (_with_one(at.mean) @ loadings.T).clamp_(-_LINEAR_WITHIN, _LINEAR_WITHIN).numpy()
+            w = loadings[:, :-1]
+            # E[exp(eta)] = exp(mean + variance / 2): what is not known of the scores adds to the rate expected.
+            spread = (at.cov.flatten(1) @ (w[:, :, None] * w[:, None, :]).flatten(1).T).clamp_(0, 2).numpy() / 2
+        a, b, v = self.moments(depth, eta + spread)
         visible = ~tissue.missing[spots].toarray()
-        response = np.where(visible, (tissue.x[spots].toarray() - a) / b, 0)
+        response = np.where(visible, (tissue.x[spots].toarray() - a) / b + eta, 0)
         weight = np.where(visible, np.minimum(1, depth / self.full_depth)[:, None] * b * b / v, 0)
         return torch.from_numpy(response.astype(np.float32)), torch.from_numpy(weight.astype(np.float32))
 
-    def _blocks(self, tissue: Tissue) -> list | Iterator:
-        """Yield (spots, response, weight) of every block; kept in memory where they fit."""
-        starts = range(0, tissue.n_spots, BLOCK)
-        blocks = (np.arange(i, min(i + BLOCK, tissue.n_spots)) for i in starts)
-        found = ((spots, *self.evidence(tissue, spots)) for spots in blocks)
-        return list(found) if tissue.n_spots * tissue.n_genes <= _DATA_LIMIT else found
+    def _blocks(self, tissue: Tissue, at: Scores | None = None) -> Callable[[], list | Iterator]:
+        """Give a function that goes through (spots, response, weight) of every block; in memory where they fit."""
+        loadings = None if at is None else self.loadings
+
+        def blocks() -> Iterator:
+            for start in range(0, tissue.n_spots, BLOCK):
+                spots = np.arange(start, min(start + BLOCK, tissue.n_spots))
+                yield spots, *self.evidence(tissue, spots, None if at is None else at.of(spots), loadings)
+
+        if tissue.n_spots * tissue.n_genes > _DATA_LIMIT:
+            return blocks
+        kept = list(blocks())
+        return lambda: kept
 
     # Variational Bayes
 
-    def fit(self, tissue: Tissue, *, sweeps: int, seed: int, warm: bool = False) -> None:
+    def fit(self, tissue: Tissue, *, sweeps: int, seed: int, start: "FactorGraph | None" = None) -> None:
         """Learn everything from the visible entries.
 
         Parameters
@@ -141,28 +205,34 @@ class FactorGraph:
             Passes over all blocks of unknowns.
         seed
             Of the random projection the scores start from.
-        warm
-            Go on from the present loadings, so that the scores keep their meaning.
+        start
+            A fit to go on from instead, itself for one; the scores then keep their meaning.
         """
-        if not warm:
-            self._start(tissue)
-        self.use_table(tissue)
         mean_of_neighbors = neighbor_mean(tissue.graph)
-        cached = self._blocks(tissue)
-
-        def blocks() -> list | Iterator:
-            return cached if isinstance(cached, list) else self._blocks(tissue)
-
-        if warm:
-            scores, cov = self._scores(blocks(), mean_of_neighbors, tissue.n_spots)
+        at, blocks = None, None
+        if start is None:
+            self._start(tissue)
+            self.use_table(tissue)
+            blocks = self._blocks(tissue)
+            scores = Scores(self._first_scores(blocks, tissue, seed), torch.zeros(tissue.n_spots, self.rank, self.rank))
+        elif start is self:
+            self.use_table(tissue)
+            at = scores = self.encode(tissue)
         else:
-            scores = self._first_scores(blocks, tissue, seed)
-            cov = torch.zeros(tissue.n_spots, self.rank, self.rank)
-        for _ in range(sweeps):
-            self._update_loadings(blocks(), scores, cov)
-            scores, cov = self._scores(blocks(), mean_of_neighbors, tissue.n_spots, start=scores, sweeps=1)
-            prior = self.prior(mean_of_neighbors, scores)
-            spread = (scores - prior) ** 2 + torch.diagonal(cov, dim1=1, dim2=2)
+            self.load_state({name: value.clone() for name, value in start.state().items()})
+            self._alpha = start._alpha
+            self.use_table(tissue)
+            scores = self._scores(self._blocks(tissue)(), mean_of_neighbors, tissue.n_spots)
+        for sweep in range(sweeps):
+            if self.link == "log" and sweep % _SWEEPS_PER_LINEARISATION == 0:
+                # Half the way: a whole step from far off can overshoot.
+                at = Scores(scores.mean / 2 if at is None else (at.mean + scores.mean) / 2, scores.cov)
+                blocks = None
+            blocks = blocks or self._blocks(tissue, at)
+            self._update_loadings(blocks(), scores)
+            scores = self._scores(blocks(), mean_of_neighbors, tissue.n_spots, start=scores.mean, sweeps=1)
+            prior = self.prior(mean_of_neighbors, scores.mean)
+            spread = (scores.mean - prior) ** 2 + torch.diagonal(scores.cov, dim1=1, dim2=2)
             # Never above the scores' own unit: one odd spot must not make room for itself.
             self.innovation = spread.mean(0).clamp(1e-4, 1.0)
 
@@ -187,15 +257,15 @@ class FactorGraph:
         self._alpha = torch.ones(self.rank + 1)
         return (left * signs)[:, : self.rank] * np.sqrt(tissue.n_spots)
 
-    def _update_loadings(self, blocks, scores: Tensor, cov: Tensor) -> None:
+    def _update_loadings(self, blocks, scores: Scores) -> None:
         """Posterior of the loadings given the scores; then alpha and psi that make the data likeliest."""
         rank, n_genes = self.rank + 1, len(self.psi)
         products = torch.zeros(n_genes, rank * rank)
         targets = torch.zeros(n_genes, rank)
         squares, n_seen = torch.zeros(n_genes), torch.zeros(n_genes)
         for spots, response, weight in blocks:
-            z = _with_one(scores[spots])
-            products += weight.T @ _second_moment(z, cov[spots])
+            z = _with_one(scores.mean[spots])
+            products += weight.T @ _second_moment(z, scores.cov[spots])
             targets += (weight * response).T @ z
             squares += (weight * response**2).sum(0)
             n_seen += (weight > 0).sum(0)
@@ -223,8 +293,8 @@ class FactorGraph:
 
     def _scores(
         self, blocks, mean_of_neighbors: sp.csr_matrix, n_spots: int, start: Tensor | None = None, sweeps: int = 30
-    ) -> tuple[Tensor, Tensor]:
-        """Posterior mean [n, r] and covariance [n, r, r] of all scores, neighbours taken from the sweep before."""
+    ) -> Scores:
+        """Posterior of all scores, neighbours taken from the sweep before."""
         information = torch.zeros(n_spots, self.rank)
         cov = torch.zeros(n_spots, self.rank, self.rank)
         for spots, response, weight in blocks:
@@ -234,13 +304,20 @@ class FactorGraph:
         for _ in range(sweeps):
             pull = self.prior(mean_of_neighbors, scores) / self.innovation
             scores = torch.einsum("nab,nb->na", cov, information + pull)
-        return scores, cov
+        return Scores(scores, cov)
 
     # Encoding
 
-    def encode(self, tissue: Tissue) -> tuple[Tensor, Tensor]:
-        """Posterior mean [n, r] and covariance [n, r, r] of all scores given the spots' and neighbours' entries."""
-        return self._scores(self._blocks(tissue), neighbor_mean(tissue.graph), tissue.n_spots)
+    def encode(self, tissue: Tissue) -> Scores:
+        """Posterior of all scores given the spots' and neighbours' entries."""
+        mean_of_neighbors = neighbor_mean(tissue.graph)
+        scores = None
+        for _ in range(_LINEARISATIONS if self.link == "log" else 1):
+            blocks = self._blocks(tissue, scores)
+            start = None if scores is None else scores.mean
+            scores = self._scores(blocks(), mean_of_neighbors, tissue.n_spots, start=start)
+        assert scores is not None
+        return scores
 
     def posterior(self, response: Tensor, weight: Tensor, prior: Tensor) -> tuple[Tensor, Tensor]:
         """Posterior mean [B, r] and Cholesky factor of the precision [B, r, r] of some scores, given the prior mean."""
@@ -252,6 +329,15 @@ class FactorGraph:
 
     def decoder(self, depth: np.ndarray) -> Callable[[Tensor], Tensor]:
         """Give the map from scores [B, r] of spots of depths [B] to expected expression on X's scale, >= 0 [B, G]."""
+        if self.link == "log":
+            assert self._table is not None
+            expected, log_mean = self._table.expectation(depth), self._log_mean(depth).astype(np.float32)
+
+            def decode_rate(scores: Tensor) -> Tensor:
+                eta = (_with_one(scores) @ self.loadings.T).clamp_(*_REACH).numpy()
+                return torch.from_numpy(expected(eta + log_mean))
+
+            return decode_rate
         a, b, _ = (torch.from_numpy(np.ascontiguousarray(m)) for m in self.moments(depth))
 
         def decode(scores: Tensor) -> Tensor:

@@ -1,14 +1,13 @@
-"""The default variant: diffusion in the latent of a factor model over the spatial graph.
+"""The default variant: diffusion in the latents of a factor model over the spatial graph.
 
-What is diffused are a spot's scores in the coordinates of their own posterior: u = R'(z - m), where m and (R R')^-1 are
-the mean and covariance the graph encoder gives z from the visible entries. If the factor model were the whole truth, u
-would be standard normal, the best guess of v = sqrt(abar) noise - sqrt(1 - abar) u would be 0 at every step, and the
-reverse chain would draw from the exact posterior. The network predicts v and starts at 0: it is at first the strongest
-linear method, and training can only add what that method misses. Expected expression is decoded from the scores, and an
-observation is drawn around it with the counting noise of its gene and depth.
+The factor model comes in two links (`factor_graph`): expression linear in the scores, and rates exponential in them.
+Neither is the truth and they err in different ways. So draws are shared out between them, and the point value is the
+weighted mean of both; the weight is what does best on inner validation entries. Each draw takes the scores from the
+diffusion of its link (`score_diffusion`), decodes expected expression from them, and draws an observation around it
+with the counting noise of its gene and depth.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,65 +21,26 @@ from stmcdi_cli.errors import InputError
 from stmcdi_cli.model import noise as keyed
 from stmcdi_cli.model.base import Draws, ImputationModel, Reporter
 from stmcdi_cli.model.counts import DISPERSIONS
-from stmcdi_cli.model.factor_graph import BLOCK, FactorGraph, neighbor_mean, uncolor, variances
+from stmcdi_cli.model.factor_graph import BLOCK, HEADROOM, FactorGraph, Scores
 from stmcdi_cli.model.observation import Observation, Observer
-from stmcdi_cli.model.samplers import sample
 from stmcdi_cli.model.schedule import Schedule
+from stmcdi_cli.model.score_diffusion import Pairs, ScoreDiffusion
 from stmcdi_cli.model.tissue import VALIDATION_STREAM, Tissue, validation_entries
 from stmcdi_cli.model.trainer import Trainer, Training
 
 _OBSERVATION_STREAM = VALIDATION_STREAM + 1
 _TAILS = (0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.09, 0.1)
 _COVERAGE = 0.92  # a little over 90 %: the entries it is measured on are few
+_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Shares of the draws that the second link may have."""
+_TRAINING_SPOTS = 20_000
+"""Spots the denoisers learn from, at most: they are small, and what they learn holds for spots in general."""
+_MASKS = 8
+"""Ways in which each of these spots is masked."""
 _VALIDATION_SPOTS = 1024
+_VALIDATION_PART = 10  # one spot in
+_ROUNDS = 5  # of validation, each with other masks, steps and noise
 _DISPERSION_SPOTS = 4096
-
-
-class LatentDenoiser(nn.Module):
-    """Predict v from the noisy scores, the step and what the encoder knows of the spot: a residual MLP.
-
-    Parameters
-    ----------
-    rank
-        Scores per spot.
-    width, depth
-        Channels and residual blocks.
-    dropout
-        Share of channels dropped in training.
-    steps
-        T of the schedule.
-    """
-
-    def __init__(self, rank: int, width: int, depth: int, dropout: float, steps: int) -> None:
-        super().__init__()
-        self.enter = nn.Linear(rank + condition_size(rank), width)
-        self.step = nn.Embedding(steps + 1, width)
-        self.blocks = nn.ModuleList(
-            nn.Sequential(
-                nn.LayerNorm(width), nn.Linear(width, width), nn.SiLU(), nn.Dropout(dropout), nn.Linear(width, width)
-            )
-            for _ in range(depth)
-        )
-        self.leave = nn.Linear(width, rank)
-        nn.init.zeros_(self.leave.weight)
-        nn.init.zeros_(self.leave.bias)
-
-    def forward(self, u_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
-        """Predict v [B, r] from u_t [B, r], steps t [B] and conditions [B, c]."""
-        h = self.enter(torch.cat([u_t, condition], dim=-1)) + self.step(t)
-        for block in self.blocks:
-            h = h + block(h)
-        return self.leave(nn.functional.silu(h))
-
-
-def condition_size(rank: int) -> int:
-    """Numbers in a spot's condition."""
-    return 3 * rank + 1
-
-
-def make_condition(mean: Tensor, factor: Tensor, prior: Tensor, depth: Tensor) -> Tensor:
-    """What the network is told of spots: posterior mean and log variance of their scores, neighbours, depth [B, c]."""
-    return torch.cat([mean, prior, variances(factor).log(), depth.log()[:, None]], dim=1)
 
 
 class LatentModel(ImputationModel):
@@ -92,111 +52,133 @@ class LatentModel(ImputationModel):
         super().__init__(config, genes)
         try:
             self.schedule = Schedule(**config["diffusion"])
-            encoder, masking, training = dict(config["encoder"]), config["masking"], dict(config["training"])
-            self.rank = min(encoder.pop("rank"), max(1, len(genes) - 1))
-            self.sweeps = int(encoder.pop("sweeps"))
-            self.graph = FactorGraph(rank=self.rank, **encoder)
-            self.hidden_share = tuple(map(float, masking["hidden"]))
+            self.encoder, masking, training = dict(config["encoder"]), config["masking"], dict(config["training"])
+            self.encoder["rank"] = min(self.encoder["rank"], max(1, len(genes) - 1))
+            self.sweeps = int(self.encoder.pop("sweeps"))
+            links = tuple(self.encoder.pop("links"))
+            # Rates are of counts.
+            self.links = links if config.get("scale") else ("linear",)
+            low, high = map(float, masking["hidden"])
+            self.hidden_share = low, high
             self.validation_share = float(masking["validation"])
             self.updates = int(training.pop("updates"))
             self.training = Training(**{"epochs": 0, **training})
             self._build(seed=0)
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"the configuration does not fit the variant 'latent': {error}") from error
+        self.weights = torch.full((len(self.links),), 1 / len(self.links))
         self.dispersion = torch.zeros(len(genes), dtype=torch.int64)
         self.tail = torch.tensor(0.05)
 
     def _build(self, seed: int) -> None:
         with torch.random.fork_rng(devices=[]):  # initial weights come from the global generator: lend it one
             torch.manual_seed(seed)
-            self.network = LatentDenoiser(self.rank, **self.config["network"], steps=self.schedule.T)
+            self.members = [
+                ScoreDiffusion(FactorGraph(**self.encoder, link=link), self.schedule, self.config["network"])
+                for link in self.links
+            ]
 
     # Training
 
     def fit(self, tissue: Tissue, *, seed: int, device: torch.device, report: Reporter) -> None:
-        """Fit the encoder, train the denoiser on entries hidden from it, then give the encoder every visible entry."""
+        """Fit the encoders, train their denoisers on entries hidden from them, then give the encoders every entry."""
+        self._build(seed)
         chosen = validation_entries(tissue, self.validation_share, seed)
         partial = tissue.without(chosen)
-        self.graph.fit(partial, sweeps=self.sweeps, seed=seed)
-        scores, _ = self.graph.encode(partial)
-        self._train(
-            tissue,
-            partial,
-            self.graph.prior(neighbor_mean(tissue.graph), scores),
-            seed=seed,
-            device=device,
-            report=report,
-        )
+        first = None
+        for member in self.members:
+            member.graph.fit(partial, sweeps=self.sweeps, seed=seed, start=first)
+            first = first or member.graph
+        scores = [member.encode(partial) for member in self.members]
+        self._train(tissue, partial, seed=seed, device=device, report=report)
+        self._weigh(tissue, chosen, scores)
         if tissue.scale is not None:
             self._fit_dispersion(tissue, partial, scores)
         self._calibrate(tissue, partial, chosen, seed=seed, device=device)
-        self.graph.fit(tissue, sweeps=max(5, self.sweeps // 3), seed=seed, warm=True)
+        for member in self.members:
+            member.graph.fit(tissue, sweeps=max(5, self.sweeps // 3), seed=seed, start=member.graph)
 
-    def _train(
-        self,
-        tissue: Tissue,
-        partial: Tissue,
-        prior: Tensor,
-        *,
-        seed: int,
-        device: torch.device,
-        report: Reporter,
-    ) -> None:
-        depth = torch.from_numpy(tissue.depth.astype(np.float32))
+    def _train(self, tissue: Tissue, partial: Tissue, *, seed: int, device: torch.device, report: Reporter) -> None:
+        """Train all denoisers together, on most spots; the others tell when to stop.
 
-        def pair(
-            spots: np.ndarray, response: Tensor, less: Tensor, more: Tensor, noise: Tensor
-        ) -> tuple[Tensor, Tensor]:
-            """Condition on the weights `less`; scores drawn given `more`, in the coordinates of that condition."""
-            mean, factor = self.graph.posterior(response, less, prior[spots])
-            full_mean, full_factor = self.graph.posterior(response, more, prior[spots])
-            z = full_mean + uncolor(full_factor, noise)
-            u = torch.einsum("nba,nb->na", factor, z - mean)
-            return u.to(device), make_condition(mean, factor, prior[spots], depth[spots]).to(device)
-
-        def loss(network: nn.Module, u: Tensor, condition: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-            u_t = self.schedule.q_sample(u, t, eps)
-            v = self.schedule.v_from_noise(u_t, eps, t)
-            return (network(u_t, t.to(device), condition) - v).square().mean()
-
-        def training_loss(network: nn.Module, items: Tensor, generator: torch.Generator) -> Tensor:
-            spots = items.numpy()
-            response, weight = self.graph.evidence(partial, spots)
-            low, high = self.hidden_share
-            share = low + (high - low) * torch.rand(len(items), 1, generator=generator)
-            kept = weight * (torch.rand(weight.shape, generator=generator) >= share)
-            noise = torch.randn(len(items), self.rank, generator=generator)
-            t = torch.randint(1, self.schedule.T + 1, (len(items),), generator=generator)
-            eps = torch.randn(len(items), self.rank, generator=generator).to(device)
-            return loss(network, *pair(spots, response, kept, weight, noise), t, eps)
-
+        What a network would remember of a spot is of no use for another: only what holds for spots in general lasts.
+        """
+        order = np.random.default_rng(seed).permutation(tissue.n_spots)[:_TRAINING_SPOTS]
+        n_kept = min(_VALIDATION_SPOTS, len(order) // _VALIDATION_PART)
+        learnt, kept = np.sort(order[n_kept:]), np.sort(order[:n_kept] if n_kept else order)
         generator = torch.Generator().manual_seed(seed + 1)
-        spots = _some_spots(tissue, _VALIDATION_SPOTS)
-        response, weight = self.graph.evidence(tissue, spots)
-        _, kept = self.graph.evidence(partial, spots)
-        u, condition = pair(spots, response, kept, weight, torch.randn(len(spots), self.rank, generator=generator))
-        steps = range(1, self.schedule.T + 1, max(1, self.schedule.T // 10))
-        fixed = [(torch.full((len(spots),), t), torch.randn(u.shape, generator=generator).to(device)) for t in steps]
 
-        def validation_loss(network: nn.Module) -> float:
-            return float(np.mean([loss(network, u, condition, t, eps).item() for t, eps in fixed]))
+        def make_pairs(data: Tissue, spots: np.ndarray) -> list[Pairs]:
+            share = self.hidden_share
+            return [m.pairs(data, spots, partial, share, _MASKS, generator).to(device) for m in self.members]
 
-        self._build(seed)
-        self.network.to(device)
-        untrained = validation_loss(self.network.eval())
-        report({"epoch": 0, "validation_loss": untrained})
-        per_epoch = -(-tissue.n_spots // self.training.batch_size)
+        pairs, kept_pairs = make_pairs(partial, learnt), make_pairs(tissue, kept)
+
+        def losses(networks: nn.Module, pairs: list[Pairs], items: Tensor, generator: torch.Generator) -> Tensor:
+            """Loss of each member on one mask of each item, taken at random."""
+            mask = torch.randint(_MASKS, (len(items),), generator=generator)
+            t = torch.randint(1, self.schedule.T + 1, (len(items),), generator=generator)
+            out = []
+            for member, network, of in zip(self.members, networks.children(), pairs, strict=True):
+                noise, eps = torch.randn(2, len(items), member.graph.rank, generator=generator).to(device)
+                u, condition = of.draw(items * _MASKS + mask, noise)
+                out.append(member.loss(network, u, condition, t.to(device), eps))
+            return torch.stack(out)
+
+        def training_loss(networks: nn.Module, items: Tensor, generator: torch.Generator) -> Tensor:
+            return losses(networks, pairs, items, generator).mean()
+
+        @torch.no_grad()
+        def validation_losses(networks: nn.Module) -> Tensor:
+            generator = torch.Generator().manual_seed(seed + 2)  # the same masks, steps and noise every time
+            items = torch.arange(len(kept))
+            return torch.stack([losses(networks, kept_pairs, items, generator) for _ in range(_ROUNDS)]).mean(0)
+
+        networks = nn.ModuleList(member.network for member in self.members).to(device)
+        untrained = validation_losses(networks.eval())
+        report({"epoch": 0, "validation_loss": untrained.mean().item()})
+        per_epoch = -(-len(learnt) // self.training.batch_size)
         settings = replace(self.training, epochs=self.training.epochs or -(-self.updates // per_epoch))
         with torch.random.fork_rng(devices=[]):  # so does dropout
             torch.manual_seed(seed)
-            trainer = Trainer(self.network, training_loss, validation_loss, tissue.n_spots, settings, seed=seed)
+            trainer = Trainer(
+                networks,
+                training_loss,
+                lambda networks: validation_losses(networks).mean().item(),
+                len(learnt),
+                settings,
+                seed=seed,
+            )
             trainer.run(report)
-        if trainer.best_loss >= untrained:  # the linear method could not be improved on: stay with it
-            nn.init.zeros_(self.network.leave.weight)
-            nn.init.zeros_(self.network.leave.bias)
-        self.network.to("cpu").eval()
+        trained = validation_losses(networks.eval())
+        for member, before, after in zip(self.members, untrained, trained, strict=True):
+            if after >= before:  # the closed form could not be improved on: stay with it
+                member.silence()
+        networks.to("cpu").eval()
 
-    def _fit_dispersion(self, tissue: Tissue, partial: Tissue, scores: Tensor) -> None:
+    def _expected(self, spots: np.ndarray, scores: Sequence[Scores], tissue: Tissue) -> list[np.ndarray]:
+        """Each link's expected expression of some spots at the encoder's scores [B, G]."""
+        depth = tissue.depth[spots]
+        return [
+            member.graph.decoder(depth)(known.mean[spots]).numpy()
+            for member, known in zip(self.members, scores, strict=True)
+        ]
+
+    def _weigh(self, tissue: Tissue, chosen: sp.csr_matrix, scores: Sequence[Scores]) -> None:
+        """Share out the draws between the links as predicts the entries kept from learning best."""
+        if len(self.members) == 1:
+            return
+        error = np.zeros(len(_SHARES))
+        for i in range(0, tissue.n_spots, BLOCK):
+            spots = np.arange(i, min(i + BLOCK, tissue.n_spots))
+            kept = chosen[spots].toarray()
+            true = tissue.x[spots].toarray()[kept]
+            one, other = (expected[kept] for expected in self._expected(spots, scores, tissue))
+            error += [np.square((1 - share) * one + share * other - true).sum(dtype=np.float64) for share in _SHARES]
+        share = _SHARES[int(error.argmin())]
+        self.weights = torch.tensor([1 - share, share])
+
+    def _fit_dispersion(self, tissue: Tissue, partial: Tissue, scores: Sequence[Scores]) -> None:
         """Choose each gene's dispersion by the entries learnt from, then shift all by the entries kept from learning.
 
         Entries learnt from look less noisy than they are; the shift, common to all genes, corrects that.
@@ -211,7 +193,8 @@ class LatentModel(ImputationModel):
                 learnt = ~partial.missing[spots].toarray()
                 use = ~tissue.missing[spots].toarray() & ~learnt if kept else learnt
                 depth = tissue.depth[spots]
-                yield depth, self.graph.decoder(depth)(scores[spots]).numpy(), counts[spots].toarray(), use
+                expected = np.average(self._expected(spots, scores, tissue), axis=0, weights=self.weights.numpy())
+                yield depth, expected, counts[spots].toarray(), use
 
         n = len(DISPERSIONS)
         best = observation.fit(parts(kept=False), tissue.n_genes).argmax(0)
@@ -247,18 +230,16 @@ class LatentModel(ImputationModel):
 
     def _observation(self, tissue: Tissue) -> Observation:
         assert tissue.scale is not None
-        largest = 20 * tissue.depth.max() * float(self.graph.rate.max())
+        largest = HEADROOM * tissue.depth.max() * float(self.members[0].graph.rate.max())
         return Observation(tissue.scale, tissue.depth, largest)
 
     # Imputation
 
     def prepare(self, tissue: Tissue, *, device: torch.device) -> None:
         """Encode every spot of a tissue once."""
-        self.graph.use_table(tissue)
-        self._tissue, self._device = tissue, device
-        self.network.to(device).eval()
-        scores, _ = self.graph.encode(tissue)
-        self._prior_scores = self.graph.prior(neighbor_mean(tissue.graph), scores)
+        self._tissue = tissue
+        for member in self.members:
+            member.prepare(tissue, device=device)
         self._observe = self._observation(tissue) if tissue.scale is not None else None
 
     @torch.no_grad()
@@ -276,6 +257,7 @@ class LatentModel(ImputationModel):
 
         With `denoise` visible entries are drawn as well, around what the encoder makes of them and all others.
         """
+        shares, per_draw = self._shares(n_samples)
         samples = np.empty((n_samples, len(spots), len(self.genes)), dtype=np.float32)
         mean = np.empty((len(spots), len(self.genes)), dtype=np.float32)
         for i in range(0, len(spots), BLOCK):
@@ -283,62 +265,57 @@ class LatentModel(ImputationModel):
             padded = np.concatenate([some, np.full(BLOCK - len(some), some[-1])])  # one shape, one rounding
             wanted = np.zeros((BLOCK, len(self.genes)), dtype=bool)
             wanted[: len(some)] = True if denoise else self._tissue.missing[some].toarray()
-            total = np.zeros((BLOCK, len(self.genes)), dtype=np.float64)
-            for k, expected, observed in self._draw_block(padded, wanted, n_samples, seed, sampler, n_steps):
-                samples[k, i : i + len(some)] = observed[: len(some)]
-                total += expected
-            mean[i : i + len(some)] = total[: len(some)] / n_samples
+            observe = self._observer(self._tissue.depth[padded], wanted)
+            total = np.zeros((len(self.members), len(some), len(self.genes)), dtype=np.float64)
+            for m, (member, pairs) in enumerate(zip(self.members, shares, strict=True)):
+                for pair, *both in member.expect(padded, pairs, seed=seed, sampler=sampler, n_steps=n_steps):
+                    uniform = keyed.uniform(seed, padded, np.array([pair]), _OBSERVATION_STREAM, len(self.genes))[0]
+                    for k, expected, chance in zip((2 * pair, 2 * pair + 1), both, (uniform, 1 - uniform), strict=True):
+                        if k < n_samples:
+                            samples[k, i : i + len(some)] = observe(expected.numpy(), chance)[: len(some)]
+                            total[m] += expected.numpy()[: len(some)]
+            mean[i : i + len(some)] = np.tensordot(per_draw, total, axes=1)
         return Draws(samples, mean, float(self.tail))
 
-    def _draw_block(
-        self, spots: np.ndarray, wanted: np.ndarray, n_samples: int, seed: int, sampler: str, n_steps: int | None
-    ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-        """Yield (sample, expected expression [B, G], observation of the wanted entries [B, G])."""
-        response, weight = self.graph.evidence(self._tissue, spots)
-        prior, depth = self._prior_scores[spots], self._tissue.depth[spots]
-        centre, factor = self.graph.posterior(response, weight, prior)
-        condition = make_condition(centre, factor, prior, torch.from_numpy(depth.astype(np.float32))).to(self._device)
-        decode = self.graph.decoder(depth)
-        observe = self._observer(depth, wanted)
-        for pair in range(-(-n_samples // 2)):
-            # Samples come in opposite pairs: what is symmetric around the encoder's mean cancels from theirs at once.
-            def noise(stream: int, pair: int = pair) -> Tensor:
-                one = torch.from_numpy(keyed.normal(seed, spots, np.array([pair]), stream, self.rank))[0]
-                return torch.cat([one, -one]).to(self._device)
-
-            def predict(u_t: Tensor, t: int) -> Tensor:
-                v = self.network(u_t, torch.full((len(u_t),), t, device=u_t.device), condition.repeat(2, 1))
-                return self.schedule.noise_from_v(u_t, v, t)
-
-            u = sample(sampler, predict, self.schedule, noise, n_steps=n_steps).to("cpu", torch.float32)
-            uniform = keyed.uniform(seed, spots, np.array([pair]), _OBSERVATION_STREAM, len(self.genes))[0]
-            halves = zip(u.split(len(spots)), (uniform, 1 - uniform), (2 * pair, 2 * pair + 1), strict=True)
-            for half, chance, k in halves:
-                if k < n_samples:
-                    expected = decode(centre + uncolor(factor, half)).numpy()
-                    yield k, expected, observe(expected, chance)
+    def _shares(self, n_samples: int) -> tuple[list[list[int]], np.ndarray]:
+        """Share pairs of draws out between the links, evenly along the way; and the weight of each link's draw."""
+        share, n_pairs = float(self.weights[-1]), -(-n_samples // 2)
+        last = [pair for pair in range(n_pairs) if int((pair + 1) * share) > int(pair * share)]
+        pairs = [[pair for pair in range(n_pairs) if pair not in last], last][-len(self.members) :]
+        n_draws = np.array([sum(min(2, n_samples - 2 * pair) for pair in of) for of in pairs])
+        weights = np.where(n_draws > 0, self.weights.numpy().astype(np.float64), 0)
+        return pairs, np.where(n_draws > 0, weights / np.maximum(n_draws, 1), 0) / weights.sum()
 
     def _observer(self, depth: np.ndarray, wanted: np.ndarray) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
         """Give the map from expected expression and uniform numbers to observations, all [B, G]."""
         if self._observe is not None:
             return Observer(self._observe, depth, self.dispersion.numpy(), wanted).draw
         # Counts are not modelled: each gene's noise is Gaussian.
-        spread = self.graph.psi.sqrt().numpy() * self.graph.scale.numpy()
+        graph = self.members[0].graph
+        spread = graph.psi.sqrt().numpy() * graph.scale.numpy()
         return lambda expected, u: np.maximum(expected + spread * ndtri(np.maximum(u, 2**-25)), 0)
 
     # The model folder
 
     def state(self) -> dict[str, Tensor]:
         """Everything learnt, by name."""
-        network = {f"network.{name}": value for name, value in self.network.state_dict().items()}
-        return {**self.graph.state(), **network, "dispersion": self.dispersion, "tail": self.tail}
+        state = {"weights": self.weights, "dispersion": self.dispersion, "tail": self.tail}
+        for link, member in zip(self.links, self.members, strict=True):
+            state |= {f"{link}.encoder.{name}": value for name, value in member.graph.state().items()}
+            state |= {f"{link}.network.{name}": value for name, value in member.network.state_dict().items()}
+        return state
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Take back what `state` gave."""
-        self.graph.load_state({name: state[name] for name in FactorGraph.STATE})
-        prefix = "network."
-        self.network.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
-        self.dispersion, self.tail = state["dispersion"], state["tail"]
+        self.weights, self.dispersion, self.tail = state["weights"], state["dispersion"], state["tail"]
+        for link, member in zip(self.links, self.members, strict=True):
+            member.graph.load_state(_part(state, f"{link}.encoder."))
+            member.network.load_state_dict(_part(state, f"{link}.network."))
+
+
+def _part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Entries of a state under a prefix, without it."""
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
 def _some_spots(tissue: Tissue, most: int) -> np.ndarray:

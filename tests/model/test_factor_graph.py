@@ -93,6 +93,55 @@ def test_nothing_to_find_gives_the_gene_mean():
     assert skill(decode(model, data), x, missing) > -0.02
 
 
+def as_log(data, start):
+    model = FactorGraph(rank=start.rank, smoothing=0.9, full_depth=0.25, link="log")
+    model.fit(data, sweeps=30, seed=0, start=start)
+    return model
+
+
+def test_rates_exponential_in_the_scores_are_found(drawn):
+    """Counts drawn with a log link: the model of that link comes nearer to the truth than the linear one."""
+    random = np.random.default_rng(4)
+    z = np.stack([np.sin(np.arange(N) / SIDE / 2), np.cos(np.arange(N) % SIDE / 3)], axis=1)
+    truth = drawn.data.depth[:, None] * np.exp(random.normal(0.5, 1, GENES) + z @ random.normal(0, 0.9, (2, GENES)))
+    x = np.log1p(random.poisson(truth) / drawn.data.depth[:, None])
+    data = make_tissue(x, drawn.missing, drawn.data.graph, drawn.data.depth)
+    linear = FactorGraph(rank=RANK, smoothing=0.9, full_depth=0.25)
+    linear.fit(data, sweeps=30, seed=0)
+    log = as_log(data, linear)
+    expected = log._table.moments(data.depth, np.log(truth))[0]
+    ceiling = skill(expected, x, drawn.missing)
+    reached = [skill(decode(model, data), x, drawn.missing) for model in (linear, log)]
+    assert reached[0] < reached[1] < 1.02 * ceiling
+    assert reached[1] > 0.95 * ceiling
+
+
+def test_the_log_links_scores_stay_where_they_are_linearised(drawn):
+    """Encoding ends at a fixed point: linearised at its result, the posterior is that result."""
+    model, data = as_log(drawn.data, drawn.model), drawn.data
+    scores = model.encode(data)
+    mean = sp.diags(1 / np.asarray(data.graph.sum(1)).ravel()) @ data.graph
+    prior = torch.from_numpy((0.9 * (mean @ scores.mean.numpy())).astype(np.float32))
+    again, _ = model.posterior(*model.evidence(data, np.arange(N), scores), prior)
+    assert (again - scores.mean).square().mean().sqrt() < 0.02 * scores.mean.square().mean().sqrt()
+
+
+def test_going_on_from_itself_keeps_the_meaning_of_the_scores(drawn):
+    for model in (as_log(drawn.data, drawn.model), FactorGraph(rank=drawn.model.rank, smoothing=0.9, full_depth=0.25)):
+        if model.link == "linear":
+            model.fit(drawn.data, sweeps=30, seed=0)
+        before = model.encode(drawn.data).mean
+        model.fit(drawn.data, sweeps=5, seed=0, start=model)
+        after = model.encode(drawn.data).mean
+        together = np.corrcoef(before.T, after.T)[: model.rank, model.rank :]
+        assert np.diagonal(together).min() > 0.9
+
+
+def test_there_is_no_other_link():
+    with pytest.raises(ValueError, match="no link 'logit'; there are linear, log"):
+        FactorGraph(rank=RANK, smoothing=0.9, full_depth=0.25, link="logit")
+
+
 def test_posterior_is_that_of_a_joint_gaussian(drawn):
     """For fixed loadings: condition the dense joint covariance of scores and entries on the entries."""
     model = drawn.model

@@ -1,4 +1,5 @@
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,7 +9,7 @@ from helpers import dense
 
 import stmcdi_cli as stmcdi
 from stmcdi_cli.model import checkpoint
-from stmcdi_cli.model.factor_graph import BLOCK
+from stmcdi_cli.model.factor_graph import BLOCK, LINKS, Scores
 from stmcdi_cli.model.samplers import SAMPLERS
 from stmcdi_cli.model.tissue import Tissue
 
@@ -41,50 +42,52 @@ def fitted(tmp_path_factory):
 def opinionated(fitted):
     """The same model with a network that says something: one that did not help was set back to silence."""
     model = checkpoint.load(fitted.path)
-    torch.nn.init.normal_(model.network.leave.weight, std=0.1, generator=torch.Generator().manual_seed(0))
+    for member in model.members:
+        torch.nn.init.normal_(member.network.leave.weight, std=0.1, generator=torch.Generator().manual_seed(0))
     model.prepare(fitted.data, device=CPU)
     return model
 
 
 def silenced(path):
     model = checkpoint.load(path)
-    for parameter in model.network.leave.parameters():
-        torch.nn.init.zeros_(parameter)
+    for member in model.members:
+        member.silence()
     return model
 
 
-def scores_decoded(model, spots, **options):
-    """What the draws hand to the decoder: [samples, spots, rank]."""
-    seen, decoder = [], model.graph.decoder
+def scores_decoded(model, draw):
+    """What some draws hand to each encoder's decoder: for each link a list of scores [spots, rank]."""
+    heard = []
+    for member in model.members:
 
-    def spy(depth):
-        decode = decoder(depth)
+        def spy(depth, *, decoder=member.graph.decoder, seen):
+            decode = decoder(depth)
+            return lambda scores: seen.append(scores.clone()) or decode(scores)
 
-        def record(scores):
-            seen.append(scores.detach().clone())
-            return decode(scores)
-
-        return record
-
-    model.graph.decoder = spy
-    try:
-        model.draw(spots, **{**OPTIONS, **options})
-    finally:
-        model.graph.decoder = decoder
-    return torch.cat(seen).reshape(-1, len(spots), model.rank).double().numpy()
+        heard.append([])
+        member.graph.decoder = partial(spy, seen=heard[-1])
+    draws = draw()
+    for member in model.members:
+        del member.graph.decoder
+    return draws, heard
 
 
+@pytest.mark.parametrize("link", [0, 1], ids=LINKS)
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_a_silent_network_draws_the_encoders_exact_posterior(fitted, sampler):
+def test_a_silent_network_draws_the_encoders_exact_posterior(fitted, sampler, link):
     """Whitened by a posterior worked out here in double precision, the scores drawn are standard normal."""
     model, data = silenced(fitted.path), fitted.data
     model.prepare(data, device=CPU)
-    spots, n = np.arange(BLOCK), 60
-    z = scores_decoded(model, spots, n_samples=n, sampler=sampler)
+    spots = np.arange(BLOCK)
+    model.weights = torch.tensor([1.0 - link, float(link)])  # all draws from one link
+    graph = model.members[link].graph
+    _, heard = scores_decoded(model, lambda: model.draw(spots, **{**OPTIONS, "n_samples": 60, "sampler": sampler}))
+    z = torch.stack(heard[link]).double().numpy()
+    assert len(z) == 60
 
-    graph = model.graph
-    response, weight = (part.double() for part in graph.evidence(data, spots))
-    all_scores, _ = graph.encode(data)
+    all_scores, all_cov = graph.encode(data)
+    at = Scores(all_scores[spots], all_cov[spots])
+    response, weight = (part.double() for part in graph.evidence(data, spots, at))
     neighbours = data.graph[spots].toarray()
     prior = 0.9 * neighbours @ all_scores.double().numpy() / np.maximum(neighbours.sum(1, keepdims=True), 1)
     w, second = graph.loadings.double().numpy(), graph.loadings_cov.double().numpy()
@@ -97,11 +100,11 @@ def test_a_silent_network_draws_the_encoders_exact_posterior(fitted, sampler):
         pull = prior[i] / graph.innovation.double().numpy()
         mean = np.linalg.solve(precision, (weight[i] * response[i].numpy()) @ w[:, :-1] - full[:-1, -1] + pull)
         white[:, i] = (z[:, i] - mean) @ np.linalg.cholesky(precision)
-    white = white.reshape(-1, model.rank)
+    white = white.reshape(-1, graph.rank)
     assert np.abs(white.mean(0)).max() < 5 / np.sqrt(len(white)) + 1e-2
     # What a sampler's own discretisation adds to Monte-Carlo error (see test_samplers).
     tolerance = {"ddim": 0.16, "langevin": 0.12}.get(sampler, 0.08)
-    assert np.abs(np.cov(white.T) - np.eye(model.rank)).max() < tolerance
+    assert np.abs(np.cov(white.T) - np.eye(graph.rank)).max() < tolerance
 
 
 def test_a_network_that_speaks_is_heard(fitted, opinionated):
@@ -237,14 +240,20 @@ def test_a_saved_model_draws_the_same(fitted, opinionated, tmp_path):
         same_draws(loaded.draw(np.arange(50), **OPTIONS), model.draw(np.arange(50), **OPTIONS))
 
 
-def test_training_learns_what_the_linear_method_misses(tmp_path):
-    """Where the validation loss falls, the network that lowered it is kept; where it does not, none is."""
-    masked, _ = simulated()
-    model = stmcdi.train(masked, tmp_path / "model", device="cpu", quiet=True)
-    rows = [line.split("\t") for line in (tmp_path / "model" / "history.tsv").read_text().splitlines()]
-    losses = [float(row[rows[0].index("validation_loss")]) for row in rows[1:]]
-    silent = not model.network.leave.weight.any()
-    assert silent == (min(losses[1:]) >= losses[0])
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
+def test_draws_are_shared_out_by_weight(fitted, share):
+    """Of 24 draws, in pairs; the point value is the mean over them, each link's weighted as a whole."""
+    model = checkpoint.load(fitted.path)
+    model.weights = torch.tensor([1 - share, share])
+    model.prepare(fitted.data, device=CPU)
+    spots = np.arange(BLOCK)
+    draws, heard = scores_decoded(model, lambda: model.draw(spots, **{**OPTIONS, "n_samples": 24}))
+    assert [len(scores) for scores in heard] == [24 * (1 - share), 24 * share]
+    mean = 0
+    for weight, member, scores in zip((1 - share, share), model.members, heard, strict=True):
+        decode = member.graph.decoder(fitted.data.depth[spots])
+        mean += sum(weight / len(scores) * decode(one).numpy().astype(float) for one in scores)
+    np.testing.assert_allclose(draws.mean, mean, atol=1e-5)
 
 
 def test_a_tissue_of_fewer_genes_than_scores_can_be_learnt(tmp_path):

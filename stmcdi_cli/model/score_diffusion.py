@@ -1,0 +1,213 @@
+"""Diffusion of the scores of one graph encoder, in the coordinates of their own posterior.
+
+What is diffused is u = R'(z - m), where m and (R R')^-1 are the mean and covariance that the encoder gives the scores
+z of a spot from its visible entries. If the encoder's model were the whole truth, u would be standard normal, the best
+guess of v = sqrt(abar) noise - sqrt(1 - abar) u would be 0 at every step, and the reverse chain would draw from the
+exact posterior. The network predicts v and starts at 0: it is at first the closed form, and training can only add what
+that misses.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from stmcdi_cli.model import noise as keyed
+from stmcdi_cli.model.factor_graph import BLOCK, FactorGraph, Scores, neighbor_mean, uncolor, variances
+from stmcdi_cli.model.samplers import sample
+from stmcdi_cli.model.schedule import Schedule
+from stmcdi_cli.model.tissue import Tissue
+
+
+class LatentDenoiser(nn.Module):
+    """Predict v from the noisy scores, the step and what the encoder knows of the spot: a residual MLP.
+
+    Parameters
+    ----------
+    rank
+        Scores per spot.
+    width, depth
+        Channels and residual blocks.
+    dropout
+        Share of channels dropped in training.
+    steps
+        T of the schedule.
+    """
+
+    def __init__(self, rank: int, width: int, depth: int, dropout: float, steps: int) -> None:
+        super().__init__()
+        self.enter = nn.Linear(rank + condition_size(rank), width)
+        self.step = nn.Embedding(steps + 1, width)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                nn.LayerNorm(width), nn.Linear(width, width), nn.SiLU(), nn.Dropout(dropout), nn.Linear(width, width)
+            )
+            for _ in range(depth)
+        )
+        self.leave = nn.Linear(width, rank)
+        nn.init.zeros_(self.leave.weight)
+        nn.init.zeros_(self.leave.bias)
+
+    def forward(self, u_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
+        """Predict v [B, r] from u_t [B, r], steps t [B] and conditions [B, c]."""
+        h = self.enter(torch.cat([u_t, condition], dim=-1)) + self.step(t)
+        for block in self.blocks:
+            h = h + block(h)
+        return self.leave(nn.functional.silu(h))
+
+
+def condition_size(rank: int) -> int:
+    """Numbers in a spot's condition."""
+    return 3 * rank + 1
+
+
+def make_condition(mean: Tensor, factor: Tensor, prior: Tensor, depth: Tensor) -> Tensor:
+    """What the network is told of spots: posterior mean and log variance of their scores, neighbours, depth [B, c]."""
+    return torch.cat([mean, prior, variances(factor).log(), depth.log()[:, None]], dim=1)
+
+
+class Pairs(NamedTuple):
+    """What to train on: scores given all entries of a spot, in the coordinates of a condition on a part of these.
+
+    Attributes
+    ----------
+    offset, spread
+        u_0 = offset + spread eps is a draw [N, r], [N, r, r].
+    condition
+        See `make_condition` [N, c].
+    """
+
+    offset: Tensor
+    spread: Tensor
+    condition: Tensor
+
+    def to(self, device: torch.device) -> "Pairs":
+        """Move all to a device."""
+        return Pairs(*(part.to(device) for part in self))
+
+    def draw(self, items: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Draw u_0 [B, r] of some items with standard normal noise [B, r]; and their conditions [B, c]."""
+        items = items.to(noise.device)
+        return self.offset[items] + torch.einsum("nab,nb->na", self.spread[items], noise), self.condition[items]
+
+
+class ScoreDiffusion:
+    """A graph encoder and the network that draws its scores.
+
+    Parameters
+    ----------
+    graph
+        The encoder.
+    schedule
+        Of the forward process.
+    network
+        ``width``, ``depth`` and ``dropout`` of the `LatentDenoiser`.
+    """
+
+    def __init__(self, graph: FactorGraph, schedule: Schedule, network: Mapping[str, Any]) -> None:
+        self.graph = graph
+        self.schedule = schedule
+        self.network = LatentDenoiser(graph.rank, **network, steps=schedule.T)
+
+    def silence(self) -> None:
+        """Take back all that the network learnt: the encoder's posterior stands."""
+        nn.init.zeros_(self.network.leave.weight)
+        nn.init.zeros_(self.network.leave.bias)
+
+    def encode(self, tissue: Tissue) -> Scores:
+        """Let the encoder tell of every spot of a tissue what the conditions are made of."""
+        self._tissue = tissue
+        self.graph.use_table(tissue)
+        self._scores = self.graph.encode(tissue)
+        self._prior = self.graph.prior(neighbor_mean(tissue.graph), self._scores.mean)
+        self._depth = torch.from_numpy(tissue.depth.astype(np.float32))
+        return self._scores
+
+    # Training
+
+    def pairs(
+        self,
+        tissue: Tissue,
+        spots: np.ndarray,
+        visible: Tissue,
+        hidden_share: tuple[float, float],
+        n_masks: int,
+        generator: torch.Generator,
+    ) -> Pairs:
+        """Mask each of some spots `n_masks` times; `Pairs` of spots x masks, the masks of a spot together.
+
+        Parameters
+        ----------
+        tissue
+            The tissue encoded, or the same with more visible entries: what scores are drawn from.
+        spots
+            Which spots [B].
+        visible
+            The tissue encoded: what a condition may see, but for the masks.
+        hidden_share
+            Range from which the share that a mask hides is drawn.
+        n_masks
+            Masks of each spot.
+        generator
+            Of the masks.
+        """
+        low, high = hidden_share
+        parts = []
+        for some in np.array_split(spots, -(-len(spots) // BLOCK)):
+            response, weight = self.graph.evidence(tissue, some, self._scores.of(some))
+            seen = torch.from_numpy(~visible.missing[some].toarray())
+            prior, depth = self._prior[some], self._depth[some]
+            full_mean, full_factor = self.graph.posterior(response, weight, prior)
+            inverse = torch.linalg.inv(full_factor)
+            masks = []
+            for _ in range(n_masks):
+                share = low + (high - low) * torch.rand(len(some), 1, generator=generator)
+                kept = seen & (torch.rand(weight.shape, generator=generator) >= share)
+                mean, factor = self.graph.posterior(response, weight * kept, prior)
+                offset = torch.einsum("nba,nb->na", factor, full_mean - mean)
+                spread = factor.mT @ inverse.mT
+                masks.append(Pairs(offset, spread, make_condition(mean, factor, prior, depth)))
+            parts.append(Pairs(*(torch.stack(part, dim=1).flatten(0, 1) for part in zip(*masks, strict=True))))
+        return Pairs(*(torch.cat(part) for part in zip(*parts, strict=True)))
+
+    def loss(self, network: nn.Module, u: Tensor, condition: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+        """Mean squared error of a network's v at steps t [B] with noise eps [B, r] (eq. 8)."""
+        u_t = self.schedule.q_sample(u, t, eps)
+        v = self.schedule.v_from_noise(u_t, eps, t)
+        return (network(u_t, t, condition) - v).square().mean()
+
+    # Imputation
+
+    def prepare(self, tissue: Tissue, *, device: torch.device) -> None:
+        """Encode every spot of a tissue once."""
+        self.network.to(device).eval()
+        self._device = device
+        self.encode(tissue)
+
+    def expect(
+        self, spots: np.ndarray, pairs: Sequence[int], *, seed: int, sampler: str, n_steps: int | None
+    ) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Draw scores of some spots and yield (pair, expected expression [B, G] of the pair's two draws).
+
+        Draws come in opposite pairs: what is symmetric around the encoder's mean cancels from their mean at once.
+        """
+        response, weight = self.graph.evidence(self._tissue, spots, self._scores.of(spots))
+        centre, factor = self.graph.posterior(response, weight, self._prior[spots])
+        condition = make_condition(centre, factor, self._prior[spots], self._depth[spots]).to(self._device)
+        decode = self.graph.decoder(self._tissue.depth[spots])
+
+        def predict(u_t: Tensor, t: int) -> Tensor:
+            v = self.network(u_t, torch.full((len(u_t),), t, device=u_t.device), condition.repeat(2, 1))
+            return self.schedule.noise_from_v(u_t, v, t)
+
+        for pair in pairs:
+
+            def noise(stream: int, pair: int = pair) -> Tensor:
+                one = torch.from_numpy(keyed.normal(seed, spots, np.array([pair]), stream, self.graph.rank))[0]
+                return torch.cat([one, -one]).to(self._device)
+
+            u = sample(sampler, predict, self.schedule, noise, n_steps=n_steps).to("cpu", torch.float32)
+            one, other = (decode(centre + uncolor(factor, half)) for half in u.split(len(spots)))
+            yield pair, one, other
