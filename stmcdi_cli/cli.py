@@ -4,14 +4,13 @@ Each command reads its input, calls the function of the same name in ``stmcdi_cl
 defaults, and writes. Heavy imports happen inside the commands, so that ``--help`` answers at once.
 """
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
 from stmcdi_cli import __version__
-from stmcdi_cli.errors import StmcdiError
+from stmcdi_cli.manners import SHELLS, Steps, print_completion
 
 PATH = click.Path(path_type=Path)
 DEVICE = click.Choice(["auto", "cpu", "cuda"])
@@ -20,22 +19,6 @@ SAMPLER = click.Choice(["dpm", "ddim", "ddpm", "langevin"])
 PRESET = click.Choice(["default", "paper"])
 FORMAT = click.Choice(["auto", "space-ranger", "visium-hd", "table", "h5ad", "zarr", "spatialdata"])
 BASELINE = click.Choice(["gene-mean", "spatial-neighbors", "expression-neighbors", "soft-impute", "factor-analysis"])
-
-
-class StepGroup(click.Group):
-    """Ends every foreseen error in one line on stderr and its exit code."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; a foreseen error becomes one line and an exit code."""
-        try:
-            return super().invoke(ctx)
-        except StmcdiError as error:
-            click.echo(" ".join(f"stmcdi {ctx.invoked_subcommand}: {error}".split()), err=True)
-            sys.exit(error.exit_code)
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Show the commands in the order of the work, not of the alphabet."""
-        return list(self.commands)
 
 
 def example(arguments: str) -> str:
@@ -55,8 +38,16 @@ GENES = click.option(
 )
 
 
-@click.group(cls=StepGroup, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.group("stmcdi", cls=Steps, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.version_option(__version__, prog_name="stmcdi")
+@click.option(
+    "--completion",
+    type=click.Choice(SHELLS),
+    is_eager=True,
+    expose_value=False,
+    callback=print_completion,
+    help="Print the shell's completion script: eval \"$(stmcdi --completion bash)\".",
+)
 def main() -> None:
     """Fill in missing and dropped-out gene expression in spatial transcriptomics data."""
 

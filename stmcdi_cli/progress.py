@@ -5,6 +5,8 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
+from stmcdi_cli.log import note
+
 T = TypeVar("T")
 
 _LINE_EVERY = 10.0  # seconds
@@ -38,6 +40,7 @@ def progress(items: Iterable[T], total: int, label: str, unit: str, *, quiet: bo
         if now - last >= _LINE_EVERY:
             rate = done / (now - began)
             left = (total - done) / rate
-            print(f"{label}: {done}/{total} {unit}s, {rate:.1f}/s, {left:.0f} s left", file=sys.stderr, flush=True)
+            line = f"{label}: {unit} {done}/{total}, {rate:.1f}/s, {left:.0f} s left"
+            note(line, done=done, total=total, rate=round(rate, 3), seconds_left=round(left, 1))
             last = now
         yield item
