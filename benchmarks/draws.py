@@ -1,0 +1,45 @@
+"""Add single draws to an imputed file: ``python -m benchmarks.draws GRAPH.h5ad MODEL_DIR IMPUTED.h5ad``.
+
+CRPS and the preserved distribution are scored on these.
+"""
+
+import sys
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import scipy.sparse as sp
+import torch
+
+from benchmarks.scoring import SAMPLE
+from stmcdi_cli.model import checkpoint
+from stmcdi_cli.model.base import ImputationModel
+from stmcdi_cli.model.tissue import Tissue
+
+N_DRAWS = 20
+SEED = 1000  # none that imputing itself has used
+
+
+def add_draws(model: ImputationModel, tissue: Tissue, imputed: ad.AnnData) -> None:
+    """Draw the missing entries of a prepared tissue anew and add each draw as a layer, in random order."""
+    spots = np.arange(tissue.n_spots)
+    draws = model.draw(spots, n_samples=N_DRAWS, seed=SEED, sampler="dpm", n_steps=None)
+    for i, k in enumerate(np.random.default_rng(0).permutation(N_DRAWS)):
+        values = sp.csr_matrix(np.where(tissue.missing.toarray(), draws.samples[k], 0))
+        imputed.layers[f"{SAMPLE}{i:02d}"] = values
+
+
+def main() -> None:
+    graph, model_dir, imputed_file = map(Path, sys.argv[1:])
+    tissue, imputed, model = (
+        Tissue.from_anndata(ad.read_h5ad(graph)),
+        ad.read_h5ad(imputed_file),
+        checkpoint.load(model_dir),
+    )
+    model.prepare(tissue, device=torch.device("cpu"))
+    add_draws(model, tissue, imputed)
+    imputed.write_h5ad(imputed_file)
+
+
+if __name__ == "__main__":
+    main()

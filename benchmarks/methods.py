@@ -1,0 +1,210 @@
+"""Every method: what runs it, and in which environment."""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+import stmcdi_cli
+from benchmarks.cells import ROOT, WORK
+from stmcdi_cli.cli import main as cli
+
+HERE = ROOT / "benchmarks"
+PEERS = HERE / "peers"
+OURS = "stmcdi"
+
+LABELS = {
+    OURS: "**stmcdi**",
+    "cmfrec": "cmfrec CMF_imputer, k = 10",
+    "mofa": "MOFA (mofapy2), 10 factors",
+    "fa-8": "factor analysis, rank 8",
+    "fa-8-smooth": "factor analysis, rank 8, smoothed over space",
+    "fa-15": "factor analysis, rank 15",
+    "fa-15-smooth": "factor analysis, rank 15, smoothed over space",
+    "iterative-svd": "iterative SVD, rank 5",
+    "softimpute": "fancyimpute SoftImpute",
+    "knn-imputer": "scikit-learn KNNImputer, k = 30",
+    "magic": "MAGIC, hidden as gene means",
+    "magic-20": "MAGIC, hidden as gene means, 20 components",
+    "magic-zeros": "MAGIC, hidden as zeros",
+    "alra": "ALRA (halra)",
+}
+"""Rows of the report, in this order; methods of `stmcdi baseline` come after ours."""
+
+PEER_COMMANDS = {
+    "cmfrec": ("cmfrec",),
+    "mofa": ("mofa",),
+    "fa-8": ("factor_analysis", "--rank", "8"),
+    "fa-8-smooth": ("factor_analysis", "--rank", "8", "--smooth"),
+    "fa-15": ("factor_analysis", "--rank", "15"),
+    "fa-15-smooth": ("factor_analysis", "--rank", "15", "--smooth"),
+    "iterative-svd": ("iterative_svd",),
+    "softimpute": ("fancyimpute",),
+    "knn-imputer": ("knn_imputer",),
+    "magic": ("magic", "--hidden", "means"),
+    "magic-20": ("magic", "--hidden", "means", "--n-pca", "20"),
+    "magic-zeros": ("magic", "--hidden", "zeros"),
+    "alra": ("halra",),
+}
+"""Folder under peers/ and options of its run.py."""
+
+
+class Failed(Exception):
+    """A method did not come to its end; the message is one line, `status` a word for the table."""
+
+    def __init__(self, status: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass
+class Limits:
+    """What a process may take."""
+
+    timeout: float
+    threads: int
+
+
+def baselines() -> list[str]:
+    """Methods of `stmcdi baseline`."""
+    command = cli.get_command(None, "baseline")
+    if command is None:
+        return []
+    choices = next(option.type.choices for option in command.params if option.name == "method")
+    return [f"baseline-{name}" for name in choices]
+
+
+def names() -> list[str]:
+    """Every method there is."""
+    return [*PEER_COMMANDS, *baselines(), OURS]
+
+
+def run(method: str, case: Path, imputed: Path, log: Path, limits: Limits) -> dict[str, float | str]:
+    """Run a method on a case's folder in processes of its own; give its costs and version.
+
+    Raises
+    ------
+    Failed
+        It could not be installed, ended with an error, or ran out of time.
+    """
+    model = imputed.with_suffix(".model")
+    commands, version = _commands(method, case, imputed, model, log)
+    costs = {step: measure(command, log, limits) for step, command in commands.items()}
+    if method == OURS:  # single draws, for CRPS and distribution; their time does not count
+        measure([sys.executable, "-m", "benchmarks.draws", case / "graph.h5ad", model, imputed], log, limits)
+    row: dict[str, float | str] = {"version": version, "threads": limits.threads}
+    row |= {key: sum(cost[key] for cost in costs.values()) for key in ("wall_s", "cpu_s")}
+    row["peak_mb"] = max(cost["peak_mb"] for cost in costs.values())
+    for step in costs if len(costs) > 1 else ():
+        row |= {f"{step}_s": costs[step]["wall_s"], f"{step}_mb": costs[step]["peak_mb"]}
+    return row
+
+
+def _commands(
+    method: str, case: Path, imputed: Path, model: Path, log: Path
+) -> tuple[dict[str, list[str | Path]], str]:
+    """Commands of a method by step, and its version."""
+    if method in PEER_COMMANDS:
+        folder, *options = PEER_COMMANDS[method]
+        command = [environment(PEERS / folder, log), PEERS / folder / "run.py", case / "masked.h5ad", imputed, *options]
+        return {"impute": command}, package_version(PEERS / folder)
+    stmcdi, graph = [sys.executable, "-m", "stmcdi_cli.cli"], case / "graph.h5ad"
+    if method == OURS:
+        train = [*stmcdi, "train", graph, model, "--device", "cpu", "--quiet"]
+        impute = [*stmcdi, "impute", graph, model, imputed, "--device", "cpu", "--quiet"]
+        return {"train": train, "impute": impute}, our_version()
+    name = method.removeprefix("baseline-")
+    return {"impute": [*stmcdi, "baseline", graph, imputed, "--method", name]}, our_version()
+
+
+def measure(command: list[str | Path], log: Path, limits: Limits) -> dict[str, float]:
+    """Wall and CPU seconds and peak memory of a command.
+
+    Raises
+    ------
+    Failed
+        It ended with an error or ran out of time.
+    """
+    threads = dict.fromkeys(["OMP", "OPENBLAS", "MKL", "NUMBA"], str(limits.threads))
+    variables = {f"{name}_NUM_THREADS": value for name, value in threads.items()}
+    variables |= {"PYTHONPATH": f"{ROOT}:{PEERS}", "CUDA_VISIBLE_DEVICES": "", "PYTHONWARNINGS": "ignore"}
+    launcher = [sys.executable, "-I", "-S", HERE / "measure.py", str(limits.timeout), log, *command]
+    output = subprocess.run(launcher, capture_output=True, text=True, env={**os.environ, **variables}, cwd=ROOT)
+    if output.returncode:
+        raise Failed("failed", last_line(output.stderr))
+    cost = json.loads(output.stdout)
+    if cost["timed_out"]:
+        raise Failed("timed out", f"no result after {limits.timeout:.0f} s")
+    if cost["exit_code"] == -9:
+        raise Failed("failed", "killed, as when memory runs out")
+    if cost["exit_code"]:
+        raise Failed("failed", last_line(log.read_text(errors="replace")))
+    return cost
+
+
+def last_line(text: str) -> str:
+    """Last line that says something, short enough for a table."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return " ".join(lines[-1].split())[:200] if lines else "no message"
+
+
+_INSTALLING = threading.Lock()
+
+
+def environment(folder: Path, log: Path) -> Path:
+    """Python of a peer's own environment, made when first asked for; ours, where it needs nothing more.
+
+    A requirements.txt that says ``# shares torch`` sees the packages of our environment behind its own, which spares
+    3 GB.
+    """
+    requirements = folder / "requirements.txt"
+    if not requirements.exists():
+        return Path(sys.executable)
+    place = WORK / "envs" / folder.name
+    python, stamp = place / "bin" / "python", place / "installed"
+    wanted = hashlib.sha256(requirements.read_bytes()).hexdigest()
+    with _INSTALLING:
+        if stamp.exists() and stamp.read_text() == wanted:
+            return python
+        shutil.rmtree(place, ignore_errors=True)
+        commands = [[sys.executable, "-m", "venv", place], [python, "-m", "pip", "install", "-q", "-r", requirements]]
+        with open(log, "ab") as output:
+            for command in commands:
+                if subprocess.run(command, stdout=output, stderr=output).returncode:
+                    raise Failed("install failed", last_line(_errors(log.read_text(errors="replace"))))
+                if "# shares torch" in requirements.read_text():
+                    (site_packages(place) / "shared.pth").write_text(f"{site_packages(Path(sys.prefix))}\n")
+        stamp.write_text(wanted)
+    return python
+
+
+def _errors(text: str) -> str:
+    """Pip's error lines, where there are any."""
+    return "\n".join(line for line in text.splitlines() if line.lower().startswith("error")) or text
+
+
+def site_packages(place: Path) -> Path:
+    """Where an environment keeps its packages."""
+    return place / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
+
+
+def package_version(folder: Path) -> str:
+    """The peer's pinned version, the first line of its requirements."""
+    requirements = folder / "requirements.txt"
+    if not requirements.exists():
+        return "numpy " + importlib.metadata.version("numpy")
+    return requirements.read_text().split()[0].replace("==", " ")
+
+
+def our_version() -> str:
+    """Version and the last commit that touched the package; + where files in it are changed since."""
+    git = ["git", "-C", str(ROOT)]
+    commit = subprocess.run([*git, "log", "-1", "--format=%h", "--", "stmcdi_cli"], capture_output=True, text=True)
+    changed = subprocess.run([*git, "status", "--porcelain", "--", "stmcdi_cli"], capture_output=True, text=True)
+    return f"{stmcdi_cli.__version__} {commit.stdout.strip()}{'+' if changed.stdout.strip() else ''}"

@@ -1,0 +1,117 @@
+"""Score one imputed file: ../shared/benchmark/score.py's figures, CRPS, and what is left of the data's distribution."""
+
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import scipy.sparse as sp
+
+import stmcdi_cli as stmcdi
+from stmcdi_cli import metrics
+
+Z90 = 1.6448536269514722
+"""A Gaussian's 90 % interval reaches so many standard deviations to each side."""
+SAMPLE = "imputed_sample_"
+"""Layers of single draws, numbered from 0."""
+
+
+def score(imputed_file: Path, truth_file: Path) -> dict[str, float | str | None]:
+    """Score an imputed file on the entries hidden in a truth.
+
+    Returns
+    -------
+    dict
+        ``skill``, ``rmse``, ``pcc``, ``cs``, ``mae``, ``mae_median``, ``gene_pcc``, ``coverage_90`` as score.py defines
+        them; ``crps``, from draws (``imputed_sample_*``) or, where there are none, of the Gaussian with
+        ``imputed_sd``; ``spread_from``: ``draws`` or ``gaussian``; ``var_ratio``, ``zero_error``, ``corr_error`` (see
+        `distribution`) of the point value, and the same with ``draw_`` before it of one draw. None where a method
+        gives no spread.
+    """
+    imputed, truth = ad.read_h5ad(imputed_file), ad.read_h5ad(truth_file)
+    scores = stmcdi.evaluate(imputed, truth)
+    result = {
+        key: scores[key] for key in ("skill", "rmse", "pcc", "cs", "mae", "mae_median", "gene_pcc", "coverage_90")
+    }
+    hidden, t = dense(truth.layers["missing"]).astype(bool), dense(truth.X).astype(float)
+    depth = truth.obs["size_factor"].to_numpy(float)
+    layers = {name: dense(layer).astype(float) for name, layer in imputed.layers.items() if name.startswith("imputed")}
+    mean = layers["imputed"]
+    draws = [layers[name] for name in sorted(layers) if name.startswith(SAMPLE)]
+    spread_from = None
+    if draws:
+        spread_from = "draws"
+        result["crps"] = crps_draws(np.stack([draw[hidden] for draw in draws]), t[hidden])
+    elif "imputed_sd" in layers:
+        spread_from = "gaussian"
+        sd = layers["imputed_sd"]
+        result["crps"] = metrics.crps_gaussian(mean[hidden], sd[hidden], t[hidden])
+        draws = [np.maximum(mean + sd * np.random.default_rng(0).standard_normal(mean.shape), 0)]
+        if result["coverage_90"] is None:
+            low, high = mean - Z90 * sd, mean + Z90 * sd
+            result["coverage_90"] = metrics.coverage(low[hidden], high[hidden], t[hidden])
+    result["spread_from"] = spread_from
+    result |= distribution(mean, t, hidden, depth)
+    if draws:
+        result |= {f"draw_{key}": value for key, value in distribution(draws[0], t, hidden, depth).items()}
+    return result
+
+
+def crps_draws(draws: np.ndarray, truth: np.ndarray) -> float:
+    """Mean CRPS of draws [S, entries], E|X - t| - E|X - X'| / 2, without bias from their number (Ferro 2014)."""
+    n = len(draws)
+    ordered = np.sort(draws, axis=0)
+    weight = 2 * np.arange(1, n + 1) - n - 1
+    pairs = 2 * np.tensordot(weight, ordered, 1) / (n * (n - 1))  # E|X - X'| over different draws
+    return float(np.mean(np.abs(draws - truth).mean(0) - pairs / 2))
+
+
+def distribution(values: np.ndarray, truth: np.ndarray, hidden: np.ndarray, depth: np.ndarray) -> dict[str, float]:
+    """What imputed values keep of the data's distribution.
+
+    Parameters
+    ----------
+    values, truth
+        Imputed and true expression, log1p scale, spots x genes.
+    hidden
+        Entries that were hidden; elsewhere both are the truth.
+    depth
+        Size factor of each spot, by which a value is less than half a count, that is zero.
+
+    Returns
+    -------
+    dict
+        ``var_ratio``: median over genes of the imputed entries' variance over the true one's (1 is right);
+        ``zero_error``: mean over genes of the absolute difference in the share of zeros (0 is right); ``corr_error``:
+        root mean square difference, over pairs of genes, of their correlation in the completed matrix (0 is right).
+    """
+    least = np.log1p(0.5 / np.maximum(depth, 1e-12))[:, None]
+    n = np.maximum(hidden.sum(0), 1)
+
+    def mean(matrix: np.ndarray) -> np.ndarray:
+        return np.where(hidden, matrix, 0).sum(0) / n
+
+    def variance(matrix: np.ndarray) -> np.ndarray:
+        return mean((matrix - mean(matrix)) ** 2)
+
+    usable = (n > 2) & (variance(truth) > 0)
+    ratio = variance(values)[usable] / variance(truth)[usable]
+    zeros = np.abs(mean(values < least) - mean(truth < least))[usable]
+    difference = correlation(np.where(hidden, values, truth)) - correlation(truth)
+    pairs = difference[np.triu_indices_from(difference, 1)]
+    return {
+        "var_ratio": float(np.median(ratio)),
+        "zero_error": float(np.mean(zeros)),
+        "corr_error": float(np.sqrt(np.mean(pairs**2))),
+    }
+
+
+def correlation(matrix: np.ndarray) -> np.ndarray:
+    """Correlation of every pair of columns; 0 with a constant one."""
+    z = matrix - matrix.mean(0)
+    z /= np.maximum(np.linalg.norm(z, axis=0), 1e-12)
+    return z.T @ z
+
+
+def dense(matrix: np.ndarray | sp.spmatrix) -> np.ndarray:
+    """Any matrix as an array."""
+    return matrix.toarray() if sp.issparse(matrix) else np.asarray(matrix)
