@@ -21,6 +21,9 @@ workflow {
     if (!params.help && !fault && !file(params.input).exists()) {
         fault = "--input ${params.input}: no such file"
     }
+    if (!params.help && !fault && params.model && !file(params.model).isDirectory()) {
+        fault = "--model ${params.model}: no such folder; name one that TRAIN wrote, such as results/SAMPLE/SAMPLE_model"
+    }
     if (params.help || fault) {
         // Plain streams: Nextflow's own error adds lines of no use here.
         if (fault) {
@@ -46,10 +49,21 @@ workflow {
         .splitCsv(header: true)
         .map { row ->
             def h5ad = row.h5ad.contains('://') ? file(row.h5ad, checkIfExists: true) : folder.resolve(row.h5ad)
-            [[id: row.sample, section_key: row.section_key ?: null], h5ad]
+            def meta = [id: row.sample, section_key: row.section_key ?: null]
+            [row.group ? meta + [group: row.group] : meta, h5ad]
         }
 
-    STMCDI(samples, params.evaluate)
+    def model = params.model ? file(params.model) : null
+    STMCDI(samples, params.evaluate, model, params.impute_shards)
+
+    // A GPU that was asked for and not used is easily missed.
+    if (params.device == 'cuda' && !params.model) {
+        STMCDI.out.model.subscribe { meta, trained ->
+            if (trained.resolve('config.yaml').text.contains('cpu_fallback')) {
+                log.warn("${meta.id}: trained on the CPU, though a GPU was asked for; --require_gpu ends such a run")
+            }
+        }
+    }
 
     STMCDI.out.metrics
         .map { meta, json -> metricsRow(meta.id, json) }

@@ -19,6 +19,8 @@ __all__ = [
     "hold_out",
     "import_",
     "impute",
+    "join",
+    "merge",
     "normalize",
     "report",
     "run",

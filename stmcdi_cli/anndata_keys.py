@@ -5,6 +5,8 @@ COUNTS = "counts"  # layer: raw counts as they came
 MISSING = "missing"  # layer: bool, True = no value here; X holds 0 there
 SIZE_FACTOR = "size_factor"  # obs: spot total / median total
 EMPTY_SPOT = "empty_spot"  # obs: True where a spot has no counts at all
+SAMPLE = "stmcdi_sample"  # obs: which of several joined tissues a spot is of
+SECTION = "stmcdi_section"  # obs: the tissue and, if it has several, its section
 RATES = "rates"  # layer: the simulator's noise-free expected counts
 
 HIGHLY_VARIABLE = "highly_variable"

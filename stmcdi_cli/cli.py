@@ -34,7 +34,11 @@ def genes_from_file(ctx: click.Context, parameter: click.Parameter, path: Path |
 
 
 GENES = click.option(
-    "--genes", type=PATH, default=None, callback=genes_from_file, help="File with one gene name per line: these only."
+    "--genes",
+    type=PATH,
+    default=None,
+    callback=genes_from_file,
+    help="These only: a file with one gene name per line, or the folder of a model.",
 )
 
 
@@ -81,6 +85,37 @@ def check_samplesheet(sheet: Path, output: Path, **options: Any) -> None:
     from stmcdi_cli.steps.check_samplesheet import check_samplesheet
 
     check_samplesheet(sheet, output, **options)
+
+
+@main.command("import", epilog=example("import space_ranger/outs raw.h5ad"))
+@click.argument("input", type=PATH)
+@click.argument("output", type=PATH)
+@click.option("--format", type=FORMAT, default="auto", help="What INPUT is; auto finds it out.")
+@click.option("--coordinates", type=PATH, default=None, help="CSV or TSV with a row per spot: name, x, y.")
+@click.option("--bin-um", type=int, default=16, help="Side of the bins in micrometres (visium-hd).")
+@click.option("--table", default=None, help="Name of the table, where there are several (spatialdata).")
+@click.option("--quiet", is_flag=True, default=False, help="Do not tell of renamed genes.")
+def import_(input: Path, output: Path, **options: Any) -> None:
+    """Read Space Ranger folders, Visium HD bins, tables, AnnData or SpatialData; write counts with coordinates."""
+    from stmcdi_cli.io import check_output, write_h5ad
+    from stmcdi_cli.steps.import_ import import_
+
+    check_output(output, input)
+    write_h5ad(import_(input, **options), output)
+
+
+@main.command(epilog=example("join left.h5ad right.h5ad brain.h5ad --name left --name right"))
+@click.argument("inputs", type=PATH, nargs=-1, required=True)
+@click.argument("output", type=PATH)
+@click.option("--name", "names", multiple=True, default=(), help="Name of each tissue, in their order (default: 1, 2).")
+@click.option("--section-key", default=None, help="Column of obs with the sections within each tissue.")
+def join(inputs: tuple[Path, ...], output: Path, **options: Any) -> None:
+    """Put several tissues into one file, as sections of one tissue: one model is then trained on all."""
+    from stmcdi_cli.io import check_output, read_h5ad, write_h5ad
+    from stmcdi_cli.steps.join import join
+
+    check_output(output, *inputs)
+    write_h5ad(join([read_h5ad(path) for path in inputs], **options), output)
 
 
 @main.command("import", epilog=example("import space_ranger/outs raw.h5ad"))
@@ -208,6 +243,7 @@ def train(input: Path, model_dir: Path, **options: Any) -> None:
 @click.option("--batch-size", type=int, default=256, help="Spots at a time; does not change the result.")
 @click.option("--device", type=DEVICE, default="auto", help="Where to compute; auto: a GPU if there is one.")
 @GENES
+@click.option("--shard", default=None, help="I/N: fill the I-th of N parts of the spots alone; see merge.")
 @click.option("--quiet", is_flag=True, default=False, help="Show no progress.")
 def impute(input: Path, model_dir: Path, output: Path, **options: Any) -> None:
     """Draw the entries that have no value from noise (paper, Algorithm 2); write their mean and spread."""
@@ -230,6 +266,18 @@ def baseline(input: Path, output: Path, **options: Any) -> None:
     from stmcdi_cli.steps.baseline import baseline
 
     transform(baseline, input, output, **options)
+
+
+@main.command(epilog=example("merge shard_1.h5ad shard_2.h5ad imputed.h5ad"))
+@click.argument("inputs", type=PATH, nargs=-1, required=True)
+@click.argument("output", type=PATH)
+def merge(inputs: tuple[Path, ...], output: Path) -> None:
+    """Put the shards that impute --shard wrote together: the same content as without shards."""
+    from stmcdi_cli.io import check_output, read_h5ad, write_h5ad
+    from stmcdi_cli.steps.merge import merge
+
+    check_output(output, *inputs)
+    write_h5ad(merge([read_h5ad(path) for path in inputs]), output)
 
 
 @main.command(epilog=example("evaluate imputed.h5ad truth.h5ad metrics.json"))

@@ -184,13 +184,26 @@ def write_texts(files: "Mapping[Path, str]") -> None:
 
 
 def read_names(path: str | os.PathLike[str]) -> list[str]:
-    """Read one name per line; blank lines and lines that start with # are left out.
+    """Read one name per line, blank lines and lines that start with # left out; of a model's folder, its genes.
 
     Raises
     ------
     InputError
-        The file cannot be read as text.
+        The file cannot be read as text, or the folder is no model's.
     """
+    config = Path(path) / "config.yaml"
+    if config.is_file():
+        import yaml
+
+        try:
+            return [
+                str(gene)
+                for gene in yaml.load(config.read_text("utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))["genes"]
+            ]
+        except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{config}: is not a model's configuration; name a folder that `stmcdi train` wrote"
+            ) from error
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:

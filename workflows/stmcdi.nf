@@ -3,20 +3,40 @@ include { BUILD_GRAPH } from '../modules/local/stmcdi/build_graph/main'
 include { EVALUATE    } from '../modules/local/stmcdi/evaluate/main'
 include { HOLD_OUT    } from '../modules/local/stmcdi/hold_out/main'
 include { IMPUTE      } from '../modules/local/stmcdi/impute/main'
+include { JOIN        } from '../modules/local/stmcdi/join/main'
+include { MERGE       } from '../modules/local/stmcdi/merge/main'
 include { NORMALIZE   } from '../modules/local/stmcdi/normalize/main'
 include { SELECT_HVG  } from '../modules/local/stmcdi/select_hvg/main'
 include { TRAIN       } from '../modules/local/stmcdi/train/main'
 
 workflow STMCDI {
     take:
-    samples  // channel of [ meta, h5ad ]; meta.id is the sample's name, meta.section_key the obs column of its sections
-    evaluate // whether to hide some values, and score the imputation on them
+    samples       // channel of [ meta, h5ad ]; meta.id is the sample's name, meta.section_key the obs column of its
+                  // sections, meta.group what samples have in common that become one tissue and get one model
+    evaluate      // whether to hide some values, and score the imputation on them
+    model         // folder of a trained model to apply; null to train one per sample or group
+    impute_shards // number of tasks to share the spots of each imputation out to
 
     main:
-    NORMALIZE(samples)
-    SELECT_HVG(NORMALIZE.out.h5ad)
+    arrived = samples.branch { meta, _h5ad ->
+        joint: meta.group
+        single: true
+    }
+    groups = arrived.joint
+        .map { meta, h5ad -> [meta.group, [meta, h5ad]] }
+        .groupTuple()
+        .map { group, members ->
+            def ordered = members.sort { one, other -> one[0].id <=> other[0].id } // whichever arrived first
+            def names = ordered.collect { meta, _h5ad -> meta.id }
+            [[id: group, section_key: ordered[0][0].section_key, samples: names], ordered.collect { _meta, h5ad -> h5ad }]
+        }
+    JOIN(groups)
+    joined = JOIN.out.h5ad.map { meta, h5ad -> [[id: meta.id, section_key: 'stmcdi_section'], h5ad] }
+
+    NORMALIZE(arrived.single.mix(joined))
+    SELECT_HVG(NORMALIZE.out.h5ad, model ?: [])
     BUILD_GRAPH(SELECT_HVG.out.h5ad)
-    versions = NORMALIZE.out.versions.mix(SELECT_HVG.out.versions, BUILD_GRAPH.out.versions)
+    versions = JOIN.out.versions.mix(NORMALIZE.out.versions, SELECT_HVG.out.versions, BUILD_GRAPH.out.versions)
 
     tissues = BUILD_GRAPH.out.h5ad
     truths = channel.empty()
@@ -27,14 +47,38 @@ workflow STMCDI {
         versions = versions.mix(HOLD_OUT.out.versions)
     }
 
-    TRAIN(tissues)
-    IMPUTE(tissues.join(TRAIN.out.model))
-    EVALUATE(IMPUTE.out.h5ad.join(truths))
-    versions = versions.mix(TRAIN.out.versions, IMPUTE.out.versions, EVALUATE.out.versions)
+    if (model) {
+        models = tissues.map { meta, _h5ad -> [meta, model] }
+    }
+    else {
+        TRAIN(tissues)
+        models = TRAIN.out.model
+        versions = versions.mix(TRAIN.out.versions)
+    }
+
+    tasks = tissues.join(models)
+    if (impute_shards > 1) {
+        tasks = tasks.flatMap { meta, h5ad, trained ->
+            (1..impute_shards).collect { number -> [meta + [shard: "${number}/${impute_shards}".toString()], h5ad, trained] }
+        }
+    }
+    IMPUTE(tasks)
+    imputed = IMPUTE.out.h5ad
+    if (impute_shards > 1) {
+        MERGE(
+            imputed
+                .map { meta, h5ad -> [meta.findAll { key, _value -> key != 'shard' }, h5ad] }
+                .groupTuple(size: impute_shards, sort: { one, other -> one.name <=> other.name })
+        )
+        imputed = MERGE.out.h5ad
+        versions = versions.mix(MERGE.out.versions)
+    }
+    EVALUATE(imputed.join(truths))
+    versions = versions.mix(IMPUTE.out.versions, EVALUATE.out.versions)
 
     emit:
-    imputed  = IMPUTE.out.h5ad       // channel of [ meta, h5ad ]
-    model    = TRAIN.out.model       // channel of [ meta, folder ]
+    imputed  = imputed               // channel of [ meta, h5ad ]
+    model    = models                // channel of [ meta, folder ]
     truth    = truths                // channel of [ meta, h5ad ], empty unless evaluate
     metrics  = EVALUATE.out.metrics  // channel of [ meta, json ], empty unless evaluate
     versions = versions              // channel of versions.yml files

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import torch
 
-from stmcdi_cli.errors import DeviceMemoryError, InputError
+from stmcdi_cli.errors import DeviceMemoryError, OptionError
 
 
 def choose_device(name: str) -> torch.device:
@@ -14,14 +14,21 @@ def choose_device(name: str) -> torch.device:
 
     Raises
     ------
-    InputError
+    OptionError
         ``cuda`` was asked for and there is no GPU.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: no GPU is visible to torch; use --device auto or cpu, or ask for a GPU")
+        raise OptionError("--device cuda: no GPU is visible to torch; use --device auto or cpu, or ask for a GPU")
     return torch.device(name)
+
+
+def cpu_fallback(name: str, device: torch.device) -> str | None:
+    """Say why ``auto`` became the CPU, for logs and records; None where it did not."""
+    if name != "auto" or device.type != "cpu":
+        return None
+    return "no GPU is visible to torch" if torch.version.cuda else "torch was built without CUDA"
 
 
 @contextmanager

@@ -27,7 +27,7 @@ def check_samplesheet(
     ----------
     sheet
         CSV with a header: ``sample`` and ``h5ad``, optionally ``section_key`` (the column of ``obs`` with tissue
-        sections) and ``group``.
+        sections) and ``group`` (samples of a group are sections of one tissue).
     output
         The validated CSV. URIs such as ``s3://...`` are passed through unseen.
     base
@@ -38,7 +38,7 @@ def check_samplesheet(
     ------
     InputError
         The sheet has no rows, an unknown, repeated or missing column, a ragged row, an unsafe or repeated sample
-        name, or names a file that does not exist.
+        name, a group that is not one, or names a file that does not exist.
     """
     sheet = Path(sheet)
     check_output(output, sheet)
@@ -67,6 +67,7 @@ def check_samplesheet(
         line_of[name] = line
         row["h5ad"] = _locate(row["h5ad"], folders, where)
         samples.append(row)
+    _check_groups(sheet, samples)
 
     with whole_file(output) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
@@ -102,6 +103,18 @@ def _header(sheet: Path, rows: list[tuple[int, list[str]]]) -> list[str]:
         if column not in header:
             raise InputError(f"{sheet}, line 1: expected a column '{column}', found {', '.join(header)}; add it")
     return header
+
+
+def _check_groups(sheet: Path, samples: list[dict[str, str]]) -> None:
+    """Refuse groups that cannot become one tissue under one name."""
+    names = {row["sample"] for row in samples}
+    section_key: dict[str, str] = {}
+    for row in samples:
+        group = row["group"]
+        if group in names:
+            raise InputError(f"{sheet}: '{group}' is the name of a sample and of a group; rename one of them")
+        if group and section_key.setdefault(group, row["section_key"]) != row["section_key"]:
+            raise InputError(f"{sheet}: expected one section_key in all samples of group '{group}'; make them the same")
 
 
 def _locate(h5ad: str, folders: list[Path], where: str) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from stmcdi_cli import anndata_keys as keys
-from stmcdi_cli import checks
+from stmcdi_cli import checks, shards
 from stmcdi_cli.errors import InputError
 from stmcdi_cli.io import record, shallow_copy
 from stmcdi_cli.sparse import missing_entries
@@ -35,6 +35,7 @@ def impute(
     batch_size: int = 256,
     device: str = "auto",
     genes: Sequence[str] | None = None,
+    shard: str | None = None,
     quiet: bool = False,
 ) -> "AnnData":
     """Fill entries with the mean of draws from a trained model, and say how far they spread.
@@ -61,6 +62,8 @@ def impute(
         ``auto``, ``cpu`` or ``cuda``.
     genes
         Names of the genes to fill; all by default.
+    shard
+        ``I/N`` gives the I-th of N runs of spots alone; `merge` puts them together.
     quiet
         Print no progress.
 
@@ -77,7 +80,7 @@ def impute(
     """
     from stmcdi_cli.model import checkpoint
     from stmcdi_cli.model.base import ImputationModel
-    from stmcdi_cli.model.device import choose_device, memory_guard, n_workers, one_thread
+    from stmcdi_cli.model.device import choose_device, cpu_fallback, memory_guard, n_workers, one_thread
     from stmcdi_cli.model.samplers import SAMPLERS
     from stmcdi_cli.model.tissue import Tissue
     from stmcdi_cli.progress import progress
@@ -93,12 +96,16 @@ def impute(
     checkpoint.check_genes(model, tissue)
     checkpoint.check_scale(model, tissue)
     wanted = _wanted_genes(genes, tissue.genes)
+    part = shards.spots_of(shard, tissue.n_spots)
     if target == "missing" and not missing.nnz and not quiet:
         print("impute: no entry is missing, so none is filled; --target zeros or all fills others", file=sys.stderr)
     chosen = choose_device(device)
+    fallback = cpu_fallback(device, chosen)
+    if fallback and not quiet:
+        print(f"impute: on the CPU because {fallback}; --device cuda would refuse", file=sys.stderr)
 
     def fill_batch(start: int) -> dict[str, np.ndarray | sp.csr_matrix]:
-        spots = np.arange(start, min(start + batch_size, tissue.n_spots))
+        spots = np.arange(start, min(start + batch_size, part.stop))
         draws = model.draw(
             spots,
             n_samples=n_samples,
@@ -120,10 +127,10 @@ def impute(
 
     with memory_guard(), one_thread(), ThreadPoolExecutor(n_workers()) as pool:
         model.prepare(tissue, device=chosen)
-        starts = range(0, tissue.n_spots, batch_size)
+        starts = range(part.start, part.stop, batch_size)
         batches = list(progress(pool.map(fill_batch, starts), len(starts), "impute", "batch", quiet=quiet))
 
-    result = shallow_copy(adata)
+    result = shallow_copy(adata) if shard is None else shards.cut(adata, part)
     for name in batches[0]:
         parts = [layers[name] for layers in batches]
         result.layers[name] = sp.vstack(parts, format="csr") if target == "missing" else np.concatenate(parts)
@@ -134,9 +141,13 @@ def impute(
         "n_steps": n_steps,
         "seed": seed,
         "genes": None if genes is None else sorted(set(genes)),
+        "shard": shard,
         "device": str(chosen),
+        "cpu_fallback": fallback,
         "preset": model.config.get("preset"),
     }
+    trained = {name: model.config.get(name) for name in ("preset", "seed", "device", "cpu_fallback")}
+    record(result, "train", trained)  # train writes a model, not this file
     record(result, "impute", parameters)
     return result
 

@@ -59,7 +59,7 @@ def train(
     import yaml
 
     from stmcdi_cli.model import checkpoint
-    from stmcdi_cli.model.device import choose_device, memory_guard, one_thread
+    from stmcdi_cli.model.device import choose_device, cpu_fallback, memory_guard, one_thread
     from stmcdi_cli.model.tissue import Tissue
 
     checks.one_of("preset", preset, PRESETS)
@@ -82,8 +82,11 @@ def train(
         if not quiet and (len(history) <= 3 or len(history) % 10 == 0):
             print("train: " + ", ".join(f"{k} {v:.6g}" for k, v in row.items()), file=sys.stderr, flush=True)
 
+    fallback = cpu_fallback(device, chosen)
     if not quiet:
         print(f"train: {tissue.n_spots} spots x {tissue.n_genes} genes on {chosen}", file=sys.stderr, flush=True)
+        if fallback:
+            print(f"train: on the CPU because {fallback}; --device cuda would refuse", file=sys.stderr, flush=True)
     with memory_guard(), one_thread():
         model.fit(tissue, seed=seed, device=chosen, report=report)
     validated = [(row["validation_loss"], int(row["epoch"])) for row in history if "validation_loss" in row]
@@ -92,5 +95,7 @@ def train(
         last = int(history[-1]["epoch"])
         print(f"train: ended after epoch {last}; best validation loss {best:.6g}, epoch {epoch}", file=sys.stderr)
     model.config["device"] = str(chosen)
+    if fallback:
+        model.config["cpu_fallback"] = fallback
     checkpoint.save(model, model_dir, history)
     return model

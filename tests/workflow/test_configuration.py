@@ -63,8 +63,8 @@ def test_schema_defaults_are_the_configuration_s(config, root):
 
 
 def test_every_process_has_a_container(nextflow, root, tmp_path):
-    done = nextflow(tmp_path, "inspect", root, "-profile", "test,docker")
+    done = nextflow(tmp_path, "inspect", root, "-profile", "test,docker", "--impute_shards", "2")
     assert done.returncode == 0, done.stdout + done.stderr
     processes = json.loads(done.stdout[done.stdout.index("{") :])["processes"]
-    assert len(processes) == 8
+    assert len(processes) == 10
     assert {process["container"] for process in processes} == {"localhost/stmcdi:0.1.0-cpu"}

@@ -6,6 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -125,9 +127,13 @@ ARGUMENTS = ["--input", "samples.csv", "--n_genes", "60", "--seed", "3"]
 
 
 @pytest.fixture(scope="module")
-def runs(image, nextflow, stmcdi, root, tmp_path_factory) -> tuple[Path, Path]:
+def runs(image, nextflow, stmcdi, root) -> Iterator[tuple[Path, Path]]:
     """Results of the workflow without a container, and in the image."""
-    folder = tmp_path_factory.mktemp("podman_run")
+    with tempfile.TemporaryDirectory(prefix="stmcdi_podman_") as folder:  # pytest's own folders are closed to others
+        yield _run_both(Path(folder), image, nextflow, stmcdi, root)
+
+
+def _run_both(folder: Path, image: dict[str, str], nextflow, stmcdi, root: Path) -> tuple[Path, Path]:
     stmcdi(folder, "simulate", "raw.h5ad", "--n-spots", 200, "--n-genes", 100, "--n-sections", 2, "--depth", 800)
     (folder / "samples.csv").write_text("sample,h5ad,section_key\ntissue,raw.h5ad,section\n")
     options = f"--network none --read-only --read-only-tmpfs=false --user {USER}:{USER}"

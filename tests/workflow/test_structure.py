@@ -36,7 +36,7 @@ FOREIGN = """
 include {{ STMCDI }} from '{root}/workflows/stmcdi'
 
 workflow {{
-    STMCDI(channel.of([[id: 'mine', batch: 7], file('{h5ad}')]), {evaluate})
+    STMCDI(channel.of([[id: 'mine', batch: 7], file('{h5ad}')]), {evaluate}, null, 1)
     STMCDI.out.imputed.view {{ meta, h5ad -> "imputed ${{meta.batch}} ${{h5ad.name}}" }}
     STMCDI.out.metrics.view {{ meta, json -> "metrics ${{meta.batch}} ${{json.name}}" }}
 }}

@@ -1,6 +1,7 @@
-// Draws the missing values from a trained model. With an accelerator it runs there or fails, as TRAIN does.
+// Draws the missing values from a trained model. Chooses its device as TRAIN does. Where meta.shard is set, such as to
+// '2/5', it fills that part of the spots alone, for MERGE.
 process IMPUTE {
-    tag "${meta.id}"
+    tag "${meta.shard ? "${meta.id} ${meta.shard}" : meta.id}"
     label 'process_high'
     label 'process_gpu'
 
@@ -13,14 +14,15 @@ process IMPUTE {
 
     script:
     def args = task.ext.args ?: ''
-    def device = task.accelerator ? '--device cuda' : ''
-    def output = "${task.ext.prefix ?: meta.id}_imputed.h5ad"
+    def shard = meta.shard ? "--shard ${meta.shard}" : ''
+    def part = meta.shard ? "_${meta.shard.replace('/', '_of_')}" : ''
+    def output = "${task.ext.prefix ?: meta.id}${part}_imputed.h5ad"
     if (h5ad.name == output) {
         error("IMPUTE: input and output are both named ${output}; set another ext.prefix")
     }
     """
     export OMP_NUM_THREADS=${task.cpus}
-    stmcdi impute ${args} ${device} "${h5ad}" "${model}" "${output}"
+    stmcdi impute ${args} ${shard} "${h5ad}" "${model}" "${output}"
 
     cat > versions.yml <<-END_VERSIONS
     "${task.process}":
@@ -29,7 +31,8 @@ process IMPUTE {
     """
 
     stub:
-    def output = "${task.ext.prefix ?: meta.id}_imputed.h5ad"
+    def part = meta.shard ? "_${meta.shard.replace('/', '_of_')}" : ''
+    def output = "${task.ext.prefix ?: meta.id}${part}_imputed.h5ad"
     if (h5ad.name == output) {
         error("IMPUTE: input and output are both named ${output}; set another ext.prefix")
     }

@@ -1,10 +1,11 @@
-// Keeps the genes worth imputing.
+// Keeps the genes worth imputing, or those of a list.
 process SELECT_HVG {
     tag "${meta.id}"
     label 'process_medium'
 
     input:
     tuple val(meta), path(h5ad)
+    path genes, stageAs: 'genes/*' // file with one name per line, or the folder of a model; [] to choose by rank
 
     output:
     tuple val(meta), path('*_hvg.h5ad'), emit: h5ad
@@ -12,12 +13,13 @@ process SELECT_HVG {
 
     script:
     def args = task.ext.args ?: ''
+    def list = genes ? "--genes '${genes}'" : ''
     def output = "${task.ext.prefix ?: meta.id}_hvg.h5ad"
     if (h5ad.name == output) {
         error("SELECT_HVG: input and output are both named ${output}; set another ext.prefix")
     }
     """
-    stmcdi select-hvg ${args} "${h5ad}" "${output}"
+    stmcdi select-hvg ${args} ${list} "${h5ad}" "${output}"
 
     cat > versions.yml <<-END_VERSIONS
     "${task.process}":

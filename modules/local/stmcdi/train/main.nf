@@ -1,5 +1,5 @@
-// Trains the diffusion model on the visible entries of one sample. With an accelerator it runs there or fails: a task
-// that quietly used the CPU would hold a GPU for nothing.
+// Trains the diffusion model on the visible entries of one sample, on every GPU that the task was given. Where it sees
+// none it says so and computes on the CPU; with --device cuda in ext.args it fails instead.
 process TRAIN {
     tag "${meta.id}"
     label 'process_high'
@@ -14,14 +14,14 @@ process TRAIN {
 
     script:
     def args = task.ext.args ?: ''
-    def device = task.accelerator ? '--device cuda' : ''
+    def devices = task.accelerator && task.accelerator.request > 1 ? "--devices ${task.accelerator.request}" : ''
     def output = "${task.ext.prefix ?: meta.id}_model"
     if (h5ad.name == output) {
         error("TRAIN: input and output are both named ${output}; set another ext.prefix")
     }
     """
     export OMP_NUM_THREADS=${task.cpus}
-    stmcdi train ${args} ${device} "${h5ad}" "${output}"
+    stmcdi train ${args} ${devices} "${h5ad}" "${output}"
 
     cat > versions.yml <<-END_VERSIONS
     "${task.process}":

@@ -1,0 +1,85 @@
+"""``stmcdi merge``: put the shards that ``impute --shard I/N`` wrote together, as if there had been one task."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from stmcdi_cli import anndata_keys as keys
+from stmcdi_cli import checks, shards
+from stmcdi_cli.errors import InputError
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+def merge(parts: "Sequence[AnnData]") -> "AnnData":
+    """Put shards together.
+
+    Parameters
+    ----------
+    parts
+        What `impute` gave for each of the shards 1/N to N/N, in any order.
+
+    Returns
+    -------
+    What `impute` gives without shards, records included (where shards ran on different devices, all are named).
+
+    Raises
+    ------
+    InputError
+        A shard is missing, there twice, no shard, or was made from other data or with other options than the rest.
+    """
+    if not parts:
+        raise InputError("expected shards, found none; name the files that `impute --shard` wrote")
+    by_number: dict[int, AnnData] = {}
+    counts = set()
+    for part in parts:
+        shard = _parameters(part).get("shard")
+        if shard is None:
+            raise InputError("expected a file that `impute --shard` wrote, found another; leave it out")
+        number, n = shards.parse(shard)
+        if number in by_number:
+            raise InputError(f"expected each shard once, found {shard} twice; leave one out")
+        by_number[number] = part
+        counts.add(n)
+    if len(counts) > 1:
+        raise InputError(
+            f"expected shards of one division, found some of {checks.some(sorted(counts))}; run them again"
+        )
+    n = counts.pop()
+    absent = [f"{number}/{n}" for number in range(1, n + 1) if number not in by_number]
+    if absent:
+        raise InputError(f"expected all {n} shards, but {checks.some(absent)} is not there; name its file too")
+
+    ordered = [by_number[number] for number in sorted(by_number)]
+    for number, part in enumerate(ordered[1:], start=2):
+        other = _difference(ordered[0], part)
+        if other:
+            raise InputError(
+                f"shard {number}/{n} has another {other} than shard 1/{n}; impute both again, the same way"
+            )
+
+    result = shards.join(ordered)
+    parameters = {name: value for name, value in _parameters(result).items() if name != "shard"}
+    parameters["device"] = ", ".join(sorted({_parameters(part)["device"] for part in ordered}))
+    fallbacks = [_parameters(part)["cpu_fallback"] for part in ordered if "cpu_fallback" in _parameters(part)]
+    parameters |= {"cpu_fallback": fallbacks[0]} if fallbacks else {}
+    entries = result.uns[keys.PROVENANCE]
+    result.uns[keys.PROVENANCE] = {**entries, "impute": {**entries["impute"], "parameters": parameters}}
+    return result
+
+
+def _parameters(part: "AnnData") -> dict[str, Any]:
+    return part.uns.get(keys.PROVENANCE, {}).get("impute", {}).get("parameters", {})
+
+
+def _difference(one: "AnnData", other: "AnnData") -> str | None:
+    """Name what two shards of one tissue should share and do not."""
+    if not one.var_names.equals(other.var_names):
+        return "set of genes"
+    entries = [part.uns[keys.PROVENANCE]["impute"] for part in (one, other)]
+    if entries[0].get("input_sha256") != entries[1].get("input_sha256"):
+        return "input"
+    mine, theirs = ({name: str(value) for name, value in _parameters(part).items()} for part in (one, other))
+    different = [name for name in {**mine, **theirs} if mine.get(name) != theirs.get(name)]
+    different = [name for name in different if name not in ("shard", "device", "cpu_fallback")]
+    return f"`{different[0]}`" if different else None

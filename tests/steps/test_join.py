@@ -1,0 +1,62 @@
+import anndata as ad
+import numpy as np
+import pytest
+from helpers import dense, make_raw
+
+import stmcdi_cli as stmcdi
+from stmcdi_cli.errors import InputError
+
+
+@pytest.fixture
+def two() -> list[ad.AnnData]:
+    left, right = make_raw(30, 40, seed=1), make_raw(20, 40, seed=2)
+    return [left, right[:, ::-1][:, :35].copy()]  # other genes, in another order
+
+
+def test_spots_of_all_and_genes_they_share(two):
+    joined = stmcdi.join(two, names=["left", "right"])
+    assert joined.shape == (50, 35)
+    assert list(joined.var_names) == [gene for gene in two[0].var_names if gene in set(two[1].var_names)]
+    for name, tissue in zip(("left", "right"), two, strict=True):
+        part = joined[joined.obs["stmcdi_sample"] == name]
+        assert list(part.obs_names) == [f"{spot}-{name}" for spot in tissue.obs_names]
+        np.testing.assert_array_equal(dense(part.X), dense(tissue[:, joined.var_names].X))
+        np.testing.assert_array_equal(part.obsm["spatial"], tissue.obsm["spatial"])
+    assert joined.uns["stmcdi"]["join"]["parameters"] == {"names": ["left", "right"]}
+
+
+def test_no_edge_between_tissues_or_their_sections(two):
+    joined = stmcdi.join(two, section_key="section")
+    assert set(joined.obs["stmcdi_section"]) == {"1:a", "1:b", "2:a", "2:b"}
+    graph = stmcdi.build_graph(joined, section_key="stmcdi_section").obsp["spatial_connectivities"].tocoo()
+    section = joined.obs["stmcdi_section"].to_numpy()
+    assert (section[graph.row] == section[graph.col]).all()
+    assert set(stmcdi.join(two).obs["stmcdi_section"]) == {"1", "2"}
+
+
+def test_the_inputs_stay_as_they_were(two):
+    before = [tissue.copy() for tissue in two]
+    stmcdi.join(two)
+    for tissue, old in zip(two, before, strict=True):
+        assert tissue.obs.equals(old.obs) and tissue.var.equals(old.var) and set(tissue.uns) == set(old.uns)
+
+
+def test_command_line(cli, two, h5ad, tmp_path):
+    files = [h5ad(tissue, f"{name}.h5ad") for name, tissue in zip("ab", two, strict=True)]
+    assert cli("join", *files, tmp_path / "out.h5ad", "--name", "a", "--name", "b").exit_code == 0
+    assert list(ad.read_h5ad(tmp_path / "out.h5ad").obs["stmcdi_sample"].cat.categories) == ["a", "b"]
+
+
+def test_refusals(two):
+    with pytest.raises(InputError, match="different `names`"):
+        stmcdi.join(two, names=["a", "a"])
+    with pytest.raises(InputError, match="different `names`"):
+        stmcdi.join(two, names=["a"])
+    with pytest.raises(InputError, match="found none"):
+        stmcdi.join([])
+    two[1].var_names = [f"other{i}" for i in range(35)]
+    with pytest.raises(InputError, match="genes that all of 1, 2 have"):
+        stmcdi.join(two)
+    del two[1].obsm["spatial"]
+    with pytest.raises(InputError, match="expected spot coordinates"):
+        stmcdi.join(two)

@@ -1,0 +1,97 @@
+import anndata as ad
+import numpy as np
+import pytest
+from helpers import make_raw, same
+
+import stmcdi_cli as stmcdi
+from stmcdi_cli.errors import InputError, OptionError
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory) -> tuple[ad.AnnData, str]:
+    """Data with something of every kind, some of it in few spots alone; and a model."""
+    raw = make_raw(70, 30)
+    raw.obs["rare"] = ["first" if i == 0 else "other" for i in range(70)]
+    raw.obs["rare"] = raw.obs["rare"].astype("category")
+    masked, _ = stmcdi.hold_out(stmcdi.build_graph(stmcdi.select_hvg(stmcdi.normalize(raw))))
+    masked.raw = raw.copy()
+    folder = str(tmp_path_factory.mktemp("merge") / "model")
+    stmcdi.train(masked, folder, epochs=2, quiet=True)
+    return masked, folder
+
+
+OPTIONS = {"n_samples": 4, "quiet": True}
+
+
+@pytest.fixture(scope="module", params=["missing", "all"])
+def target(request) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def pieces(prepared, target) -> list[ad.AnnData]:
+    masked, model = prepared
+    return [stmcdi.impute(masked, model, target=target, shard=f"{i}/5", **OPTIONS) for i in range(1, 6)]
+
+
+def test_shards_are_as_one_task_bit_by_bit(prepared, target, pieces):
+    whole = stmcdi.impute(*prepared, target=target, **OPTIONS)
+    merged = stmcdi.merge([pieces[i] for i in (3, 0, 4, 1, 2)])
+    same(merged, whole)
+    assert merged.uns["stmcdi"] == whole.uns["stmcdi"]
+    np.testing.assert_array_equal(merged.raw.X.toarray(), whole.raw.X.toarray())
+    assert {layer: type(value) for layer, value in merged.layers.items()} == {
+        layer: type(value) for layer, value in whole.layers.items()
+    }
+
+
+def test_by_way_of_files(prepared, target, pieces, cli, h5ad, tmp_path):
+    masked, model = prepared
+    options = ["--target", target, "--n-samples", 4, "--quiet"]
+    source = h5ad(masked)
+    assert cli("impute", source, model, tmp_path / "whole.h5ad", *options).exit_code == 0
+    files = []
+    for i in (2, 1, 3):
+        files.append(tmp_path / f"{i}.h5ad")
+        assert cli("impute", source, model, files[-1], *options, "--shard", f"{i}/3").exit_code == 0
+    assert cli("merge", *files, tmp_path / "merged.h5ad").exit_code == 0
+    merged, whole = ad.read_h5ad(tmp_path / "merged.h5ad"), ad.read_h5ad(tmp_path / "whole.h5ad")
+    same(merged, whole)
+    for step, entry in whole.uns["stmcdi"].items():
+        np.testing.assert_equal(merged.uns["stmcdi"][step], entry)
+
+
+def test_a_shard_holds_its_spots_alone(prepared, pieces):
+    names = [name for piece in pieces for name in piece.obs_names]
+    assert names == list(prepared[0].obs_names)
+    assert [piece.n_obs for piece in pieces] == [14] * 5
+    assert list(pieces[3].obs["rare"].cat.categories) == ["first", "other"]
+
+
+def test_refusals(pieces, prepared):
+    with pytest.raises(InputError, match="2/5 is not there"):
+        stmcdi.merge([pieces[0], *pieces[2:]])
+    with pytest.raises(InputError, match="1/5 twice"):
+        stmcdi.merge([pieces[0], *pieces])
+    with pytest.raises(InputError, match="`impute --shard` wrote, found another"):
+        stmcdi.merge([prepared[0]])
+    with pytest.raises(InputError, match="found none"):
+        stmcdi.merge([])
+
+
+@pytest.mark.parametrize(("change", "named"), [({"seed": 1}, "`seed`"), ({"n_samples": 3}, "`n_samples`")])
+def test_shards_made_otherwise_are_refused_by_the_option_s_name(prepared, change, named):
+    masked, model = prepared
+    one = stmcdi.impute(masked, model, shard="1/2", **OPTIONS)
+    other = stmcdi.impute(masked, model, shard="2/2", **(OPTIONS | change))
+    with pytest.raises(InputError, match=f"shard 2/2 has another {named}"):
+        stmcdi.merge([one, other])
+    fewer = stmcdi.impute(masked, model, shard="2/3", **OPTIONS)
+    with pytest.raises(InputError, match="one division"):
+        stmcdi.merge([one, fewer])
+
+
+@pytest.mark.parametrize("shard", ["0/5", "6/5", "1", "a/b", "71/71"])
+def test_shards_that_cannot_be_are_refused(prepared, shard):
+    with pytest.raises(OptionError, match="`shard`|shards"):
+        stmcdi.impute(*prepared, shard=shard, **OPTIONS)
