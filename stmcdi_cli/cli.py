@@ -87,23 +87,6 @@ def check_samplesheet(sheet: Path, output: Path, **options: Any) -> None:
     check_samplesheet(sheet, output, **options)
 
 
-@main.command("import", epilog=example("import space_ranger/outs raw.h5ad"))
-@click.argument("input", type=PATH)
-@click.argument("output", type=PATH)
-@click.option("--format", type=FORMAT, default="auto", help="What INPUT is; auto finds it out.")
-@click.option("--coordinates", type=PATH, default=None, help="CSV or TSV with a row per spot: name, x, y.")
-@click.option("--bin-um", type=int, default=16, help="Side of the bins in micrometres (visium-hd).")
-@click.option("--table", default=None, help="Name of the table, where there are several (spatialdata).")
-@click.option("--quiet", is_flag=True, default=False, help="Do not tell of renamed genes.")
-def import_(input: Path, output: Path, **options: Any) -> None:
-    """Read Space Ranger folders, Visium HD bins, tables, AnnData or SpatialData; write counts with coordinates."""
-    from stmcdi_cli.io import check_output, write_h5ad
-    from stmcdi_cli.steps.import_ import import_
-
-    check_output(output, input)
-    write_h5ad(import_(input, **options), output)
-
-
 @main.command(epilog=example("join left.h5ad right.h5ad brain.h5ad --name left --name right"))
 @click.argument("inputs", type=PATH, nargs=-1, required=True)
 @click.argument("output", type=PATH)
@@ -219,6 +202,7 @@ def hold_out(input: Path, output: Path, truth: Path, **options: Any) -> None:
 @click.option("--seed", type=int, default=0, help="Seed of everything random.")
 @click.option("--epochs", type=int, default=None, help="Most passes over the spots (default: the preset's).")
 @click.option("--batch-size", type=int, default=None, help="Spots per step (default: the preset's).")
+@click.option("--devices", type=int, default=1, help="Processes that train together, each on its own GPU.")
 @click.option("--quiet", is_flag=True, default=False, help="Show no progress.")
 def train(input: Path, model_dir: Path, **options: Any) -> None:
     """Learn from the visible entries (paper, Algorithm 1) and write the model to the folder MODEL_DIR."""

@@ -14,7 +14,7 @@ workflow STMCDI {
     samples       // channel of [ meta, h5ad ]; meta.id is the sample's name, meta.section_key the obs column of its
                   // sections, meta.group what samples have in common that become one tissue and get one model
     evaluate      // whether to hide some values, and score the imputation on them
-    model         // folder of a trained model to apply; null to train one per sample or group
+    trained       // folder of a trained model to apply; null to train one per sample or group
     impute_shards // number of tasks to share the spots of each imputation out to
 
     main:
@@ -34,7 +34,7 @@ workflow STMCDI {
     joined = JOIN.out.h5ad.map { meta, h5ad -> [[id: meta.id, section_key: 'stmcdi_section'], h5ad] }
 
     NORMALIZE(arrived.single.mix(joined))
-    SELECT_HVG(NORMALIZE.out.h5ad, model ?: [])
+    SELECT_HVG(NORMALIZE.out.h5ad, trained ?: [])
     BUILD_GRAPH(SELECT_HVG.out.h5ad)
     versions = JOIN.out.versions.mix(NORMALIZE.out.versions, SELECT_HVG.out.versions, BUILD_GRAPH.out.versions)
 
@@ -47,8 +47,8 @@ workflow STMCDI {
         versions = versions.mix(HOLD_OUT.out.versions)
     }
 
-    if (model) {
-        models = tissues.map { meta, _h5ad -> [meta, model] }
+    if (trained) {
+        models = tissues.map { meta, _h5ad -> [meta, trained] }
     }
     else {
         TRAIN(tissues)
@@ -58,8 +58,8 @@ workflow STMCDI {
 
     tasks = tissues.join(models)
     if (impute_shards > 1) {
-        tasks = tasks.flatMap { meta, h5ad, trained ->
-            (1..impute_shards).collect { number -> [meta + [shard: "${number}/${impute_shards}".toString()], h5ad, trained] }
+        tasks = tasks.flatMap { meta, h5ad, folder ->
+            (1..impute_shards).collect { number -> [meta + [shard: "${number}/${impute_shards}".toString()], h5ad, folder] }
         }
     }
     IMPUTE(tasks)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from stmcdi_cli.errors import InputError
+from stmcdi_cli.model import parallel
 from stmcdi_cli.model.base import Reporter
 from stmcdi_cli.model.schedule import Schedule
 
@@ -166,9 +167,11 @@ class Trainer:
         total = 0.0
         order = torch.randperm(self.n_items, generator=self.generator)
         for items in order.split(self.settings.batch_size):
-            loss = self.training_loss(self.network, items, self.generator)
+            with parallel.shared_rows(self.network):
+                loss = self.training_loss(self.network, items, self.generator)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
+            parallel.sum_gradients(self.network)
             if self.settings.clip_norm is not None:
                 nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.clip_norm)
             self.optimizer.step()
@@ -194,7 +197,7 @@ class Trainer:
         assert self.validation_loss is not None
         self.averaged.eval()
         with torch.no_grad():
-            loss = self.validation_loss(self.averaged)
+            loss = parallel.agreed(self.validation_loss(self.averaged), next(self.averaged.parameters()).device)
         if loss < self.best_loss:
             self.best_loss, self.best_epoch = loss, self.epoch
             self.best_weights = {name: value.clone() for name, value in self.averaged.state_dict().items()}

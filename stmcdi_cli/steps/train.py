@@ -4,14 +4,16 @@ import os
 import sys
 from collections.abc import Mapping
 from importlib import resources
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stmcdi_cli import checks
 
 if TYPE_CHECKING:
+    import torch
     from anndata import AnnData
 
     from stmcdi_cli.model.base import ImputationModel
+    from stmcdi_cli.model.tissue import Tissue
 
 PRESETS = ("default", "paper")
 
@@ -25,6 +27,7 @@ def train(
     seed: int = 0,
     epochs: int | None = None,
     batch_size: int | None = None,
+    devices: int = 1,
     quiet: bool = False,
 ) -> "ImputationModel":
     """Train a model and write it to a folder.
@@ -44,6 +47,9 @@ def train(
         Seed of every random choice.
     epochs, batch_size
         Instead of the preset's.
+    devices
+        Processes that train together, each on a GPU of its own (or, without GPUs, on the CPU). The result is that of
+        one, up to rounding.
     quiet
         Print no progress.
 
@@ -58,37 +64,39 @@ def train(
     """
     import yaml
 
-    from stmcdi_cli.model import checkpoint
-    from stmcdi_cli.model.device import choose_device, cpu_fallback, memory_guard, one_thread
+    from stmcdi_cli.model import checkpoint, parallel
+    from stmcdi_cli.model.device import choose_device, cpu_fallback
     from stmcdi_cli.model.tissue import Tissue
 
     checks.one_of("preset", preset, PRESETS)
     checks.at_least("seed", seed, 0)
     changed = {name: value for name, value in (("epochs", epochs), ("batch_size", batch_size)) if value is not None}
-    for name, value in changed.items():
+    for name, value in (*changed.items(), ("devices", devices)):
         checks.at_least(name, value, 1)
     file = resources.files("stmcdi_cli") / "presets" / f"{preset}.yaml"
     config = yaml.safe_load(file.read_text("utf-8"))
     config["training"] |= changed
     config |= {"preset": preset, "seed": seed}
     chosen = choose_device(device)
+    parallel.check_devices(devices, chosen)
     tissue = Tissue.from_anndata(adata)
     config["scale"] = tissue.scale
-    model = checkpoint.build(config, tissue.genes)
-    history: list[dict[str, float]] = []
-
-    def report(row: Mapping[str, float]) -> None:
-        history.append(dict(row))
-        if not quiet and (len(history) <= 3 or len(history) % 10 == 0):
-            print("train: " + ", ".join(f"{k} {v:.6g}" for k, v in row.items()), file=sys.stderr, flush=True)
-
     fallback = cpu_fallback(device, chosen)
     if not quiet:
         print(f"train: {tissue.n_spots} spots x {tissue.n_genes} genes on {chosen}", file=sys.stderr, flush=True)
         if fallback:
             print(f"train: on the CPU because {fallback}; --device cuda would refuse", file=sys.stderr, flush=True)
-    with memory_guard(), one_thread():
-        model.fit(tissue, seed=seed, device=chosen, report=report)
+    arguments = (config, tissue, chosen, seed, quiet)
+    if devices > 1:
+        state, history = parallel.launch(devices, chosen, _fit_apart, arguments)
+        model = checkpoint.build(config, tissue.genes)
+        model.load_state(state)
+        writes = True
+    else:
+        with parallel.torchrun(chosen):
+            model, history = _fit(*arguments)
+            writes = parallel.rank() == 0
+            quiet = quiet or not writes
     validated = [(row["validation_loss"], int(row["epoch"])) for row in history if "validation_loss" in row]
     if not quiet and validated:
         best, epoch = min(validated)
@@ -97,5 +105,32 @@ def train(
     model.config["device"] = str(chosen)
     if fallback:
         model.config["cpu_fallback"] = fallback
-    checkpoint.save(model, model_dir, history)
+    if writes:
+        checkpoint.save(model, model_dir, history)
     return model
+
+
+def _fit(
+    config: Mapping[str, Any], tissue: "Tissue", device: "torch.device", seed: int, quiet: bool
+) -> "tuple[ImputationModel, list[dict[str, float]]]":
+    """Fit a model in this process, alone or as one of several; gives it and its history."""
+    from stmcdi_cli.model import checkpoint, parallel
+    from stmcdi_cli.model.device import memory_guard, one_thread
+
+    model = checkpoint.build(config, tissue.genes)
+    history: list[dict[str, float]] = []
+
+    def report(row: Mapping[str, float]) -> None:
+        history.append(dict(row))
+        if not quiet and parallel.rank() == 0 and (len(history) <= 3 or len(history) % 10 == 0):
+            print("train: " + ", ".join(f"{k} {v:.6g}" for k, v in row.items()), file=sys.stderr, flush=True)
+
+    with memory_guard(), one_thread():
+        model.fit(tissue, seed=seed, device=parallel.device_of_rank(device), report=report)
+    return model, history
+
+
+def _fit_apart(*arguments: Any) -> "tuple[Mapping[str, torch.Tensor], list[dict[str, float]]]":
+    """Fit a model in a process that hands over what it learnt."""
+    model, history = _fit(*arguments)
+    return model.state(), history
