@@ -19,40 +19,30 @@ HERE = ROOT / "benchmarks"
 PEERS = HERE / "peers"
 OURS = "stmcdi"
 
-LABELS = {
-    OURS: "**stmcdi**",
-    "cmfrec": "cmfrec CMF_imputer, k = 10",
-    "mofa": "MOFA (mofapy2), 10 factors",
-    "fa-8": "factor analysis, rank 8",
-    "fa-8-smooth": "factor analysis, rank 8, smoothed over space",
-    "fa-15": "factor analysis, rank 15",
-    "fa-15-smooth": "factor analysis, rank 15, smoothed over space",
-    "iterative-svd": "iterative SVD, rank 5",
-    "softimpute": "fancyimpute SoftImpute",
-    "knn-imputer": "scikit-learn KNNImputer, k = 30",
-    "magic": "MAGIC, hidden as gene means",
-    "magic-20": "MAGIC, hidden as gene means, 20 components",
-    "magic-zeros": "MAGIC, hidden as zeros",
-    "alra": "ALRA (halra)",
+PACKAGES = {
+    "cmfrec": ("cmfrec CMF_imputer, k = 10", "cmfrec"),
+    "mofa": ("MOFA (mofapy2), 10 factors", "mofa"),
+    "fa-8": ("factor analysis, rank 8", "factor_analysis --rank 8"),
+    "fa-8-smooth": ("factor analysis, rank 8, smoothed over space", "factor_analysis --rank 8 --smooth"),
+    "fa-15": ("factor analysis, rank 15", "factor_analysis --rank 15"),
+    "fa-15-smooth": ("factor analysis, rank 15, smoothed over space", "factor_analysis --rank 15 --smooth"),
+    "iterative-svd": ("iterative SVD, rank 5", "iterative_svd"),
+    "softimpute": ("fancyimpute SoftImpute", "fancyimpute"),
+    "knn-imputer": ("scikit-learn KNNImputer, k = 30", "knn_imputer"),
+    "magic": ("MAGIC, hidden as gene means", "magic --hidden means"),
+    "magic-20": ("MAGIC, hidden as gene means, 20 components", "magic --hidden means --n-pca 20"),
+    "magic-zeros": ("MAGIC, hidden as zeros", "magic --hidden zeros"),
+    "stark": ("STARK", "stark"),
+    "scvi": ("scVI", "scvi"),
+    "graphst": ("GraphST", "graphst"),
+    "stagate": ("STAGATE", "stagate"),
+    "nest": ("NEST, a fifth of its epochs", "nest"),
+    "alra": ("ALRA (halra)", "halra"),
+    "spamean": ("SpaMean-Impute, threshold 0.5", "spamean"),
+    "hyperimpute-softimpute": ("hyperimpute softimpute", "hyperimpute --plugin softimpute"),
+    "hyperimpute-gain": ("hyperimpute GAIN", "hyperimpute --plugin gain"),
 }
-"""Rows of the report, in this order; methods of `stmcdi baseline` come after ours."""
-
-PEER_COMMANDS = {
-    "cmfrec": ("cmfrec",),
-    "mofa": ("mofa",),
-    "fa-8": ("factor_analysis", "--rank", "8"),
-    "fa-8-smooth": ("factor_analysis", "--rank", "8", "--smooth"),
-    "fa-15": ("factor_analysis", "--rank", "15"),
-    "fa-15-smooth": ("factor_analysis", "--rank", "15", "--smooth"),
-    "iterative-svd": ("iterative_svd",),
-    "softimpute": ("fancyimpute",),
-    "knn-imputer": ("knn_imputer",),
-    "magic": ("magic", "--hidden", "means"),
-    "magic-20": ("magic", "--hidden", "means", "--n-pca", "20"),
-    "magic-zeros": ("magic", "--hidden", "zeros"),
-    "alra": ("halra",),
-}
-"""Folder under peers/ and options of its run.py."""
+"""Row of the report, in its order, and run.py's folder under peers/ with its options."""
 
 
 class Failed(Exception):
@@ -82,7 +72,7 @@ def baselines() -> list[str]:
 
 def names() -> list[str]:
     """Every method there is."""
-    return [*PEER_COMMANDS, *baselines(), OURS]
+    return [*PACKAGES, *baselines(), OURS]
 
 
 def run(method: str, case: Path, imputed: Path, log: Path, limits: Limits) -> dict[str, float | str]:
@@ -110,8 +100,8 @@ def _commands(
     method: str, case: Path, imputed: Path, model: Path, log: Path
 ) -> tuple[dict[str, list[str | Path]], str]:
     """Commands of a method by step, and its version."""
-    if method in PEER_COMMANDS:
-        folder, *options = PEER_COMMANDS[method]
+    if method in PACKAGES:
+        folder, *options = PACKAGES[method][1].split()
         command = [environment(PEERS / folder, log), PEERS / folder / "run.py", case / "masked.h5ad", imputed, *options]
         return {"impute": command}, package_version(PEERS / folder)
     stmcdi, graph = [sys.executable, "-m", "stmcdi_cli.cli"], case / "graph.h5ad"

@@ -45,7 +45,8 @@ Each package runs in an environment of its own under `benchmarks/.work`, install
 `peers/NAME/requirements.txt` when first asked for, by its `peers/NAME/run.py`, with the package's defaults unless the
 table says otherwise. Packages that take no mask get hidden entries as zeros or as gene means, whichever did better;
 each run.py says which. All get the same help: predictions that are negative become 0, those that are not finite the
-gene's mean.
+gene's mean. *baseline NAME* is `stmcdi baseline --method NAME`. The spatial graph that stmcdi asks for is built
+beforehand, outside the time.
 """
 
 CRPS_NOTE = """CRPS and coverage exist where a method says how sure it is. Ours: CRPS of 20 draws (without bias from
@@ -95,14 +96,15 @@ def write(table: pd.DataFrame, readme: Path = README) -> None:
 
 def label(method: str) -> str:
     """Row name of a method."""
-    return methods.LABELS.get(method, f"stmcdi {method.replace('-', ' --method ', 1)}")
+    if method == methods.OURS:
+        return f"**{method}**"
+    return methods.PACKAGES[method][0] if method in methods.PACKAGES else method.replace("-", " ", 1)
 
 
 def in_order(found: set[str]) -> list[str]:
-    """Ours first, then the baselines, then the packages."""
-    known = list(methods.LABELS)
-    baselines = sorted(name for name in found if name.startswith("baseline-"))
-    return [name for name in [known[0], *baselines, *known[1:]] if name in found]
+    """Ours first, then the methods of `stmcdi baseline`, then the packages."""
+    baselines = sorted(found - set(methods.PACKAGES) - {methods.OURS})
+    return [name for name in [methods.OURS, *baselines, *methods.PACKAGES] if name in found]
 
 
 def peer_best(mean: pd.DataFrame, kind: str, case: str, metric: str) -> tuple[str, float] | None:

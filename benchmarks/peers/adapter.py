@@ -118,6 +118,11 @@ def run(predict: Callable[[Case], np.ndarray | tuple[np.ndarray, np.ndarray]]) -
     write(case, masked, output, *(result if isinstance(result, tuple) else (result,)))
 
 
+def as_array(matrix: np.ndarray | sp.spmatrix) -> np.ndarray:
+    """Any matrix as an array."""
+    return matrix.toarray() if sp.issparse(matrix) else np.asarray(matrix)
+
+
 def _dense(stored: h5py.Group | h5py.Dataset) -> np.ndarray:
     if isinstance(stored, h5py.Dataset):
         return stored[:]

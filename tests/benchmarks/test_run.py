@@ -105,7 +105,7 @@ def test_a_failure_is_a_row_and_stops_nothing(workplace, monkeypatch):
     (workplace / "broken").mkdir()
     (workplace / "broken" / "run.py").write_text("raise ValueError('no such tissue')\n")
     monkeypatch.setattr(methods, "PEERS", workplace)
-    monkeypatch.setitem(methods.PEER_COMMANDS, "fa-8", ("broken",))
+    monkeypatch.setitem(methods.PACKAGES, "fa-8", ("broken", "broken"))
     run.run(CELL, LIMITS)
     (row,) = results.load().to_dict("records")
     assert (row["status"], row["error"], row["skill"]) == ("failed", "ValueError: no such tissue", "")
@@ -149,7 +149,7 @@ def test_the_report_names_the_best_and_what_failed(workplace):
     text = (workplace / "README.md").read_text()
     assert "| some | cmfrec | 1.50 | 0.300 / 0.200 |" in text  # what sits on our encoder is no peer
     assert "| factor analysis, rank 8 | 0.100 |" in text
-    assert "| stmcdi baseline --method vae | **0.900** |" in text
+    assert "| baseline vae | **0.900** |" in text
     assert "| MOFA (mofapy2), 10 factors | install failed |" in text
     assert "`no / wheel`" in text
     for plot in ("accuracy", "hidden", "cost"):
