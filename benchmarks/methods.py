@@ -7,12 +7,11 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 
 import stmcdi_cli
-from benchmarks.cells import ROOT, WORK
+from benchmarks.cells import ROOT, WORK, locked
 from stmcdi_cli.cli import main as cli
 
 HERE = ROOT / "benchmarks"
@@ -144,9 +143,6 @@ def last_line(text: str) -> str:
     return " ".join(lines[-1].split())[:200] if lines else "no message"
 
 
-_INSTALLING = threading.Lock()
-
-
 def environment(folder: Path, log: Path) -> Path:
     """Python of a peer's own environment, made when first asked for; ours, where it needs nothing more.
 
@@ -159,7 +155,7 @@ def environment(folder: Path, log: Path) -> Path:
     place = WORK / "envs" / folder.name
     python, stamp = place / "bin" / "python", place / "installed"
     wanted = hashlib.sha256(requirements.read_bytes()).hexdigest()
-    with _INSTALLING:
+    with locked(WORK / "envs" / f"{folder.name}.lock"):
         if stamp.exists() and stamp.read_text() == wanted:
             return python
         shutil.rmtree(place, ignore_errors=True)
