@@ -210,7 +210,7 @@ class LatentModel(ImputationModel):
 
         Counts are lumpy: the smallest interval with at most 5 % beyond either end often holds far more than 90 %.
         """
-        self.prepare(partial, device=device)
+        self._draw_from(partial, device)
         spots = _some_spots(tissue, _VALIDATION_SPOTS)
         drawn, true = [], []
         for i in range(0, len(spots), BLOCK):
@@ -237,9 +237,15 @@ class LatentModel(ImputationModel):
 
     def prepare(self, tissue: Tissue, *, device: torch.device) -> None:
         """Encode every spot of a tissue once."""
+        for member in self.members:
+            member.encode(tissue)
+        self._draw_from(tissue, device)
+
+    def _draw_from(self, tissue: Tissue, device: torch.device) -> None:
+        """Have draws be of a tissue that is encoded."""
         self._tissue = tissue
         for member in self.members:
-            member.prepare(tissue, device=device)
+            member.to(device)
         self._observe = self._observation(tissue) if tissue.scale is not None else None
 
     @torch.no_grad()

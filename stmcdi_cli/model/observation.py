@@ -40,10 +40,10 @@ class Observation:
         """
         total = np.zeros((len(DISPERSIONS), n_genes))
         for depth, expected, counts, use in parts:
+            rows, genes = np.nonzero(use)
             for k, (table, dispersion) in enumerate(zip(self.tables, DISPERSIONS, strict=True)):
-                rows = np.broadcast_to(np.arange(len(depth))[:, None], expected.shape)
-                mean = table.inverse(depth)(expected, rows).astype(np.float64)
-                total[k] += np.where(use, log_probability(counts, mean, dispersion), 0).sum(0)
+                mean = table.inverse(depth)(expected[use], rows).astype(np.float64)
+                total[k] += np.bincount(genes, log_probability(counts[use], mean, dispersion), n_genes)
         return total
 
 
@@ -130,9 +130,13 @@ def count_quantile(u: np.ndarray, mean: np.ndarray, dispersion: np.ndarray) -> n
 def log_probability(counts: np.ndarray, mean: np.ndarray, dispersion: float) -> np.ndarray:
     """Log-probability of counts under a negative binomial (Poisson at dispersion 0)."""
     mean = np.maximum(mean, 1e-12)
-    if dispersion == 0:
-        return counts * np.log(mean) - mean - gammaln(counts + 1)
-    r = 1 / dispersion
+    r = 1 / dispersion if dispersion > 0 else np.inf
     spread = np.log1p(mean * dispersion)
-    chance = gammaln(counts + r) - gammaln(r) - gammaln(counts + 1)
-    return chance + counts * (np.log(mean * dispersion) - spread) - r * spread
+    out = -r * spread if dispersion > 0 else -mean
+    some = counts > 0  # most entries are 0, and for them that is all
+    n, mean, spread = counts[some], mean[some], spread[some]
+    if dispersion > 0:
+        out[some] += gammaln(n + r) - gammaln(r) - gammaln(n + 1) + n * (np.log(mean * dispersion) - spread)
+    else:
+        out[some] += n * np.log(mean) - gammaln(n + 1)
+    return out

@@ -1,0 +1,206 @@
+"""What each part of the default model is for: ``python -m benchmarks.ablation [--cases NAME ...] [--seed 0]``.
+
+Takes one part away at a time and scores the rest on the same hidden entries (20 %), then writes ablation.tsv and
+ablation.md beside it. Cases that have rows for the seed are skipped; `--again` runs them anew.
+"""
+
+import argparse
+import csv
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from importlib import resources
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import scipy.sparse as sp
+import torch
+import yaml
+
+from benchmarks import cells
+from benchmarks.draws import add_draws
+from benchmarks.scoring import score
+from stmcdi_cli.model.device import one_thread
+from stmcdi_cli.model.latent import LatentModel
+from stmcdi_cli.model.tissue import Tissue
+
+TABLE, PAGE = cells.ROOT / "benchmarks" / "ablation.tsv", cells.ROOT / "benchmarks" / "ablation.md"
+CPU = torch.device("cpu")
+FIGURES = ("skill", "pcc", "mae_median", "crps", "coverage_90", "draw_var_ratio", "draw_zero_error", "draw_corr_error")
+TITLES = ("skill", "PCC", "MAE of the median", "CRPS", "90 % coverage", "variance", "zeros", "correlations")
+VARIANTS = {
+    "full": "**the default**",
+    "silent": "without what the networks learnt",
+    "fixed": "without diffusion: scores at their mean, counting noise alone",
+    "gaussian": "without diffusion and counting noise: a Gaussian per gene around the mean",
+    "linear": "linear link alone",
+    "log": "log link alone",
+    "no graph": "without the graph",
+    "no counts": "without the counting model (nor log link)",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    usual = [name for name in cells.case_names() if name not in cells.NOT_BY_DEFAULT]
+    parser.add_argument("--cases", nargs="+", choices=cells.case_names(), default=usual)
+    parser.add_argument("--seed", type=int, default=0, help="of the hidden entries (default: 0)")
+    parser.add_argument("--again", action="store_true", help="run cases that have rows already")
+    options = parser.parse_args()
+    rows = load()
+    for case in options.cases:
+        if not options.again and any((row["case"], row["seed"]) == (case, str(options.seed)) for row in rows):
+            continue
+        with one_thread():
+            found = list(ablate(case, options.seed))
+        rows = [row for row in load() if (row["case"], row["seed"]) != (case, str(options.seed))] + found
+        save(rows)
+        PAGE.write_text(page(rows), "utf-8")
+
+
+def ablate(case: str, seed: int) -> Iterator[dict[str, str]]:
+    """Score every variant on one case."""
+    folder = cells.cut(case, "0.2", seed)
+    masked = ad.read_h5ad(folder / "graph.h5ad")
+    tissue = Tissue.from_anndata(masked)
+    alone = sp.csr_matrix(tissue.graph.shape, dtype=np.float32)
+    model = fit(tissue)
+    made = {
+        "full": (model, tissue, None),
+        "silent": (model, tissue, silence),
+        "fixed": (model, tissue, fix),
+        "gaussian": (model, tissue, None),
+        "linear": (model, tissue, lambda model: weigh(model, 0.0)),
+        "log": (model, tissue, lambda model: weigh(model, 1.0)),
+        "no graph": (None, replace(tissue, graph=alone), None),
+        "no counts": (None, replace(tissue, scale=None), None),
+    }
+    with tempfile.TemporaryDirectory() as scratch:
+        for variant, (fitted, data, change) in made.items():
+            fitted = copy_of(fitted) if fitted else fit(data)
+            if change:
+                change(fitted)
+            imputed = impute(fitted, data, masked)
+            if variant == "gaussian":
+                make_gaussian(imputed, fitted, tissue)
+            else:
+                add_draws(fitted, data, imputed)
+            file = Path(scratch) / "imputed.h5ad"
+            imputed.write_h5ad(file)
+            scores = score(file, folder / "truth.h5ad")
+            row = {"case": case, "seed": str(seed), "variant": variant}
+            row |= {name: "" if scores.get(name) is None else f"{scores[name]:.5g}" for name in FIGURES}
+            print(*row.values(), flush=True)
+            yield row
+
+
+def fit(tissue: Tissue) -> LatentModel:
+    """The default preset, as `train` would build and fit it."""
+    config = yaml.safe_load((resources.files("stmcdi_cli") / "presets" / "default.yaml").read_text("utf-8"))
+    model = LatentModel({**config, "scale": tissue.scale}, tissue.genes)
+    model.fit(tissue, seed=0, device=CPU, report=lambda row: None)
+    return model
+
+
+def copy_of(model: LatentModel) -> LatentModel:
+    """The same model, free to be changed."""
+    other = LatentModel(model.config, model.genes)
+    other.load_state({name: value.clone() for name, value in model.state().items()})
+    return other
+
+
+def impute(model: LatentModel, tissue: Tissue, masked: ad.AnnData) -> ad.AnnData:
+    """What `stmcdi impute` writes by default."""
+    model.prepare(tissue, device=CPU)
+    draws = model.draw(np.arange(tissue.n_spots), n_samples=50, seed=0, sampler="dpm", n_steps=None)
+    hidden = tissue.missing.toarray()
+    low, median, high = np.quantile(draws.samples, (draws.tail, 0.5, 1 - draws.tail), axis=0).astype(np.float32)
+    imputed = ad.AnnData(masked.X, obs=masked.obs[[]], var=masked.var[[]])
+    layers = {"imputed": draws.mean, "imputed_sd": draws.samples.std(0), "imputed_median": median}
+    layers |= {"imputed_q05": low, "imputed_q95": high}
+    for name, values in layers.items():
+        imputed.layers[name] = sp.csr_matrix(np.where(hidden, values, tissue.x.toarray() if name == "imputed" else 0))
+    return imputed
+
+
+def silence(model: LatentModel) -> None:
+    for member in model.members:
+        member.silence()
+
+
+def weigh(model: LatentModel, share: float) -> None:
+    model.weights = torch.tensor([1 - share, share])
+
+
+def fix(model: LatentModel) -> None:
+    """Take every score at the encoder's mean."""
+    for member in model.members:
+
+        def expect(spots, pairs, *, member=member, **_):
+            graph = member.graph
+            known = member._scores.of(spots)
+            centre, _ = graph.posterior(*graph.evidence(member._tissue, spots, known), member._prior[spots])
+            expected = graph.decoder(member._tissue.depth[spots])(centre)
+            for pair in pairs:
+                yield pair, expected, expected
+
+        member.expect = expect
+
+
+def make_gaussian(imputed: ad.AnnData, model: LatentModel, tissue: Tissue) -> None:
+    """Give each gene one standard deviation: that of its visible entries around what is expected of them."""
+    spots = np.arange(tissue.n_spots)
+    scores = [member._scores for member in model.members]
+    expected = np.average(model._expected(spots, scores, tissue), axis=0, weights=model.weights.numpy())
+    visible = ~tissue.missing.toarray()
+    residual = np.where(visible, tissue.x.toarray() - expected, 0)
+    sd = np.sqrt((residual**2).sum(0) / np.maximum(visible.sum(0), 1))
+    for name in ("imputed_q05", "imputed_q95", "imputed_median"):
+        del imputed.layers[name]
+    imputed.layers["imputed_sd"] = sp.csr_matrix(np.where(visible, 0, sd).astype(np.float32))
+
+
+def load() -> list[dict[str, str]]:
+    """Rows there are."""
+    if not TABLE.exists():
+        return []
+    with open(TABLE, newline="") as file:
+        return list(csv.DictReader(file, delimiter="\t"))
+
+
+def save(rows: list[dict[str, str]]) -> None:
+    """Write all rows."""
+    with open(TABLE, "w", newline="") as file:
+        writer = csv.DictWriter(file, ["case", "seed", "variant", *FIGURES], delimiter="\t", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(sorted(rows, key=lambda row: (row["case"], row["seed"], list(VARIANTS).index(row["variant"]))))
+
+
+def page(rows: list[dict[str, str]]) -> str:
+    """Tables: the mean over the cases, then case by case."""
+    lines = [
+        "# What each part is for",
+        "",
+        "Made by `python -m benchmarks.ablation`: 20 % of entries hidden; one part taken away at a time. *Variance*: of a draw's",
+        "hidden entries over the true one's, median over genes (1 is right). *Zeros*: error in a gene's share of zeros in a draw,",
+        "mean over genes. *Correlations*: root mean square error, over pairs of genes, in the matrix completed by a draw.",
+        "",
+    ]
+    groups = {"Mean over the cases": rows} | {
+        case: [row for row in rows if row["case"] == case] for case in dict.fromkeys(row["case"] for row in rows)
+    }
+    for title, group in groups.items():
+        lines += [f"## {title}", "", "| | " + " | ".join(TITLES) + " |", "|---|" + "---|" * len(TITLES)]
+        for variant, label in VARIANTS.items():
+            chosen = [row for row in group if row["variant"] == variant]
+            if not chosen:
+                continue
+            figures = [[float(row[name]) for row in chosen if row[name]] for name in FIGURES]
+            lines.append(f"| {label} | " + " | ".join(f"{np.mean(f):.4f}" if f else "" for f in figures) + " |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
