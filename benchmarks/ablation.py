@@ -182,10 +182,11 @@ def page(rows: list[dict[str, str]]) -> str:
     lines = [
         "# What each part is for",
         "",
-        "Made by `python -m benchmarks.ablation`: 20 % of entries hidden; one part taken away at a time. *Variance*: of a",
-        "draw's hidden entries over the true one's, median over genes (1 is right). *Zeros*: error in a gene's share of",
-        "zeros in a draw, mean over genes. *Correlations*: root mean square error, over pairs of genes, in the matrix",
-        "completed by a draw.",
+        "Made by `python -m benchmarks.ablation`: 20 % of entries hidden; one part taken away at a time.",
+        "",
+        "- *variance*: of a draw's hidden entries over the true one's, median over genes; 1 is right",
+        "- *zeros*: error in a gene's share of zeros in a draw, mean over genes",
+        "- *correlations*: root mean square error, over pairs of genes, in the matrix completed by a draw",
         "",
     ]
     groups = {"Mean over the cases": rows} | {
