@@ -18,7 +18,18 @@ TARGET = click.Choice(["missing", "zeros", "all"])
 SAMPLER = click.Choice(["dpm", "ddim", "ddpm", "langevin"])
 PRESET = click.Choice(["default", "paper"])
 FORMAT = click.Choice(["auto", "space-ranger", "visium-hd", "table", "h5ad", "zarr", "spatialdata"])
-BASELINE = click.Choice(["gene-mean", "spatial-neighbors", "expression-neighbors", "soft-impute", "factor-analysis"])
+BASELINE = click.Choice(
+    [
+        "gene-mean",
+        "spatial-neighbors",
+        "expression-neighbors",
+        "soft-impute",
+        "factor-analysis",
+        "gan",
+        "vae",
+        "mlp",
+    ]
+)
 
 
 def example(arguments: str) -> str:
@@ -50,7 +61,7 @@ GENES = click.option(
     is_eager=True,
     expose_value=False,
     callback=print_completion,
-    help="Print the shell's completion script: eval \"$(stmcdi --completion bash)\".",
+    help='Print the shell\'s completion script: eval "$(stmcdi --completion bash)".',
 )
 def main() -> None:
     """Fill in missing and dropped-out gene expression in spatial transcriptomics data."""

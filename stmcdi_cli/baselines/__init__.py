@@ -5,9 +5,12 @@ from collections.abc import Callable
 from stmcdi_cli.baselines import (
     expression_neighbors,
     factor_analysis,
+    gan,
     gene_mean,
+    mlp,
     soft_impute,
     spatial_neighbors,
+    vae,
 )
 from stmcdi_cli.baselines.base import Estimate, Visible
 
@@ -17,6 +20,9 @@ METHODS: dict[str, Callable[..., Estimate]] = {
     "expression-neighbors": expression_neighbors.impute,
     "soft-impute": soft_impute.impute,
     "factor-analysis": factor_analysis.impute,
+    "gan": gan.impute,
+    "vae": vae.impute,
+    "mlp": mlp.impute,
 }
 
 __all__ = ["METHODS", "Estimate", "Visible"]

@@ -1,0 +1,93 @@
+"""A generative adversarial network on the graph encoder's latent (appendix F; GAIN, Yoon et al. 2018).
+
+The generator fills what is hidden from the latent and noise. The discriminator sees the filled table and guesses,
+entry by entry, what was observed and what was generated; a hint tells it the truth of most entries. The generator
+learns to pass for an observation and to be near the targets.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from stmcdi_cli.baselines import base, graph_latent
+
+WIDTH = 128
+NOISE = 8
+DROPOUT = 0.4
+HINT = 0.9
+"""Share of entries of which the discriminator is told whether they were observed."""
+ALPHA = 10.0
+"""Weight of the squared error against the adversarial loss."""
+N_DRAWS = 4
+
+
+class AdversarialNetwork(graph_latent.LatentNetwork):
+    """Generator from latent and noise to standardised expression [B, G], and its discriminator."""
+
+    def __init__(self, n_inputs: int, n_genes: int) -> None:
+        super().__init__()
+        self.generator = nn.Sequential(
+            nn.Linear(n_inputs + NOISE, WIDTH),
+            nn.SiLU(),
+            nn.Dropout(DROPOUT),
+            nn.Linear(WIDTH, WIDTH),
+            nn.SiLU(),
+            nn.Dropout(DROPOUT),
+            nn.Linear(WIDTH, n_genes),
+        )
+        self.discriminator = nn.Sequential(
+            nn.Linear(2 * n_genes, WIDTH), nn.SiLU(), nn.Linear(WIDTH, WIDTH), nn.SiLU(), nn.Linear(WIDTH, n_genes)
+        )
+
+    def start(self) -> None:
+        """Give each player an optimiser."""
+        self.generator_optimizer, self.discriminator_optimizer = (
+            torch.optim.AdamW(
+                player.parameters(), lr=graph_latent.LEARNING_RATE, weight_decay=graph_latent.WEIGHT_DECAY
+            )
+            for player in (self.generator, self.discriminator)
+        )
+
+    def update(self, batch: graph_latent.Batch) -> None:
+        """Take one step of the discriminator, then one of the generator."""
+        generated = self._generate(batch.latent)
+        filled = torch.where(batch.seen > 0, batch.z, generated)
+        told = torch.rand_like(batch.seen) < HINT
+        hint = torch.where(told, batch.seen, 0.5)
+
+        guess = self.discriminator(torch.cat([filled.detach(), hint], dim=1))
+        self.discriminator_optimizer.zero_grad()
+        _cross_entropy(guess, batch.seen, ~told).backward()
+        self.discriminator_optimizer.step()
+
+        guess = self.discriminator(torch.cat([filled, hint], dim=1))
+        fooled = _cross_entropy(guess, torch.ones_like(guess), (batch.seen == 0) & ~told)
+        self.generator_optimizer.zero_grad()
+        (fooled + ALPHA * batch.error(generated)).backward()
+        self.generator_optimizer.step()
+
+    def predict(self, latent: Tensor) -> Tensor:
+        """Mean of draws, over the same noise for every spot."""
+        noise = torch.randn(N_DRAWS // 2, NOISE, generator=torch.Generator().manual_seed(0))
+        draws = [self._generate(latent, row.expand(len(latent), -1)) for row in torch.cat([noise, -noise])]
+        return torch.stack(draws).mean(0)
+
+    def _generate(self, latent: Tensor, noise: Tensor | None = None) -> Tensor:
+        noise = torch.randn(len(latent), NOISE) if noise is None else noise
+        return self.generator(torch.cat([latent, noise], dim=1))
+
+
+def _cross_entropy(guess: Tensor, truth: Tensor, counted: Tensor) -> Tensor:
+    """Mean over the counted entries; those the hint gave away teach nothing."""
+    loss = nn.functional.binary_cross_entropy_with_logits(guess, truth, reduction="none")
+    return (loss * counted).sum() / counted.sum().clamp(min=1)
+
+
+def impute(data: base.Visible, *, seed: int) -> base.Estimate:
+    """Predict every entry by generators that read the graph encoder's scores.
+
+    Raises
+    ------
+    InputError
+        The data have neither a spatial graph nor coordinates to build one from.
+    """
+    return graph_latent.impute(data, AdversarialNetwork, seed=seed)
