@@ -100,7 +100,7 @@ GPU_STEPS = {"TRAIN", "IMPUTE"}
 
 def test_two_pods_get_a_gpu(nextflow, root, tmp_path, api):
     steps = _asked(nextflow, root, tmp_path, api)
-    assert len(steps) == 8 and GPU_STEPS < set(steps)
+    assert len(steps) >= 8 and GPU_STEPS < set(steps)
     for step, container in steps.items():
         assert container["image"] == "localhost/stmcdi:0.1.0-cuda"
         asked = {kind: container["resources"].get(kind, {}) for kind in ("requests", "limits")}
