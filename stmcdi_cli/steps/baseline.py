@@ -1,6 +1,5 @@
 """``stmcdi baseline``: impute with one of the methods that the diffusion model is compared with."""
 
-import sys
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,6 +8,7 @@ import scipy.sparse as sp
 from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import checks
 from stmcdi_cli.io import record, shallow_copy
+from stmcdi_cli.log import note
 from stmcdi_cli.sparse import missing_entries
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def baseline(
     data = Visible.from_anndata(adata, section_key)
     fill = np.ones(adata.shape, dtype=bool) if target == "all" else missing_entries(adata).toarray()
     if not fill.any():
-        print("baseline: no entry is missing, so none is filled; --target all replaces every one", file=sys.stderr)
+        note("baseline: no entry is missing, so none is filled; --target all replaces every one")
     with one_thread():
         estimate = METHODS[method](data, seed=seed)
 
