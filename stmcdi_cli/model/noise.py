@@ -111,3 +111,8 @@ def uniform(seed: int, spots: np.ndarray, samples: np.ndarray, stream: int, n: i
         target = out[rows, 2 * columns.start : 2 * columns.stop]
         np.multiply(halves[:, : target.shape[1]].astype(np.int32), np.float32(2**-24), out=target)
     return out.reshape(len(samples), len(spots), n)
+
+
+def mirrored(uniform: np.ndarray) -> np.ndarray:
+    """Mirror image of such numbers, on [0, 1) too: 1 itself, at which every quantile is infinite, must not come of 0."""
+    return np.float32(1 - 2**-24) - uniform

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from stmcdi_cli.model import noise
+from stmcdi_cli.model.observation import count_quantile
 
 SPOTS, SAMPLES = np.arange(200), np.arange(20)
 Z = noise.normal(3, SPOTS, SAMPLES, 5, 250)  # a million numbers
@@ -89,3 +90,12 @@ def test_uniform_fills_the_unit_interval():
     chi2 = ((counts - u.size / 100) ** 2 / (u.size / 100)).sum()
     assert chi2 < 99 + 6 * np.sqrt(2 * 99)
     assert within((u - 0.5) * Z, np.sqrt(1 / 12 / u.size))  # and owes nothing to the normal of the same key
+
+
+def test_mirrored_numbers_stay_below_one():
+    """One number in 16 million is 0; its mirror image must not be 1, the quantile of infinitely many counts."""
+    numbers = np.float32([0, 2**-24, 0.25, 0.5, 1 - 2**-24])
+    mirrored = noise.mirrored(numbers)
+    assert mirrored.dtype == np.float32 and mirrored.min() == 0 and mirrored.max() < 1
+    np.testing.assert_array_equal(noise.mirrored(mirrored), numbers)
+    assert (count_quantile(mirrored.astype(float), np.full(5, 0.5), np.full(5, 0.5)) < 60).all()
