@@ -276,9 +276,8 @@ class LatentModel(ImputationModel):
             for m, (member, pairs) in enumerate(zip(self.members, shares, strict=True)):
                 for pair, *both in member.expect(padded, pairs, seed=seed, sampler=sampler, n_steps=n_steps):
                     uniform = keyed.uniform(seed, padded, np.array([pair]), _OBSERVATION_STREAM, len(self.genes))[0]
-                    for k, expected, chance in zip(
-                        (2 * pair, 2 * pair + 1), both, (uniform, keyed.mirrored(uniform)), strict=True
-                    ):
+                    chances = uniform, keyed.mirrored(uniform)
+                    for k, expected, chance in zip((2 * pair, 2 * pair + 1), both, chances, strict=True):
                         if k < n_samples:
                             samples[k, i : i + len(some)] = observe(expected.numpy(), chance)[: len(some)]
                             total[m] += expected.numpy()[: len(some)]

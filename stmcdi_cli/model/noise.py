@@ -114,5 +114,5 @@ def uniform(seed: int, spots: np.ndarray, samples: np.ndarray, stream: int, n: i
 
 
 def mirrored(uniform: np.ndarray) -> np.ndarray:
-    """Mirror image of such numbers, on [0, 1) too: 1 itself, at which every quantile is infinite, must not come of 0."""
+    """Mirror image of such numbers, on [0, 1) too: 0 must not become 1, at which every quantile is infinite."""
     return np.float32(1 - 2**-24) - uniform
