@@ -35,3 +35,8 @@ def __getattr__(name: str) -> Any:
     if name in __all__:
         return getattr(import_module(f"stmcdi_cli.steps.{name}"), name)
     raise AttributeError(f"module 'stmcdi_cli' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Name the steps too, for completion in notebooks."""
+    return [*globals(), *__all__]
