@@ -25,7 +25,8 @@ def main() -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
     signal.signal(signal.SIGALRM, stop)
-    signal.signal(signal.SIGTERM, lambda *_: (stop(), sys.exit(1)))
+    for interrupt in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(interrupt, lambda *_: (stop(), sys.exit(1)))
     signal.setitimer(signal.ITIMER_REAL, timeout)
     _, status, usage = os.wait4(process.pid, 0)
     signal.setitimer(signal.ITIMER_REAL, 0)
