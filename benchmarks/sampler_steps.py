@@ -1,8 +1,8 @@
 """How many network passes a draw needs: ``python -m benchmarks.sampler_steps``.
 
 On the default's schedule and a target of which the perfect network is known: a skewed mixture of two Gaussians with
-mean 0 and variance 1, far less Gaussian than any posterior met in real tissues. Prints the Wasserstein-1 distance of the draws
-from the target by sampler and number of passes; the last line is what perfect draws of that number come to.
+mean 0 and variance 1, far less Gaussian than any posterior met in real tissues. Prints the Wasserstein-1 distance of
+the draws from the target by sampler and number of passes; the last line is what perfect draws of that number come to.
 """
 
 import argparse
