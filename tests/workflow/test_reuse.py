@@ -136,13 +136,13 @@ def _requests(work: Path) -> dict[str, str]:
     found = {}
     for script in work.glob("*/*/.command.run"):
         text = script.read_text()
-        found[re.search(r"^#SBATCH -J nf-(\w+)", text, re.M)[1].removeprefix("STMCDI_")] = text
+        found[re.search(r"^#SBATCH -J nf-([A-Z_]+?)_?(\(|$)", text, re.M)[1].removeprefix("STMCDI_")] = text
     return found
 
 
 SBATCH = """#!/usr/bin/env bash
 # Stands in for Slurm: runs the job at once.
-cat >job.$$ && bash ./.command.run >/dev/null 2>&1
+bash "${@: -1}" >/dev/null 2>&1
 echo "Submitted batch job $$"
 """
 
