@@ -14,3 +14,4 @@ printf 'sample,h5ad\ntissue,tissue.h5ad\n' > demo/samplesheet.csv
 result=demo/results/tissue/tissue
 "$bin/python" tools/compare_with_truth.py "${result}_imputed.h5ad" "${result}_truth.h5ad" "${result}_metrics.json"
 echo "Result: ${result}_imputed.h5ad, imputed expression in layers['imputed'] (docs/output.md)"
+echo "Report: ${result}_report.html, which genes to trust and why; open it in a browser"

@@ -6,6 +6,7 @@ include { IMPUTE      } from '../modules/local/stmcdi/impute/main'
 include { JOIN        } from '../modules/local/stmcdi/join/main'
 include { MERGE       } from '../modules/local/stmcdi/merge/main'
 include { NORMALIZE   } from '../modules/local/stmcdi/normalize/main'
+include { REPORT      } from '../modules/local/stmcdi/report/main'
 include { SELECT_HVG  } from '../modules/local/stmcdi/select_hvg/main'
 include { TRAIN       } from '../modules/local/stmcdi/train/main'
 
@@ -74,12 +75,15 @@ workflow STMCDI {
         versions = versions.mix(MERGE.out.versions)
     }
     EVALUATE(imputed.join(truths))
-    versions = versions.mix(IMPUTE.out.versions, EVALUATE.out.versions)
+    REPORT(imputed.join(models).join(truths, remainder: !evaluate).map { row -> row.take(3) + [row[3] ?: []] })
+    versions = versions.mix(IMPUTE.out.versions, EVALUATE.out.versions, REPORT.out.versions)
 
     emit:
     imputed  = imputed               // channel of [ meta, h5ad ]
     model    = models                // channel of [ meta, folder ]
     truth    = truths                // channel of [ meta, h5ad ], empty unless evaluate
     metrics  = EVALUATE.out.metrics  // channel of [ meta, json ], empty unless evaluate
+    report   = REPORT.out.html       // channel of [ meta, html ]
+    multiqc  = REPORT.out.multiqc    // channel of files for MultiQC
     versions = versions              // channel of versions.yml files
 }

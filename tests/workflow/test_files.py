@@ -84,7 +84,7 @@ def test_samplesheet_schema_refuses_unsafe_names(name: str):
 def test_one_module_per_step():
     assert [module.name for module in MODULES] == [
         "build_graph", "check_samplesheet", "evaluate", "hold_out", "impute", "join", "merge", "normalize",
-        "select_hvg", "train",
+        "report", "select_hvg", "train",
     ]  # fmt: skip
 
 

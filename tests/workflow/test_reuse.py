@@ -11,7 +11,9 @@ import pytest
 from helpers import dense, same_results
 
 ARGUMENTS = ["-profile", "test", "--input", "samples.csv", "--n_genes", "40", "--epochs", "3", "--target", "zeros"]
-ALL_STEPS = ["BUILD_GRAPH", "CHECK_SAMPLESHEET", "EVALUATE", "HOLD_OUT", "IMPUTE", "NORMALIZE", "SELECT_HVG", "TRAIN"]
+ALL_STEPS = [
+    "BUILD_GRAPH", "CHECK_SAMPLESHEET", "EVALUATE", "HOLD_OUT", "IMPUTE", "NORMALIZE", "REPORT", "SELECT_HVG", "TRAIN",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +51,7 @@ def whole(run, folder) -> Path:
 
 
 def test_five_shards_are_as_one(run, whole, folder):
-    assert run("five", "--impute_shards", 5, "-resume") == ["EVALUATE", *["IMPUTE"] * 5, "MERGE"]
+    assert run("five", "--impute_shards", 5, "-resume") == ["EVALUATE", *["IMPUTE"] * 5, "MERGE", "REPORT"]
     same_results(folder / "five", whole)
     ours, theirs = (
         anndata.read_h5ad(outdir / "left/left_imputed.h5ad").uns["stmcdi"] for outdir in (whole, folder / "five")
@@ -67,8 +69,8 @@ def test_resume_after_a_change_of_resources_reruns_nothing(run, whole, folder):
 
 
 def test_resume_after_a_change_of_a_parameter_reruns_what_depends_on_it(run, whole):
-    assert run("samples", "-resume", "--n_samples", 6) == ["EVALUATE", "IMPUTE"]
-    assert run("epochs", "-resume", "--epochs", 4) == ["EVALUATE", "IMPUTE", "TRAIN"]
+    assert run("samples", "-resume", "--n_samples", 6) == ["EVALUATE", "IMPUTE", "REPORT"]
+    assert run("epochs", "-resume", "--epochs", 4) == ["EVALUATE", "IMPUTE", "REPORT", "TRAIN"]
 
 
 def test_a_trained_model_is_applied_to_another_sample(run, whole, folder):

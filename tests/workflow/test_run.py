@@ -37,6 +37,8 @@ def _dense(matrix) -> np.ndarray:
 def test_outputs_are_there(results, files_of):
     model = {f"tissue/tissue_model/{name}" for name in ("model.safetensors", "config.yaml", "history.tsv")}
     files = {f"tissue/tissue_{name}" for name in ("imputed.h5ad", "truth.h5ad", "metrics.json", "metrics.tsv")}
+    parts = ("report.html", "report.tsv", *(f"report_{name}_mqc.json" for name in ("scores", "training", "verdicts")))
+    files |= {f"tissue/tissue_{name}" for name in parts}
     assert files_of(results) == model | files | {"metrics.tsv", "pipeline_info/versions.yml"}
 
 
@@ -70,7 +72,7 @@ def test_table_of_all_samples(results):
 
 def test_versions(results):
     versions = yaml.safe_load((results / "pipeline_info/versions.yml").read_text())
-    steps = ["NORMALIZE", "SELECT_HVG", "BUILD_GRAPH", "HOLD_OUT", "TRAIN", "IMPUTE", "EVALUATE"]
+    steps = ["NORMALIZE", "SELECT_HVG", "BUILD_GRAPH", "HOLD_OUT", "TRAIN", "IMPUTE", "EVALUATE", "REPORT"]
     assert versions == {
         name: {"stmcdi": __version__} for name in ["CHECK_SAMPLESHEET", *(f"STMCDI:{step}" for step in steps)]
     }
@@ -101,4 +103,4 @@ def test_resume_reruns_nothing(nextflow, folder, root, results):
     assert done.returncode == 0, done.stdout + done.stderr
     trace = max((results / "pipeline_info").glob("execution_trace_*.txt"))
     with open(trace, newline="") as file:
-        assert [row["status"] for row in csv.DictReader(file, delimiter="\t")] == ["CACHED"] * 8
+        assert [row["status"] for row in csv.DictReader(file, delimiter="\t")] == ["CACHED"] * 9

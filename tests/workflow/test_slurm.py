@@ -174,6 +174,7 @@ def test_a_cancelled_training_is_run_again(tasks):
     assert {step[0] for step in ran if step[1] == "FAILED"} == {"TRAIN"}
     assert {step[0] for step in ran} == {
         "CHECK_SAMPLESHEET", "NORMALIZE", "SELECT_HVG", "BUILD_GRAPH", "HOLD_OUT", "TRAIN", "IMPUTE", "EVALUATE",
+        "REPORT",
     }  # fmt: skip
 
 

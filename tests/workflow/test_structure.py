@@ -8,6 +8,7 @@ def test_stub_run_with_evaluation(nextflow, root, tmp_path, samplesheet, files_o
     expected = {"metrics.tsv", "pipeline_info/versions.yml"}
     for sample in ("A", "B-2"):
         names = ["imputed.h5ad", "truth.h5ad", "metrics.json", "metrics.tsv"]
+        names += ["report.html", "report.tsv", "report_scores_mqc.json"]
         names += [f"model/{name}" for name in ("model.safetensors", "config.yaml", "history.tsv")]
         expected |= {f"{sample}/{sample}_{name}" for name in names}
     assert files_of(tmp_path / "results") == expected
@@ -19,6 +20,7 @@ def test_stub_run_without_evaluation(nextflow, root, tmp_path, samplesheet, file
     assert done.returncode == 0, done.stdout + done.stderr
     assert {name for name in files_of(tmp_path / "out") if "model" not in name} == {
         "A/A_normalized.h5ad", "A/A_hvg.h5ad", "A/A_graph.h5ad", "A/A_imputed.h5ad", "pipeline_info/versions.yml",
+        "A/A_report.html", "A/A_report.tsv", "A/A_report_scores_mqc.json",
     }  # fmt: skip
     assert "HOLD_OUT" not in done.stdout
     assert {path.name.rsplit("_", 2)[0] for path in (tmp_path / "out/pipeline_info").glob("*_*_*")} == {
@@ -70,6 +72,7 @@ case $1 in
     train | impute)
         if mkdir "HERE/$1-failed" 2>/dev/null; then exit 75; fi
         if [ "$1" = train ]; then mkdir "$last"; else touch "$last"; fi ;;
+    report) touch "$last" "${last%.html}.tsv" "${last%.html}_scores_mqc.json" ;;
     *) touch "$last" ;;
 esac
 """

@@ -1,0 +1,34 @@
+// Says in one page what was imputed and which genes to trust; `truth` may be an empty list.
+process REPORT {
+    tag "${meta.id}"
+    label 'process_low'
+
+    input:
+    tuple val(meta), path(imputed), path(model), path(truth)
+
+    output:
+    tuple val(meta), path('*_report.html'), emit: html
+    tuple val(meta), path('*_report.tsv'), emit: genes
+    path '*_mqc.json', emit: multiqc
+    path 'versions.yml', emit: versions
+
+    script:
+    def args = task.ext.args ?: ''
+    def prefix = task.ext.prefix ?: meta.id
+    def hidden = truth ? "--truth \"${truth}\"" : ''
+    """
+    stmcdi report ${args} --model-dir "${model}" ${hidden} "${imputed}" "${prefix}_report.html"
+
+    cat > versions.yml <<-END_VERSIONS
+    "${task.process}":
+        stmcdi: \$(stmcdi --version | sed 's/.* //')
+    END_VERSIONS
+    """
+
+    stub:
+    def prefix = task.ext.prefix ?: meta.id
+    """
+    touch "${prefix}_report.html" "${prefix}_report.tsv" "${prefix}_report_scores_mqc.json"
+    printf '"%s":\\n    stmcdi: stub\\n' "${task.process}" > versions.yml
+    """
+}
