@@ -42,7 +42,8 @@ def test_options_are_the_functions_parameters_with_the_same_defaults(name):
     options = {
         option.name: None if "UNSET" in repr(option.default) else option.default  # Click 8.3 and later say UNSET
         for option in main.commands[name].params
-        if isinstance(option, click.Option) and option.expose_value  # others are common to all: tests/test_manners.py
+        if isinstance(option, click.Option)
+        and option.expose_value  # others are common to all: tests/test_manners.py
         and option.name not in NOT_OF_THE_FUNCTION.get(name, ())
     }
     assert options == parameters
