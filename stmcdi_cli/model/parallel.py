@@ -152,7 +152,7 @@ def _shared_rows(network: nn.Module) -> Iterator[None]:
         dist.all_reduce(whole)
         return torch.cat([whole[: rows.start], own, whole[rows.stop :]])
 
-    def drop(module: nn.Module, _inputs: Any, output: Tensor) -> Tensor | None:
+    def drop(module: nn.Dropout, _inputs: Any, output: Tensor) -> Tensor | None:
         if not module.training:
             return None
         return (
