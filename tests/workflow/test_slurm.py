@@ -104,7 +104,7 @@ def _wait(until, seconds: float, for_what: str, folder: Path) -> None:
     end = time.monotonic() + seconds
     while not until():
         if time.monotonic() > end:
-            logs = "\n".join(f"{log}:\n{log.read_text()[-1500:]}" for log in folder.rglob("*.log"))
+            logs = "\n".join(f"{log}:\n{log.read_text(errors='replace')[-1500:]}" for log in folder.glob("slurm*.log"))
             pytest.fail(f"waited {seconds} s for {for_what}\n{logs}")
         time.sleep(0.5)
 
@@ -142,10 +142,10 @@ def folder(slurm, nextflow, stmcdi, root, tmp_path_factory) -> Path:
         return [line.split()[0] for line in listed if "TRAIN" in line]
 
     try:
-        _wait(lambda: (training() and _learning(folder)) or run.poll() is not None, 300, "TRAIN to run", folder)
+        _wait(lambda: (training() and _learning(folder)) or run.poll() is not None, 900, "TRAIN to run", folder)
         assert run.poll() is None, run.communicate()
         _say(slurm, "scancel", *training())
-        output, _ = run.communicate(timeout=600)
+        output, _ = run.communicate(timeout=1200)
     finally:
         run.kill()
     assert run.returncode == 0, output
