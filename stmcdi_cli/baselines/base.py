@@ -176,7 +176,8 @@ class Units:
 
     def apply(self, x: np.ndarray, seen: np.ndarray) -> Tensor:
         """Go to these units, 0 where nothing is visible [n, G]."""
-        return torch.from_numpy(np.where(seen, (x - self.mean) / self.scale, 0).astype(np.float32))
+        z = np.where(seen, (x - self.mean) / self.scale, 0).astype(np.float32)
+        return torch.from_numpy(z).clone()  # in memory that torch aligns: products round by how a matrix lies in it
 
     def undo(self, z: Tensor) -> np.ndarray:
         """Go back to ``X``'s scale [n, G]."""

@@ -30,6 +30,8 @@ N_MEMBERS = 3
 BATCH_SIZE = 64
 MOST_EPOCHS = 300
 PATIENCE = 10
+PROGRESS = 3e-4
+"""Least relative fall of the validation error that is worth going on for."""
 LEARNING_RATE = 2e-3
 WEIGHT_DECAY = 0.01
 
@@ -180,15 +182,18 @@ def impute(data: base.Visible, build: Callable[[int, int], LatentNetwork], *, se
 def train(network: LatentNetwork, lessons: Lessons, generator: torch.Generator) -> None:
     """Update until validation has not improved for some epochs; leave the best weights in the network."""
     network.start()
-    best_error, best, best_epoch = np.inf, network.state_dict(), 0
+    best_error, best = np.inf, network.state_dict()
+    worth_error, worth_epoch = np.inf, 0
     for epoch in range(MOST_EPOCHS):
         network.train()
         for batch in lessons.batches(epoch, generator):
             network.update(batch)
         error = lessons.validation_error(lessons.predict(network, lessons.validation_latent))
         if error < best_error:
-            best_error, best_epoch = error, epoch
+            best_error = error
             best = {name: value.clone() for name, value in network.state_dict().items()}
-        if epoch - best_epoch >= PATIENCE:
+        if error < worth_error * (1 - PROGRESS):
+            worth_error, worth_epoch = error, epoch
+        if epoch - worth_epoch >= PATIENCE:
             break
     network.load_state_dict(best)

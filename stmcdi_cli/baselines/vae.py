@@ -19,9 +19,9 @@ class VariationalAutoencoder(graph_latent.LatentNetwork):
 
     def __init__(self, n_inputs: int, n_genes: int) -> None:
         super().__init__()
-        self.encoder = nn.Sequential(
-            nn.Linear(n_inputs, WIDTH), nn.SiLU(), nn.Dropout(DROPOUT), nn.Linear(WIDTH, 2 * CODE)
-        )
+        code = nn.Linear(WIDTH, 2 * CODE)
+        nn.init.constant_(code.bias[CODE:], -3)  # begin with codes that tell the spots apart
+        self.encoder = nn.Sequential(nn.Linear(n_inputs, WIDTH), nn.SiLU(), code)
         self.decoder = nn.Sequential(nn.Linear(CODE, WIDTH), nn.SiLU(), nn.Dropout(DROPOUT), nn.Linear(WIDTH, n_genes))
         self.log_noise = nn.Parameter(torch.zeros(()))
 

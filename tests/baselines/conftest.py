@@ -4,18 +4,17 @@ from functools import cache
 from types import SimpleNamespace
 
 import pytest
-import torch
 from helpers import dense
 
 import stmcdi_cli as stmcdi
 from stmcdi_cli.baselines import METHODS, Visible, graph_latent
+from stmcdi_cli.model.device import one_thread
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def short_training():
     """One small network in place of three: what is tested here does not depend on how well they are trained."""
-    with pytest.MonkeyPatch.context() as patch:
-        torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch, one_thread():
         patch.setattr(graph_latent, "N_MEMBERS", 1)
         patch.setattr(graph_latent, "MOST_EPOCHS", 60)
         yield
