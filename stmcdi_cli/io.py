@@ -2,10 +2,9 @@
 
 import hashlib
 import os
-import tempfile
 import warnings
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from stmcdi_cli import __version__
 from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli.errors import InputError, OptionError
+from stmcdi_cli.whole import whole_files, writing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -87,47 +87,6 @@ def check_model_dir(path: str | os.PathLike[str]) -> None:
         raise InputError(f"{path}: is a file; a model is a folder: give another name")
 
 
-@contextmanager
-def writing(path: str | os.PathLike[str]) -> "Iterator[None]":
-    """Turn what the system refuses while a file is written (disk full, no permission) into one line."""
-    try:
-        yield
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else " ".join(str(error).split())[:200]
-        raise InputError(f"{path}: cannot be written ({reason}); free space or choose another place") from error
-
-
-@contextmanager
-def whole_file(path: str | os.PathLike[str]) -> "Iterator[Path]":
-    """Give a temporary name beside ``path`` that becomes ``path`` on success and vanishes on failure.
-
-    Raises
-    ------
-    InputError
-        The file cannot be written; what was at ``path`` before is still there.
-    """
-    path = Path(path)
-    with writing(path):
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
-        try:
-            yield temporary
-            with open(temporary, "rb") as file:
-                os.fsync(file.fileno())
-            temporary.chmod(0o666 & ~umask())  # mkstemp makes it private; the result is the user's to share
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-
-def umask() -> int:
-    """Permissions that new files of this process go without; the system tells it only by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
 def write_h5ad(adata: "AnnData", path: str | os.PathLike[str]) -> None:
     """Write an h5ad file that is either complete or absent."""
     write_h5ads({Path(path): adata})
@@ -135,8 +94,8 @@ def write_h5ad(adata: "AnnData", path: str | os.PathLike[str]) -> None:
 
 def write_h5ads(files: "Mapping[Path, AnnData]") -> None:
     """Write several h5ad files: all are complete, or none is there."""
-    with ExitStack() as stack:
-        for path, temporary in [(path, stack.enter_context(whole_file(path))) for path in files]:
+    with whole_files(list(files)) as temporaries:
+        for path, temporary in zip(files, temporaries, strict=True):
             with writing(path):
                 _write_h5ad(files[path], temporary)
 
@@ -177,8 +136,8 @@ class _PatientFile(FileIO):
 
 def write_texts(files: "Mapping[Path, str]") -> None:
     """Write several text files: all are complete, or none is there."""
-    with ExitStack() as stack:
-        for path, temporary in [(path, stack.enter_context(whole_file(path))) for path in files]:
+    with whole_files(list(files)) as temporaries:
+        for path, temporary in zip(files, temporaries, strict=True):
             with writing(path):
                 temporary.write_text(files[path], encoding="utf-8")
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from helpers import make_raw, same
 
-from stmcdi_cli import io
+from stmcdi_cli import io, whole
 from stmcdi_cli.errors import InputError
 
 
@@ -47,7 +47,7 @@ def test_what_is_no_anndata_is_refused(tmp_path):
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
     (tmp_path / "out.txt").write_text("old")
-    with pytest.raises(RuntimeError), io.whole_file(tmp_path / "out.txt") as temporary:
+    with pytest.raises(RuntimeError), whole.whole_file(tmp_path / "out.txt") as temporary:
         temporary.write_text("half")
         raise RuntimeError
     assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]

@@ -2,21 +2,20 @@
 
 import importlib
 import os
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as as_bytes
 
 from stmcdi_cli import __version__
 from stmcdi_cli.errors import InputError
-from stmcdi_cli.io import umask
 from stmcdi_cli.model.base import ImputationModel
 from stmcdi_cli.model.tissue import Tissue
+from stmcdi_cli.whole import whole_folder
 
 WEIGHTS, CONFIG, HISTORY = "model.safetensors", "config.yaml", "history.tsv"
 
@@ -54,33 +53,17 @@ def save(model: ImputationModel, path: str | os.PathLike[str], history: Sequence
     if path.exists() and not (path.is_dir() and all(p.name in (WEIGHTS, CONFIG, HISTORY) for p in path.iterdir())):
         raise InputError(f"{path} exists and is not a model folder; give another name")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        save_file({name: value.contiguous() for name, value in model.state().items()}, temporary / WEIGHTS)
-        description = {
-            "version": __version__,
-            "variant": model.variant,
-            "config": _plain(model.config),
-            "genes": list(model.genes),
-        }
+    description = {
+        "version": __version__,
+        "variant": model.variant,
+        "config": _plain(model.config),
+        "genes": list(model.genes),
+    }
+    with whole_folder(path) as temporary:
+        weights = as_bytes({name: value.contiguous() for name, value in model.state().items()})
+        (temporary / WEIGHTS).write_bytes(weights)  # the library's own writing hides why it fails
         (temporary / CONFIG).write_text(yaml.safe_dump(description, sort_keys=False, allow_unicode=True), "utf-8")
         (temporary / HISTORY).write_text(_table(history), "utf-8")
-        os.chmod(temporary, 0o777 & ~umask())
-        # A folder cannot be swapped in one call: the old one steps aside first, and comes back if the new one fails.
-        aside = None
-        if path.exists():
-            aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
-            os.rename(path, aside)
-        try:
-            os.rename(temporary, path)
-        except OSError:
-            if aside:
-                os.rename(aside, path)
-            raise
-        if aside:
-            shutil.rmtree(aside)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def load(path: str | os.PathLike[str]) -> ImputationModel:

@@ -81,8 +81,8 @@ def test_a_failed_save_leaves_the_old_model(saved, monkeypatch):
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(checkpoint, "save_file", fail)
-    with pytest.raises(OSError, match="disk full"):
+    monkeypatch.setattr(checkpoint, "as_bytes", fail)
+    with pytest.raises(InputError, match="disk full"):
         checkpoint.save(model, path, [])
     assert (path / "model.safetensors").read_bytes() == before
     assert [p.name for p in path.parent.iterdir()] == ["model"]
