@@ -44,6 +44,20 @@ def genes_from_file(ctx: click.Context, parameter: click.Parameter, path: Path |
     return None if path is None else read_names(path)
 
 
+def take_memory_limit(ctx: click.Context, parameter: click.Parameter, size: str | None) -> None:
+    """Set ``--memory-limit`` for the process; it changes no result."""
+    from stmcdi_cli import memory
+
+    memory.set_limit(None if size is None else memory.parse(size))
+
+
+MEMORY_LIMIT = click.option(
+    "--memory-limit",
+    default=None,
+    expose_value=False,
+    callback=take_memory_limit,
+    help="Memory to use, such as 4G (default: half of what is free); sets how many spots are held at a time.",
+)
 GENES = click.option(
     "--genes",
     type=PATH,

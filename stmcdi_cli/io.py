@@ -17,7 +17,11 @@ from stmcdi_cli.whole import whole_files, writing
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import h5py
     from anndata import AnnData
+
+COMPRESSION = {"compression": "gzip", "compression_opts": 1}
+"""How HDF5 data sets are stored."""
 
 
 def read_h5ad(path: str | os.PathLike[str]) -> "AnnData":
@@ -29,6 +33,21 @@ def read_h5ad(path: str | os.PathLike[str]) -> "AnnData":
         The file does not exist or cannot be read, is not HDF5, or is HDF5 but no AnnData.
     """
     import anndata
+
+    with reading(path), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*names are not unique.*")  # the steps refuse them in one line
+        hdf5_of(path).close()
+        return anndata.read_h5ad(path)
+
+
+def hdf5_of(path: str | os.PathLike[str]) -> "h5py.File":
+    """Open an h5ad file as HDF5.
+
+    Raises
+    ------
+    InputError
+        As `read_h5ad`.
+    """
     import h5py
 
     path = Path(path)
@@ -38,17 +57,24 @@ def read_h5ad(path: str | os.PathLike[str]) -> "AnnData":
         raise InputError(f"{path}: no permission to read it; change its mode or copy it")
     if path.is_dir() or not h5py.is_hdf5(path):
         raise InputError(f"{path}: not an HDF5 file; an .h5ad written by anndata or scanpy is needed")
+    with reading(path):
+        file = h5py.File(path)
+    if not {"obs", "var"} <= set(file):
+        file.close()
+        raise InputError(f"{path}: HDF5, but not AnnData (no obs and var in it); an .h5ad file is needed")
+    return file
+
+
+@contextmanager
+def reading(path: str | os.PathLike[str]) -> "Iterator[None]":
+    """Turn whatever goes wrong while an h5ad file is read into one line."""
     try:
-        with h5py.File(path) as file:
-            content = set(file)
-        if {"obs", "var"} <= content:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", ".*names are not unique.*")  # the steps refuse them in one line
-                return anndata.read_h5ad(path)
+        yield
+    except InputError:
+        raise
     except Exception as error:  # whatever h5py and anndata trip over, the file is what is wrong
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path}: cannot be read as AnnData ({reason}); write it again with anndata") from error
-    raise InputError(f"{path}: HDF5, but not AnnData (no obs and var in it); an .h5ad file is needed")
 
 
 def check_output(output: str | os.PathLike[str], *inputs: str | os.PathLike[str]) -> None:
@@ -101,26 +127,39 @@ def write_h5ads(files: "Mapping[Path, AnnData]") -> None:
 
 
 def _write_h5ad(adata: "AnnData", path: Path) -> None:
-    import h5py
     from anndata.io import write_elem
 
     adata.strings_to_categoricals()  # as anndata does
-    with _PatientFile(path, "w+b") as raw:
-        try:
-            with h5py.File(raw, "w") as file:
-                write_elem(file, "/", adata, dataset_kwargs={"compression": "gzip", "compression_opts": 1})
-        finally:
-            if raw.error is not None:
-                raise raw.error
+    with PatientFile(path) as raw, raw.hdf5() as file:
+        write_elem(file, "/", adata, dataset_kwargs=COMPRESSION)
 
 
-class _PatientFile(FileIO):
+class PatientFile(FileIO):
     """A file that keeps its first write error for later.
 
     HDF5 cannot close a file it failed to write: it prints pages of errors and crashes at exit. This one lets it finish.
     """
 
     error: OSError | None = None
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        super().__init__(path, "w+b")
+
+    @contextmanager
+    def hdf5(self, **options: Any) -> "Iterator[h5py.File]":
+        """Write HDF5 into this file; a write error is raised at the end."""
+        import h5py
+
+        try:
+            with h5py.File(self, "w", **options) as file:
+                yield file
+        finally:
+            self.check()
+
+    def check(self) -> None:
+        """Raise the write error that was kept, if any."""
+        if self.error is not None:
+            raise self.error
 
     def write(self, data: Any) -> int:
         """Write all of ``data``, unless a write has failed before."""

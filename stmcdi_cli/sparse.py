@@ -1,4 +1,4 @@
-"""Sparse matrices in which some entries have no value, read a few rows at a time."""
+"""Sparse matrices in which some entries have no value, in memory or on disk, read a few rows at a time."""
 
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -7,19 +7,89 @@ import numpy as np
 import scipy.sparse as sp
 
 from stmcdi_cli import anndata_keys as keys
+from stmcdi_cli import memory
+from stmcdi_cli.errors import InputError
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-CHUNK_ENTRIES = 2**23
-"""Entries of a matrix that are ever dense at one time."""
+CHUNK_ENTRIES = 2**22
+"""Entries of a matrix that are ever dense at one time, where memory allows it; more make nothing faster."""
 
 
 def row_chunks(shape: tuple[int, int]) -> Iterator[slice]:
     """Cut the rows of a matrix into runs small enough to be made dense."""
-    step = max(1, CHUNK_ENTRIES // max(1, shape[1]))
+    step = max(1, min(CHUNK_ENTRIES, memory.entries()) // max(1, shape[1]))
     for start in range(0, shape[0], step):
         yield slice(start, min(start + step, shape[0]))
+
+
+def on_disk(matrix: Any) -> bool:
+    """Whether a matrix is still in its file, as those of `streaming.opened` are."""
+    return hasattr(matrix, "group") or hasattr(matrix, "id")
+
+
+def rows_of(matrix: Any, rows: slice) -> Any:
+    """Give a run of rows of a matrix, in memory or on disk: CSR, or what is sliced where it is not sparse.
+
+    Raises
+    ------
+    InputError
+        The file has no sound rows there.
+    """
+    if not on_disk(matrix):
+        return matrix[rows]
+    try:
+        return _csr_rows(matrix.group, matrix.shape, rows) if hasattr(matrix, "group") else matrix[rows]
+    except Exception as error:  # whatever h5py and scipy trip over, the file is what is wrong
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"a matrix cannot be read ({reason}); write the file again with anndata") from error
+
+
+def _csr_rows(group: Any, shape: tuple[int, int], rows: slice) -> sp.csr_matrix:
+    start, stop, _ = rows.indices(shape[0])
+    indptr = group["indptr"][start : stop + 1].astype(np.int64)
+    if indptr.size != stop - start + 1 or (np.diff(indptr) < 0).any():
+        raise ValueError("rows of negative length")
+    part = slice(int(indptr[0]), int(indptr[-1]))
+    indptr = (indptr - indptr[0]).astype(np.int32 if indptr[-1] - indptr[0] < 2**31 else np.int64)
+    block = sp.csr_matrix((group["data"][part], group["indices"][part], indptr), shape=(stop - start, shape[1]))
+    block.check_format(full_check=True)
+    return block
+
+
+def take_rows(matrix: Any, chosen: np.ndarray) -> Any:
+    """Give chosen rows (positions, rising) of a matrix in memory or on disk; reads a few rows at a time."""
+    blocks = []
+    for rows in row_chunks(matrix.shape):
+        first, last = np.searchsorted(chosen, (rows.start, rows.stop))
+        if last > first:
+            part = slice(int(chosen[first]), int(chosen[last - 1]) + 1)
+            blocks.append(rows_of(matrix, part)[chosen[first:last] - part.start])
+    if not blocks:
+        return rows_of(matrix, slice(0, 0))
+    return sp.vstack(blocks, format="csr", dtype=matrix.dtype) if sp.issparse(blocks[0]) else np.concatenate(blocks)
+
+
+def by_rows(matrix: Any) -> Any:
+    """Make sure that rows are quick to get: one stored by columns (CSC) is read and turned.
+
+    Raises
+    ------
+    InputError
+        It does not fit in memory.
+    """
+    if getattr(matrix, "format", None) != "csc":
+        return matrix
+    if on_disk(matrix):
+        need = 2 * sum(part.size * part.dtype.itemsize for part in (matrix.group["data"], matrix.group["indices"]))
+        if need > memory.room():
+            raise InputError(
+                f"a matrix is stored by columns (CSC), and to turn it takes {need / 2**30:.1f} GiB of memory; "
+                "store it by rows (adata.X = adata.X.tocsr()) or raise --memory-limit"
+            )
+        matrix = matrix.to_memory()
+    return matrix.tocsr()
 
 
 def to_csr(matrix: Any, dtype: Any = np.float32) -> sp.csr_matrix:
@@ -32,11 +102,11 @@ def to_csr(matrix: Any, dtype: Any = np.float32) -> sp.csr_matrix:
     return csr
 
 
-def missing_entries(adata: "AnnData") -> sp.csr_matrix:
+def missing_entries(adata: "AnnData", rows: slice = slice(None)) -> sp.csr_matrix:
     """Entries without a value (``layers['missing']``), CSR bool, spots x genes; empty where there is no such layer."""
     if keys.MISSING in adata.layers:
-        return to_csr(adata.layers[keys.MISSING], bool)
-    return sp.csr_matrix(adata.shape, dtype=bool)
+        return to_csr(rows_of(adata.layers[keys.MISSING], rows), bool)
+    return sp.csr_matrix((len(range(*rows.indices(adata.n_obs))), adata.n_vars), dtype=bool)
 
 
 def nan_entries(matrix: sp.csr_matrix) -> sp.csr_matrix:

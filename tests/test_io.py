@@ -56,7 +56,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
 def test_the_system_refusing_to_write_is_one_line(raw, tmp_path, monkeypatch):
     (tmp_path / "out.h5ad").write_text("old")
 
-    monkeypatch.setattr(io._PatientFile, "error", OSError(28, "No space left on device"))
+    monkeypatch.setattr(io.PatientFile, "error", OSError(28, "No space left on device"))
     with pytest.raises(InputError, match=r"out.h5ad: cannot be written \(No space left on device\); free space"):
         io.write_h5ad(raw, tmp_path / "out.h5ad")
     assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]

@@ -13,6 +13,9 @@ ERRORS = {"InputError", "OptionError", "DeviceMemoryError", "StmcdiError", "Usag
 GROUPS = (  # where a message can come from, and what its part of the page is called
     ("stmcdi_cli/checks.py", "Data and options, any step"),
     ("stmcdi_cli/io.py", "Files, any step"),
+    ("stmcdi_cli/streaming.py", "Files, any step"),
+    ("stmcdi_cli/sparse.py", "Files, any step"),
+    ("stmcdi_cli/memory.py", "Data and options, any step"),
     ("stmcdi_cli/structure.py", "Files, any step"),
     ("stmcdi_cli/whole.py", "Files, any step"),
     ("stmcdi_cli/cli.py", "Command line"),
