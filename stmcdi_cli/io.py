@@ -9,7 +9,7 @@ from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stmcdi_cli import __version__
+from stmcdi_cli import __version__, memory, structure
 from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli.errors import InputError, OptionError
 from stmcdi_cli.whole import whole_files, writing
@@ -34,14 +34,16 @@ def read_h5ad(path: str | os.PathLike[str]) -> "AnnData":
     """
     import anndata
 
-    with reading(path), warnings.catch_warnings():
+    with hdf5_of(path) as file, reading(path):
+        size = structure.check_hdf5(file)
+    memory.check_fits(str(path), size)
+    with reading(path), structure.bounded(size), warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*names are not unique.*")  # the steps refuse them in one line
-        hdf5_of(path).close()
         return anndata.read_h5ad(path)
 
 
 def hdf5_of(path: str | os.PathLike[str]) -> "h5py.File":
-    """Open an h5ad file as HDF5.
+    """Open an h5ad file as HDF5; what is in it is still to be checked (`structure.check_hdf5`).
 
     Raises
     ------

@@ -5,7 +5,7 @@ import re
 import sys
 from pathlib import Path
 
-from stmcdi_cli.errors import OptionError
+from stmcdi_cli.errors import InputError, OptionError
 
 BYTES_PER_ENTRY = 64
 """What a step needs at most, in all its arrays, for each entry of the rows it has in hand."""
@@ -88,6 +88,20 @@ def check(what: str) -> None:
         raise OptionError(
             f"expected `memory_limit` of at least {least / 2**20:.0f}M for {what}, found `{_limit / 2**20:.0f}M`; "
             "give more"
+        )
+
+
+def check_fits(what: str, size: int) -> None:
+    """Refuse to read what cannot fit.
+
+    Raises
+    ------
+    InputError
+        It takes more bytes than the system grants.
+    """
+    if size > granted():
+        raise InputError(
+            f"{what}: takes {size / 2**30:.1f} GiB of memory, found {granted() / 2**30:.1f} GiB; ask for more memory"
         )
 
 

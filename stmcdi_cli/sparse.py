@@ -49,8 +49,9 @@ def rows_of(matrix: Any, rows: slice) -> Any:
 def _csr_rows(group: Any, shape: tuple[int, int], rows: slice) -> sp.csr_matrix:
     start, stop, _ = rows.indices(shape[0])
     indptr = group["indptr"][start : stop + 1].astype(np.int64)
-    if indptr.size != stop - start + 1 or (np.diff(indptr) < 0).any():
-        raise ValueError("rows of negative length")
+    length = np.diff(indptr)
+    if indptr.size != stop - start + 1 or (length < 0).any() or (length > shape[1]).any():
+        raise ValueError("rows of negative length, or with more values than columns")
     part = slice(int(indptr[0]), int(indptr[-1]))
     indptr = (indptr - indptr[0]).astype(np.int32 if indptr[-1] - indptr[0] < 2**31 else np.int64)
     block = sp.csr_matrix((group["data"][part], group["indices"][part], indptr), shape=(stop - start, shape[1]))

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import scipy.sparse as sp
 
-from stmcdi_cli import memory
+from stmcdi_cli import memory, structure
 from stmcdi_cli.errors import InputError
 from stmcdi_cli.io import (
     COMPRESSION,
@@ -78,7 +78,7 @@ def opened(path: str | os.PathLike[str]) -> "Iterator[AnnData]":
         As `io.read_h5ad`.
     """
     with hdf5_of(path) as file:
-        with reading(path), warnings.catch_warnings():
+        with reading(path), structure.bounded(structure.check_hdf5(file)), warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*names are not unique.*")  # the steps refuse them in one line
             # Files from before 2020 have no encoding; anndata knows how to read them.
             adata = _backed(file) if file.attrs.get("encoding-type") == "anndata" else read_h5ad(path)

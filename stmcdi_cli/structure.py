@@ -1,0 +1,162 @@
+"""What a file says it holds, looked at before any of it is read: a file from elsewhere may be made to do harm.
+
+A small file can declare arrays larger than any memory, point to other files, or go round in circles. Nothing of that is
+in what anndata, scanpy or Space Ranger write, so it is refused.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stmcdi_cli.errors import InputError
+
+if TYPE_CHECKING:
+    import h5py
+
+MOST_OBJECTS = 100_000
+"""Groups and data sets in a file, and attributes of one of them."""
+DEEPEST = 32
+"""Groups within each other."""
+PACKED = 1100
+"""Bytes that a stored byte can stand for: gzip packs at most 1032 to 1."""
+SMALL = 2**24
+"""Bytes of an array that are never too many, however few are stored."""
+LARGEST_CHUNK = 2**30
+"""Bytes that have to be unpacked at one time."""
+TEXT = 64
+"""Bytes that a short text takes in memory."""
+WORKING_ROOM = 2**30
+"""Bytes that reading may take beside a few times what it reads."""
+
+
+def check_hdf5(file: "h5py.File") -> int:
+    """Walk through an open HDF5 file without reading its data.
+
+    Returns
+    -------
+    Bytes that all of its arrays take in memory.
+
+    Raises
+    ------
+    InputError
+        The file links to others or in circles, is nested too deeply, holds kinds of data that no table has, declares
+        much more than it stores, or is packed in a way that cannot be unpacked here.
+    """
+    try:
+        return sum(_sizes(file))
+    except _Refusal as refusal:
+        raise InputError(f"{file.filename}: {refusal}; write it again with anndata") from refusal
+    except Exception as error:  # whatever HDF5 trips over, the file is what is wrong
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{file.filename}: damaged ({reason}); make the file again") from error
+
+
+class _Refusal(Exception):
+    """Why a file is refused."""
+
+
+def _sizes(root: "h5py.Group") -> Iterator[int]:
+    """Bytes of every data set below a group, each object visited once; refuses what does not belong there."""
+    import h5py
+
+    waiting: list[tuple[h5py.Group, int]] = [(root, 0)]
+    seen = {h5py.h5o.get_info(root.id).addr}
+    _check_attributes(root)
+    while waiting:
+        group, depth = waiting.pop()
+        if depth > DEEPEST:
+            raise _Refusal(f"expected at most {DEEPEST} groups within each other, found more")
+        if len(group) + len(seen) > MOST_OBJECTS:
+            raise _Refusal(f"expected at most {MOST_OBJECTS} groups and data sets, found more")
+        for name in group:
+            where = f"{group.name.rstrip('/')}/{name}"
+            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+                raise _Refusal(f"expected no links, found one at {where}")
+            thing = group[name]
+            address = h5py.h5o.get_info(thing.id).addr
+            if address in seen:
+                raise _Refusal(f"expected every part once, found another name for one at {where}")
+            seen.add(address)
+            _check_attributes(thing)
+            if isinstance(thing, h5py.Group):
+                waiting.append((thing, depth + 1))
+            elif isinstance(thing, h5py.Dataset):
+                yield _size(thing, where)
+            else:
+                raise _Refusal(f"expected groups and data sets only, found a named type at {where}")
+
+
+def _check_attributes(thing: "h5py.Group | h5py.Dataset") -> None:
+    import h5py
+
+    if len(thing.attrs) > MOST_OBJECTS:
+        raise _Refusal(f"expected at most {MOST_OBJECTS} attributes at {thing.name}, found more")
+    for name in thing.attrs:
+        attribute = h5py.h5a.open(thing.id, name.encode("utf-8", "surrogateescape"))
+        if prod(attribute.shape) > MOST_OBJECTS:
+            raise _Refusal(f"expected short attributes, found a long one, {name}, at {thing.name}")
+
+
+def _size(dataset: "h5py.Dataset", where: str) -> int:
+    """Bytes that a data set takes in memory; refuses one that cannot be what it seems."""
+    import h5py
+
+    if dataset.is_virtual or dataset.external:
+        raise _Refusal(f"expected all data within the file, found those of {where} outside")
+    _check_type(dataset.id.get_type(), where)
+    if dataset.shape is None:
+        return 0
+    properties = dataset.id.get_create_plist()
+    for number in range(properties.get_nfilters()):
+        code, _, _, title = properties.get_filter(number)
+        if not h5py.h5z.filter_avail(code):
+            name = title.decode("ascii", "replace").split(";")[0] or "number"
+            raise _Refusal(f"expected packing with gzip, found filter {name} ({code}) at {where}")
+    width = dataset.id.get_type().get_size()
+    text = h5py.check_string_dtype(dataset.dtype)
+    size = prod(dataset.shape) * (TEXT if text is not None and text.length is None else width)
+    if size > SMALL + PACKED * dataset.id.get_storage_size():
+        raise _Refusal(
+            f"expected as much as is declared, found {dataset.id.get_storage_size()} bytes stored for {size} at {where}"
+        )
+    if prod(dataset.chunks or ()) * width > LARGEST_CHUNK:
+        raise _Refusal(f"expected chunks of at most 1 GiB, found a larger one at {where}")
+    return size
+
+
+def _check_type(kind: Any, where: str) -> None:
+    """Refuse what is neither number nor text, nor a row of those."""
+    from h5py import h5t
+
+    if isinstance(kind, h5t.TypeCompoundID):
+        for member in range(kind.get_nmembers()):
+            _check_type(kind.get_member_type(member), where)
+    elif isinstance(kind, h5t.TypeArrayID):
+        _check_type(kind.get_super(), where)
+    elif kind.get_class() not in (h5t.INTEGER, h5t.FLOAT, h5t.STRING, h5t.ENUM):
+        raise _Refusal(f"expected numbers and text, found another kind of data at {where}")
+
+
+@contextmanager
+def bounded(size: int) -> Iterator[None]:
+    """Let the process take a few times ``size`` bytes more than it has, then MemoryError; where the system can.
+
+    Texts may be told of many times and stored once, so that no one knows their size before they are read.
+    """
+    try:
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+        now = int(Path("/proc/self/statm").read_text("ascii").split()[0]) * resource.getpagesize()
+    except (ImportError, OSError, ValueError):  # only Linux tells
+        yield
+        return
+    most = now + 4 * size + WORKING_ROOM
+    others = [limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_AS, (min([most, *others]), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
