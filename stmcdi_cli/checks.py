@@ -75,6 +75,12 @@ def coordinates(adata: "AnnData") -> np.ndarray:
 
 def expression(matrix: sp.csr_matrix, where: str) -> None:
     """Refuse infinite or negative values, and a matrix that is zero everywhere."""
+    values(matrix, where)
+    some_value(matrix.nnz, where)
+
+
+def values(matrix: sp.csr_matrix, where: str) -> None:
+    """Refuse infinite or negative values."""
     if not np.isfinite(matrix.data).all():
         raise InputError(f"expected finite values in {where}, found infinite ones; correct the file")
     if matrix.nnz and matrix.data.min() < 0:
@@ -82,7 +88,11 @@ def expression(matrix: sp.csr_matrix, where: str) -> None:
             f"expected no negative value in {where}, found {matrix.data.min():g}; "
             "give raw counts, not scaled or centred values"
         )
-    if not matrix.nnz:
+
+
+def some_value(n_values: int, where: str) -> None:
+    """Refuse a matrix that is zero everywhere."""
+    if not n_values:
         raise InputError(f"expected some non-zero value in {where}, found none; name the layer with counts (--layer)")
 
 

@@ -151,12 +151,13 @@ def import_(input: Path, output: Path, **options: Any) -> None:
 @click.option(
     "--skip", is_flag=True, default=False, help="Keep the values as they are; note counts and missing entries."
 )
+@MEMORY_LIMIT
 def normalize(input: Path, output: Path, **options: Any) -> None:
     """Scale every spot to the median total count and take log(1 + x) (paper, eq. 29)."""
-    from stmcdi_cli.io import transform
-    from stmcdi_cli.steps.normalize import normalize
+    from stmcdi_cli.steps.normalize import stream
+    from stmcdi_cli.streaming import transform
 
-    transform(normalize, input, output, **options)
+    transform("normalize", stream, input, output, **options)
 
 
 @main.command(epilog=example("select-hvg normalized.h5ad selected.h5ad --n-genes 1000"))
@@ -171,12 +172,13 @@ def normalize(input: Path, output: Path, **options: Any) -> None:
 @click.option("--min-spots", type=float, default=0.05, help="Least share of spots a gene is seen in (cv2-trend).")
 @GENES
 @click.option("--subset/--no-subset", default=True, help="Keep the chosen genes only, or flag them.")
+@MEMORY_LIMIT
 def select_hvg(input: Path, output: Path, **options: Any) -> None:
     """Choose the genes that vary most over the tissue (paper, eq. 30, and two other rules)."""
-    from stmcdi_cli.io import transform
-    from stmcdi_cli.steps.select_hvg import select_hvg
+    from stmcdi_cli.steps.select_hvg import stream
+    from stmcdi_cli.streaming import transform
 
-    transform(select_hvg, input, output, **options)
+    transform("select-hvg", stream, input, output, **options)
 
 
 @main.command(epilog=example("build-graph selected.h5ad graph.h5ad --section-key section"))
@@ -189,12 +191,13 @@ def select_hvg(input: Path, output: Path, **options: Any) -> None:
 @click.option("--radius", type=float, default=None, help="Largest distance, in the coordinates' unit (radius).")
 @click.option("--n-rings", type=int, default=1, help="Rings of grid neighbours (grid).")
 @click.option("--section-key", default=None, help="Column of obs with the section: no edge crosses sections.")
+@MEMORY_LIMIT
 def build_graph(input: Path, output: Path, **options: Any) -> None:
     """Connect every spot to its neighbours in the tissue, under squidpy's key names."""
-    from stmcdi_cli.io import transform
-    from stmcdi_cli.steps.build_graph import build_graph
+    from stmcdi_cli.steps.build_graph import stream
+    from stmcdi_cli.streaming import transform
 
-    transform(build_graph, input, output, **options)
+    transform("build-graph", stream, input, output, **options)
 
 
 @main.command(epilog=example("hold-out graph.h5ad masked.h5ad truth.h5ad --fraction 0.2"))
@@ -204,19 +207,13 @@ def build_graph(input: Path, output: Path, **options: Any) -> None:
 @click.option("--fraction", type=float, default=0.2, help="Probability that an entry is hidden.")
 @click.option("--seed", type=int, default=0, help="Seed of the random choice.")
 @click.option("--of", type=click.Choice(["all", "nonzero"]), default="all", help="Entries to choose among.")
+@MEMORY_LIMIT
 def hold_out(input: Path, output: Path, truth: Path, **options: Any) -> None:
     """Hide a random part of the values in OUTPUT and keep them in TRUTH."""
-    from stmcdi_cli.io import check_output, naming, note_input, read_h5ad, write_h5ads
-    from stmcdi_cli.steps.hold_out import hold_out
+    from stmcdi_cli.steps.hold_out import streams
+    from stmcdi_cli.streaming import transform
 
-    check_output(output, input)
-    check_output(truth, input, output)
-    adata = read_h5ad(input)
-    with naming(input):
-        masked, answer = hold_out(adata, **options)
-    for part in (masked, answer):
-        note_input(part, "hold-out", input)
-    write_h5ads({output: masked, truth: answer})
+    transform("hold-out", streams, input, output, truth, **options)
 
 
 @main.command(epilog=example("train masked.h5ad model --device cuda"))
@@ -371,7 +368,7 @@ def run(input: Path, output: Path, model_dir: Path | None, evaluate: Path | None
     adata = read_h5ad(input)
     with naming(input):
         imputed, truth = run(adata, model_dir, **options)
-    note_input(imputed, "normalize", input)
+    note_input("normalize", input, imputed)
     write_h5ad(imputed, output)
     if evaluate is not None:
         write_scores(imputed, truth, evaluate, evaluate.with_suffix(".tsv"))

@@ -224,22 +224,26 @@ def record(adata: "AnnData", step: str, parameters: Mapping[str, Any]) -> None:
     adata.uns[keys.PROVENANCE] = {**adata.uns.get(keys.PROVENANCE, {}), step: entry}
 
 
-def shallow_copy(adata: "AnnData") -> "AnnData":
-    """Give a new AnnData whose parts can be replaced without touching the old one; matrices are shared, not copied."""
+def shallow_copy(adata: "AnnData", **changed: Any) -> "AnnData":
+    """Give a new AnnData whose parts can be replaced without touching the old one; matrices are shared, not copied.
+
+    ``changed`` are parts to take instead of its own.
+    """
     import anndata
 
-    return anndata.AnnData(
-        X=adata.X,
-        obs=adata.obs.copy(),
-        var=adata.var.copy(),
-        uns=dict(adata.uns),
-        obsm=dict(adata.obsm),
-        varm=dict(adata.varm),
-        obsp=dict(adata.obsp),
-        varp=dict(adata.varp),
-        layers=dict(adata.layers),
-        raw=adata.raw,
-    )
+    parts = {
+        "X": adata.X,
+        "obs": adata.obs.copy(),
+        "var": adata.var.copy(),
+        "uns": dict(adata.uns),
+        "obsm": dict(adata.obsm),
+        "varm": dict(adata.varm),
+        "obsp": dict(adata.obsp),
+        "varp": dict(adata.varp),
+        "layers": dict(adata.layers),
+        "raw": adata.raw,
+    }
+    return anndata.AnnData(**{**parts, **changed})
 
 
 def _plain(value: Any) -> Any:
@@ -268,11 +272,13 @@ def transform(
     adata = read_h5ad(input)
     with naming(input):
         result = function(adata, **options)
-    note_input(result, function.__name__.replace("_", "-"), input)
+    note_input(function.__name__.replace("_", "-"), input, result)
     write_h5ad(result, output)
     return result
 
 
-def note_input(adata: "AnnData", step: str, path: str | os.PathLike[str]) -> None:
-    """Add the checksum of the file a step read to its record."""
-    adata.uns[keys.PROVENANCE][step]["input_sha256"] = checksum(path)
+def note_input(step: str, path: str | os.PathLike[str], *results: "AnnData") -> None:
+    """Add the checksum of the file a step read to the records of what it made."""
+    found = checksum(path)
+    for adata in results:
+        adata.uns[keys.PROVENANCE][step]["input_sha256"] = found

@@ -168,3 +168,9 @@ def row_sums(matrix: sp.csr_matrix) -> np.ndarray:
 def column_sums(matrix: sp.csr_matrix) -> np.ndarray:
     """Sum over the rows of each column, as float64."""
     return np.asarray(matrix.sum(0, dtype=np.float64)).ravel()
+
+
+def add_columns(total: np.ndarray, column: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Add values to a total per column, one by one: the result is the same however rows are cut into blocks."""
+    columns = np.concatenate([np.arange(total.size), column])
+    return np.bincount(columns, np.concatenate([total, values]), total.size)

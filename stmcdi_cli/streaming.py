@@ -170,18 +170,21 @@ def _growing(path: Path, temporary: Path, header: "AnnData") -> "Iterator[_Write
 
 def transform(
     step: str,
-    stream: Callable[..., Stream],
+    stream: Callable[..., Stream | tuple[Stream, ...]],
     input: str | os.PathLike[str],
-    output: str | os.PathLike[str],
+    *outputs: str | os.PathLike[str],
     **options: Any,
 ) -> None:
-    """Open ``input``, make a stream of it, add the input's checksum to the step's record, write ``output``."""
-    check_output(output, input)
+    """Open ``input``, make streams of it, add the input's checksum to the step's record, write a file for each."""
+    for i, output in enumerate(outputs):
+        check_output(output, input, *outputs[:i])
     with opened(input) as adata:
         with naming(input):
             made = stream(adata, **options)
-        note_input(made.header, step, input)
-        write({Path(output): replace(made, blocks=named(input, made.blocks))})
+        streams = made if isinstance(made, tuple) else (made,)
+        note_input(step, input, *(stream.header for stream in streams))
+        streams = tuple(replace(stream, blocks=named(input, stream.blocks)) for stream in streams)
+        write(dict(zip(map(Path, outputs), streams, strict=True)))
 
 
 def check_space(path: str | os.PathLike[str], need: float) -> None:
@@ -301,11 +304,15 @@ def _kept(header: "AnnData") -> dict[str, Any]:
     return kept if header.raw is None or header.raw.X is None else kept | {"raw/X": header.raw.X}
 
 
+def disk_size(n_values: float, n_missing: float = 0, n_dense: float = 0) -> float:
+    """Bytes that matrices will take on disk, roughly: entries of sparse ones, of masks, and of dense ones."""
+    return 4 * n_values + n_missing + 4 * n_dense
+
+
 def stored(matrix: Any) -> float:
     """Bytes that a matrix takes on disk, or would take at the usual rate of compression."""
     if hasattr(matrix, "group"):
         return sum(part.id.get_storage_size() for part in matrix.group.values())
     if on_disk(matrix):
         return matrix.id.get_storage_size()
-    parts = (matrix.data, matrix.indices) if sp.issparse(matrix) else (np.asarray(matrix),)
-    return 0.4 * sum(part.nbytes for part in parts)
+    return disk_size(matrix.nnz) if sp.issparse(matrix) else disk_size(0, 0, np.size(matrix))

@@ -1,11 +1,11 @@
-"""Where to compute, and on how many cores."""
+"""Where to compute."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
+from stmcdi_cli.cores import n_workers as n_workers
 from stmcdi_cli.errors import DeviceMemoryError, OptionError
 
 
@@ -44,14 +44,6 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def n_workers() -> int:
-    """Cores this process may use: what ``OMP_NUM_THREADS`` says, or those the system grants."""
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    if asked.isdigit() and int(asked) > 0:
-        return int(asked)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager

@@ -8,8 +8,10 @@ from scipy.spatial import Delaunay, KDTree, QhullError
 
 from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import checks
+from stmcdi_cli.cores import n_workers
 from stmcdi_cli.errors import InputError, OptionError
 from stmcdi_cli.io import record, shallow_copy
+from stmcdi_cli.streaming import Stream, gathered
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -68,6 +70,28 @@ def build_graph(
     InputError
         Coordinates are absent, NaN or infinite, a section label is missing, or an option does not fit.
     """
+    return gathered(
+        stream(
+            adata,
+            method=method,
+            n_neighbors=n_neighbors,
+            radius=radius,
+            n_rings=n_rings,
+            section_key=section_key,
+        )
+    )
+
+
+def stream(
+    adata: "AnnData",
+    *,
+    method: str = "knn",
+    n_neighbors: int = 5,
+    radius: float | None = None,
+    n_rings: int = 1,
+    section_key: str | None = None,
+) -> Stream:
+    """Do the work of :func:`build_graph` on a file that is open: matrices of expression are carried over unread."""
     checks.one_of("method", method, METHODS)
     checks.at_least("n_neighbors", n_neighbors, 1)
     checks.at_least("n_rings", n_rings, 1)
@@ -105,7 +129,7 @@ def build_graph(
         "params": {**params, "coord_type": "grid" if method == "grid" else "generic"},
     }
     record(result, "build-graph", options)
-    return result
+    return Stream(result, (), 20 * edges.length.size)
 
 
 def _edges(xy: np.ndarray, method: str, n_neighbors: int, radius: float | None, n_rings: int) -> Edges:
@@ -122,7 +146,7 @@ def _edges(xy: np.ndarray, method: str, n_neighbors: int, radius: float | None, 
 def _nearest(xy: np.ndarray, n_neighbors: int) -> Edges:
     """Nearest spots of each spot, itself left out."""
     k = min(n_neighbors, len(xy) - 1)
-    length, target = KDTree(xy).query(xy, k + 1)
+    length, target = KDTree(xy).query(xy, k + 1, workers=n_workers())
     itself = target == np.arange(len(xy))[:, None]
     itself[~itself.any(1), -1] = True  # crowded out by spots at the same place: leave out the last one instead
     source = np.repeat(np.arange(len(xy)), k)

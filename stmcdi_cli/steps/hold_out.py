@@ -1,6 +1,7 @@
 """Hide a random part of the values, so that imputation can be measured against them."""
 
 from collections.abc import Iterator
+from itertools import tee
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,8 +10,18 @@ import scipy.sparse as sp
 from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import checks
 from stmcdi_cli.errors import InputError
-from stmcdi_cli.io import record, shallow_copy
-from stmcdi_cli.sparse import mask_from_chunks, missing_entries, nan_entries, row_chunks, to_csr, without
+from stmcdi_cli.io import record
+from stmcdi_cli.sparse import (
+    by_rows,
+    mask_from_chunks,
+    missing_entries,
+    nan_entries,
+    row_chunks,
+    rows_of,
+    to_csr,
+    without,
+)
+from stmcdi_cli.streaming import Block, Stream, carried, disk_size, gathered, stored
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -48,45 +59,63 @@ def hold_out(adata: "AnnData", *, fraction: float = 0.2, seed: int = 0, of: str 
     InputError
         An option is out of range, the spots or genes have no unique names, or no entry was hidden.
     """
+    masked, truth = streams(adata, fraction=fraction, seed=seed, of=of)
+    return gathered(masked), gathered(truth)
+
+
+def streams(adata: "AnnData", *, fraction: float = 0.2, seed: int = 0, of: str = "all") -> tuple[Stream, Stream]:
+    """Do the work of :func:`hold_out` in blocks of spots, for both results at once; ``adata`` may be on disk."""
     checks.fraction("fraction", fraction)
     checks.at_least("seed", seed, 0)
     checks.one_of("of", of, OF)
     checks.table(adata)
-    x = to_csr(adata.X)
-    before = missing_entries(adata) + nan_entries(x)
-    hidden = mask_from_chunks(_chosen(x, before, fraction, seed, of), adata.n_vars)
-    if not hidden.nnz:
-        raise InputError(
-            f"expected to hide some entries, found none chosen with fraction {fraction}; give a larger one"
-        )
+    has_counts = keys.COUNTS in adata.layers
 
-    truth = shallow_copy(adata)
-    del truth.raw
-    truth.X = without(x, before)
-    truth.layers[keys.MISSING] = hidden
+    def blocks() -> Iterator[tuple[Block, Block]]:
+        random, n_hidden = np.random.default_rng(seed), 0
+        x = by_rows(adata.X)
+        counts = by_rows(adata.layers[keys.COUNTS]) if has_counts else None
+        for rows in row_chunks(adata.shape):
+            values = to_csr(rows_of(x, rows))
+            before = missing_entries(adata, rows) + nan_entries(values)
+            hidden = _chosen(random, values, before, fraction, of)
+            n_hidden += hidden.nnz
+            missing = before + hidden
+            values = without(values, before)
+            masked = {"X": without(values, hidden), MISSING: missing}
+            if counts is not None:
+                masked[COUNTS] = without(to_csr(rows_of(counts, rows)), missing)
+            yield masked, {"X": values, MISSING: hidden}
+        if not n_hidden:
+            raise InputError(
+                f"expected to hide some entries, found none chosen with fraction {fraction}; give a larger one"
+            )
 
-    masked = shallow_copy(truth)
-    missing = before + hidden
-    masked.X = without(truth.X, hidden)
-    for name in list(masked.layers):
-        del masked.layers[name]
-    masked.layers[keys.MISSING] = missing
-    if keys.COUNTS in adata.layers:
-        masked.layers[keys.COUNTS] = without(to_csr(adata.layers[keys.COUNTS]), missing)
-    for part in (masked, truth):
-        record(part, "hold-out", {"fraction": fraction, "seed": seed, "of": of})
-    return masked, truth
+    headers = [carried(adata, without=["X", *names]) for names in (list(adata.layers), [keys.MISSING])]
+    for header in headers:
+        header.raw = None
+        record(header, "hold-out", {"fraction": fraction, "seed": seed, "of": of})
+    both = tee(blocks())
+    n_missing = fraction * adata.n_obs * adata.n_vars
+    old = sum(stored(adata.layers[name]) for name in (keys.COUNTS, keys.MISSING) if name in adata.layers)
+    return (
+        Stream(headers[0], (masked for masked, _ in both[0]), disk_size(0, n_missing) + stored(adata.X) + old),
+        Stream(headers[1], (truth for _, truth in both[1]), disk_size(0, n_missing) + stored(adata.X)),
+    )
 
 
-def _chosen(x: sp.csr_matrix, before: sp.csr_matrix, fraction: float, seed: int, of: str) -> Iterator[np.ndarray]:
-    """Yield the choice for a few rows at a time.
+COUNTS, MISSING = f"layers/{keys.COUNTS}", f"layers/{keys.MISSING}"
+
+
+def _chosen(
+    random: np.random.Generator, x: sp.csr_matrix, before: sp.csr_matrix, fraction: float, of: str
+) -> sp.csr_matrix:
+    """Choose entries of the next few rows.
 
     One stream of random numbers goes to the entries that can be chosen, in order. So chunks do not matter, and hiding
     again with the same seed does not hit the same entries.
     """
-    random = np.random.default_rng(seed)
-    for rows in row_chunks(x.shape):
-        chosen = x[rows].toarray() != 0 if of == "nonzero" else np.ones((rows.stop - rows.start, x.shape[1]), bool)
-        chosen[before[rows].nonzero()] = False
-        chosen[chosen] = random.random(np.count_nonzero(chosen)) < fraction
-        yield chosen
+    chosen = x.toarray() != 0 if of == "nonzero" else np.ones(x.shape, bool)
+    chosen[before.nonzero()] = False
+    chosen[chosen] = random.random(np.count_nonzero(chosen)) < fraction
+    return mask_from_chunks([chosen], x.shape[1])

@@ -1,5 +1,6 @@
 """Scale every spot to the median total count and take the logarithm (paper, eq. 29)."""
 
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -8,8 +9,20 @@ import scipy.sparse as sp
 from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import checks
 from stmcdi_cli.errors import InputError
-from stmcdi_cli.io import record, shallow_copy
-from stmcdi_cli.sparse import column_sums, missing_entries, nan_entries, row_sums, scale_rows, to_csr, without
+from stmcdi_cli.io import record
+from stmcdi_cli.sparse import (
+    add_columns,
+    by_rows,
+    missing_entries,
+    nan_entries,
+    row_chunks,
+    row_sums,
+    rows_of,
+    scale_rows,
+    to_csr,
+    without,
+)
+from stmcdi_cli.streaming import Block, Stream, carried, disk_size, gathered
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -45,54 +58,94 @@ def normalize(adata: "AnnData", *, layer: str | None = None, log: bool = True, s
     InputError
         Fewer than 2 spots, names not unique, no or non-finite coordinates, or values that are no counts.
     """
+    return gathered(stream(adata, layer=layer, log=log, skip=skip))
+
+
+def stream(adata: "AnnData", *, layer: str | None = None, log: bool = True, skip: bool = False) -> Stream:
+    """Do the work of :func:`normalize` in blocks of spots; ``adata`` may be on disk. Goes through the file twice."""
     checks.table(adata)
     checks.coordinates(adata)
     where = "X" if layer is None else f"layers['{layer}']"
-    values = to_csr(_source(adata, layer))
-    missing = missing_entries(adata) + nan_entries(values)
-    values = without(values, missing)
-    checks.expression(values, where)
+    source = by_rows(_source(adata, layer))
 
-    result = shallow_copy(adata)
-    if skip:
-        result.X = values
-        if keys.COUNTS in adata.layers:
-            result.layers[keys.COUNTS] = without(to_csr(adata.layers[keys.COUNTS]), missing)
-        elif checks.is_counts(values):
-            result.layers[keys.COUNTS] = values.copy()
-    else:
-        checks.counts(values, where)
-        total = spot_totals(values, missing)
+    def read(rows: slice) -> tuple[sp.csr_matrix, sp.csr_matrix]:
+        values = to_csr(rows_of(source, rows))
+        missing = missing_entries(adata, rows) + nan_entries(values)
+        return without(values, missing), missing
+
+    visible_total, gene_total, whole_counts = np.empty(adata.n_obs), np.zeros(adata.n_vars), True
+    empty, n_values, n_missing = np.empty(adata.n_obs, bool), 0, 0
+    for rows in row_chunks(adata.shape):
+        values, missing = read(rows)
+        checks.values(values, where)
+        if not skip:
+            checks.counts(values, where)
+        whole_counts = whole_counts and checks.is_counts(values)
+        visible_total[rows], gene_total = row_sums(values), add_columns(gene_total, values.indices, values.data)
+        empty[rows] = np.diff(values.indptr) == 0
+        n_values, n_missing = n_values + values.nnz, n_missing + missing.nnz
+    checks.some_value(n_values, where)
+
+    size_factor = np.ones(adata.n_obs)
+    if not skip:
+        total = visible_total
+        if n_missing:
+            total = spot_totals(visible_total, gene_total, lambda: ((r, read(r)[1]) for r in row_chunks(adata.shape)))
         size_factor = np.where(total > 0, total / np.median(total[total > 0]), 1.0)
-        result.X = scale_rows(values, size_factor, log=log)
-        result.layers[keys.COUNTS] = values
-        result.obs[keys.SIZE_FACTOR] = size_factor
-    result.obs[keys.EMPTY_SPOT] = np.diff(values.indptr) == 0
-    if missing.nnz:
-        result.layers[keys.MISSING] = missing
-    record(result, "normalize", {"layer": layer, "log": log, "skip": skip})
-    return result
+    keeps_counts = skip and keys.COUNTS in adata.layers
+    made = ["X"]
+    if keeps_counts or whole_counts:
+        made.append(keys.COUNTS)
+    if n_missing:
+        made.append(keys.MISSING)
+
+    def blocks() -> Iterator[Block]:
+        counts = by_rows(adata.layers[keys.COUNTS]) if keeps_counts else None
+        for rows in row_chunks(adata.shape):
+            values, missing = read(rows)
+            block = {
+                "X": values if skip else scale_rows(values, size_factor[rows], log=log),
+                keys.COUNTS: values if counts is None else without(to_csr(rows_of(counts, rows)), missing),
+                keys.MISSING: missing,
+            }
+            yield {name if name == "X" else f"layers/{name}": block[name] for name in made}
+
+    header = carried(adata, without=made)
+    if not skip:
+        header.obs[keys.SIZE_FACTOR] = size_factor
+    header.obs[keys.EMPTY_SPOT] = empty
+    record(header, "normalize", {"layer": layer, "log": log, "skip": skip})
+    return Stream(header, blocks(), disk_size(2 * n_values, n_missing))
 
 
-def spot_totals(counts: sp.csr_matrix, missing: sp.csr_matrix) -> np.ndarray:
+def spot_totals(
+    visible_total: np.ndarray,
+    gene_total: np.ndarray,
+    missing: Callable[[], Iterable[tuple[slice, sp.csr_matrix]]],
+) -> np.ndarray:
     """Total count of every spot, as it would be with no entry missing.
 
     A plain sum of what is visible shrinks with what is missing: a spot that lacks its most abundant gene would look
     shallow and be scaled up. So each visible sum is divided by the share of an average spot's counts that fall on the
     genes visible there. Shares and totals depend on each other; this is the maximum-likelihood fit of independent
-    Poisson counts, total_j * share_i, to the visible entries, found by alternating the two. Without missing entries
-    it is the sum.
+    Poisson counts, total_j * share_i, to the visible entries, found by alternating the two.
+
+    Parameters
+    ----------
+    visible_total, gene_total
+        Sums of the visible counts over genes and over spots.
+    missing
+        Goes through the missing entries: runs of spots, and CSR bool, spots of the run x genes.
     """
-    visible_total = row_sums(counts)
-    if not missing.nnz:
-        return visible_total
-    gene_total = column_sums(counts)
     total = visible_total
     for _ in range(100):
-        exposure = total.sum() - missing.T @ total
+        exposure = np.full(gene_total.size, total.sum())
+        for rows, mask in missing():
+            exposure = add_columns(exposure, mask.indices, -np.repeat(total[rows], np.diff(mask.indptr)))
         share = np.divide(gene_total, exposure, out=np.zeros_like(gene_total), where=gene_total > 0)
         share /= share.sum()
-        previous, total = total, visible_total / np.maximum(1 - missing @ share, 1e-12)
+        unseen = np.concatenate([mask @ share for _, mask in missing()])
+        previous, total = total, visible_total / np.maximum(1 - unseen, 1e-12)
         if np.allclose(previous, total, rtol=1e-9, atol=0):
             break
     return total

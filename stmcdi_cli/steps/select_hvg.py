@@ -1,7 +1,7 @@
 """Choose the genes worth imputing: those that vary over the tissue (paper, eq. 30, and two better rules)."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -11,7 +11,8 @@ from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import checks
 from stmcdi_cli.errors import InputError, OptionError
 from stmcdi_cli.io import record, shallow_copy
-from stmcdi_cli.sparse import column_sums, missing_entries, row_chunks, scale_rows, to_csr
+from stmcdi_cli.sparse import add_columns, by_rows, missing_entries, row_chunks, rows_of, scale_rows, to_csr
+from stmcdi_cli.streaming import Block, Stream, carried, gathered, stored
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -63,6 +64,19 @@ def select_hvg(
     InputError
         Fewer genes than asked for, panel genes that are not in the data, or no gene to choose from.
     """
+    return gathered(stream(adata, method=method, n_genes=n_genes, min_spots=min_spots, genes=genes, subset=subset))
+
+
+def stream(
+    adata: "AnnData",
+    *,
+    method: str = "cv2-trend",
+    n_genes: int | None = None,
+    min_spots: float = 0.05,
+    genes: Sequence[str] | None = None,
+    subset: bool = True,
+) -> Stream:
+    """Do the work of :func:`select_hvg` in blocks of spots; ``adata`` may be on disk. Goes through the file twice."""
     checks.one_of("method", method, METHODS)
     checks.fraction("min_spots", min_spots)
     if n_genes is not None:
@@ -84,13 +98,28 @@ def select_hvg(
         chosen = _highest(var[score].to_numpy(), n_genes, method, min_spots)
     var[keys.HIGHLY_VARIABLE] = chosen
 
-    result = shallow_copy(adata)
-    result.var = var
+    made = (["X"] if adata.X is not None else []) + list(adata.layers) if subset else []
+    header = carried(adata, without=made)
+    header.var = var
     if subset:
-        result = result[:, chosen].copy()
+        header.raw = None  # taken up again below, whole
+        header = shallow_copy(header[:, chosen].copy(), raw=adata.raw)
     options = {"method": method, "n_genes": n_genes, "min_spots": min_spots, "subset": subset}
-    record(result, "select-hvg", options if genes is None else {"genes": sorted(set(genes)), "subset": subset})
-    return result
+    record(header, "select-hvg", options if genes is None else {"genes": sorted(set(genes)), "subset": subset})
+    size = sum(stored(adata.X if name == "X" else adata.layers[name]) for name in made)
+    return Stream(header, _columns(adata, made, np.flatnonzero(chosen)), size * chosen.mean())
+
+
+def _columns(adata: "AnnData", names: Sequence[str], chosen: np.ndarray) -> Iterator[Block]:
+    """Yield some genes of matrices, for a few spots at a time."""
+    if not names:
+        return
+    matrices = {name: by_rows(adata.X if name == "X" else adata.layers[name]) for name in names}
+    for rows in row_chunks(adata.shape):
+        yield {
+            name if name == "X" else f"layers/{name}": rows_of(matrix, rows)[:, chosen]
+            for name, matrix in matrices.items()
+        }
 
 
 class Statistics(NamedTuple):
@@ -115,27 +144,38 @@ class Statistics(NamedTuple):
 def _scaled_statistics(adata: "AnnData") -> Statistics:
     """Statistics on the linear scale, over the spots that have counts."""
     if keys.COUNTS in adata.layers and keys.SIZE_FACTOR in adata.obs:
-        values, size_factor = to_csr(adata.layers[keys.COUNTS]), adata.obs[keys.SIZE_FACTOR].to_numpy(np.float64)
+        values, size_factor = by_rows(adata.layers[keys.COUNTS]), adata.obs[keys.SIZE_FACTOR].to_numpy(np.float64)
     else:
-        values, size_factor = to_csr(adata.X), np.ones(adata.n_obs)
-    checks.expression(values, "X")
-    return _statistics(values, missing_entries(adata), size_factor, used=np.diff(values.indptr) > 0)
+        values, size_factor = by_rows(adata.X), np.ones(adata.n_obs)
+
+    def read(rows: slice) -> sp.csr_matrix:
+        block = to_csr(rows_of(values, rows))
+        checks.values(block, "X")
+        return block
+
+    stats = _statistics(adata, read, size_factor, empty_spots=False)
+    checks.some_value(int(np.count_nonzero(stats.mean)), "X")
+    return stats
 
 
 def _statistics(
-    values: sp.csr_matrix, missing: sp.csr_matrix, divisor: np.ndarray, used: np.ndarray | None = None
+    adata: "AnnData", read: Callable[[slice], sp.csr_matrix], divisor: np.ndarray, *, empty_spots: bool
 ) -> Statistics:
     """Go through the rows, each divided by its number, a few at a time; missing entries hold 0 and are not counted."""
-    n, total, squares, above = np.zeros((4, values.shape[1]))
-    for rows in row_chunks(values.shape):
-        block, hidden = scale_rows(values[rows].astype(np.float64), divisor[rows]), missing[rows]
-        if used is not None:
-            block, hidden = block[used[rows]], hidden[used[rows]]
-        n += block.shape[0] - column_sums(hidden)
-        total += column_sums(block)
-        squares += column_sums(block.power(2))
-        above += block.getnnz(0)
-    n = np.maximum(n, 1)
+    n_spots = 0
+    hidden, total, squares, above = np.zeros((4, adata.n_vars))
+    for rows in row_chunks(adata.shape):
+        block, missing = read(rows), missing_entries(adata, rows)
+        used = np.diff(block.indptr) > 0
+        block = scale_rows(block.astype(np.float64), divisor[rows])
+        if not empty_spots:
+            missing = missing[used]
+        n_spots += missing.shape[0]
+        hidden = add_columns(hidden, missing.indices, missing.data)
+        total = add_columns(total, block.indices, block.data)
+        squares = add_columns(squares, block.indices, block.data**2)
+        above = add_columns(above, block.indices, block.data > 0)
+    n = np.maximum(n_spots - hidden, 1)
     return Statistics(n, total / n, np.maximum(squares / n - (total / n) ** 2, 0), above / n)
 
 
@@ -161,9 +201,14 @@ def _seurat_v3(adata: "AnnData") -> np.ndarray:
         raise InputError(
             "--method seurat_v3 needs scikit-misc; install it with pip install 'stmcdi[seurat]'"
         ) from error
-    counts = to_csr(adata.layers.get(keys.COUNTS, adata.X))
-    checks.counts(counts, f"layers['{keys.COUNTS}']")
-    stats = _statistics(counts, missing_entries(adata), np.ones(adata.n_obs))
+    counts = by_rows(adata.layers.get(keys.COUNTS, adata.X))
+
+    def read(rows: slice) -> sp.csr_matrix:
+        block = to_csr(rows_of(counts, rows))
+        checks.counts(block, f"layers['{keys.COUNTS}']")
+        return block
+
+    stats = _statistics(adata, read, np.ones(adata.n_obs), empty_spots=True)
     n, mean = np.maximum(stats.n, 2), stats.mean
     variance = stats.variance * n / (n - 1)
     varies = variance > 0
@@ -178,10 +223,10 @@ def _seurat_v3(adata: "AnnData") -> np.ndarray:
 
     clip = mean + sd * np.sqrt(n)
     squares = n * mean**2  # of the clipped deviations from the mean, summed over spots; first as if all counts were 0
-    for rows in row_chunks(counts.shape):
-        block = counts[rows].astype(np.float64)
-        block.data = np.minimum(block.data, clip[block.indices])
-        squares += column_sums(block.power(2)) - 2 * mean * column_sums(block)
+    for rows in row_chunks(adata.shape):
+        block = read(rows)
+        values = np.minimum(block.data.astype(np.float64), clip[block.indices])
+        squares = add_columns(squares, block.indices, values**2 - 2 * mean[block.indices] * values)
     return squares / ((n - 1) * sd**2)
 
 

@@ -151,6 +151,15 @@ def test_size_is_linear_in_spots():
         assert graph(raw, **options)[0].nnz < 7 * raw.n_obs
 
 
+def test_cores_do_not_matter(monkeypatch):
+    raw = stmcdi.simulate(n_spots=3000, n_genes=1, rates=False)
+    graphs = []
+    for cores in "12":
+        monkeypatch.setenv("OMP_NUM_THREADS", cores)
+        graphs.append(stmcdi.build_graph(raw))
+    same(*graphs)
+
+
 def test_a_radius_in_the_wrong_unit_is_refused():
     adata = stmcdi.simulate(n_spots=3000, n_genes=1, rates=False)
     with pytest.raises(InputError, match="give a smaller --radius"):

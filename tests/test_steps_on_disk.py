@@ -1,0 +1,70 @@
+"""Every step gives the same from a file as in memory, whatever the number of spots it holds at a time."""
+
+import anndata as ad
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from helpers import dense, make_raw, same
+
+import stmcdi_cli as stmcdi
+from stmcdi_cli import sparse
+
+FORMS = {"csr": sp.csr_matrix, "csc": sp.csc_matrix, "dense": np.asarray}
+
+
+@pytest.fixture(scope="module", params=FORMS)
+def full(request) -> ad.AnnData:
+    """Counts in each form, some missing, with raw and other layers that must survive."""
+    adata = make_raw(seed=3)
+    values = dense(adata.X).copy()
+    values[np.random.default_rng(0).random(adata.shape) < 0.1] = np.nan
+    adata.X = FORMS[request.param](values)
+    adata.layers["other"] = np.nan_to_num(values) * 2
+    adata.raw = make_raw(seed=3)
+    return adata
+
+
+def prepared(adata: ad.AnnData) -> ad.AnnData:
+    return stmcdi.normalize(adata)
+
+
+STEPS = {
+    "normalize": (lambda a: a, stmcdi.normalize, []),
+    "normalize-skip": (lambda a: a, lambda a: stmcdi.normalize(a, skip=True), ["--skip"]),
+    "normalize-again": (prepared, lambda a: stmcdi.normalize(a, layer="counts"), ["--layer", "counts"]),
+    "select-hvg": (prepared, lambda a: stmcdi.select_hvg(a, n_genes=15), ["--n-genes", 15]),
+    "select-hvg-flag": (prepared, lambda a: stmcdi.select_hvg(a, subset=False), ["--no-subset"]),
+    "select-hvg-seurat": (
+        prepared,
+        lambda a: stmcdi.select_hvg(a, method="seurat_v3", n_genes=15),
+        ["--method", "seurat_v3", "--n-genes", 15],
+    ),
+    "build-graph": (prepared, stmcdi.build_graph, []),
+    "hold-out": (lambda a: a, stmcdi.hold_out, []),
+    "hold-out-later": (prepared, lambda a: stmcdi.hold_out(a, of="nonzero", seed=1), ["--of", "nonzero", "--seed", 1]),
+}
+
+
+@pytest.mark.parametrize("entries", [41, sparse.CHUNK_ENTRIES])
+@pytest.mark.parametrize("name", STEPS)
+def test_from_a_file_as_in_memory(name, entries, full, cli, h5ad, tmp_path, monkeypatch):
+    before, function, options = STEPS[name]
+    given = before(full)
+    expected = function(given)
+    expected = list(expected) if isinstance(expected, tuple) else [expected]
+    monkeypatch.setattr(sparse, "CHUNK_ENTRIES", entries)
+    step = next(step for step in ("normalize", "select-hvg", "build-graph", "hold-out") if name.startswith(step))
+    outputs = [tmp_path / f"{i}.h5ad" for i in range(len(expected))]
+    assert cli(step, h5ad(given), *outputs, *options).exit_code == 0
+    for result, file in zip(expected, outputs, strict=True):
+        back = ad.read_h5ad(file)
+        result.strings_to_categoricals()
+        same(back, result)
+        assert back.obs_names.equals(given.obs_names)
+        assert (back.raw is None) == (result.raw is None)
+        if back.raw is not None:
+            np.testing.assert_array_equal(dense(back.raw.X), dense(full.raw.X))
+        for layer in back.layers:
+            assert back.layers[layer].dtype == result.layers[layer].dtype
+            assert getattr(back.layers[layer], "format", "dense") == getattr(result.layers[layer], "format", "dense")
+        assert "input_sha256" in back.uns["stmcdi"][step]
