@@ -98,7 +98,7 @@ def _backed(file: "h5py.File") -> "AnnData":
 
     parts = {key: read_elem(file[key]) for key in file if key not in ("X", "layers", "raw")}
     raw = None
-    if "raw" in file:
+    if "raw" in file and file["raw"].attrs.get("encoding-type") != "null":
         raw = {key: read_elem(value) for key, value in file["raw"].items() if key != "X"}
         raw["X"] = matrix(file["raw/X"])
     layers = {key: matrix(value) for key, value in file.get("layers", {}).items()}

@@ -94,6 +94,14 @@ def test_matrices_stay_on_disk(full, h5ad):
         np.testing.assert_array_equal(dense(turned), dense(full.X))
 
 
+def test_a_file_that_says_what_it_lacks(raw, tmp_path):
+    """As anndata's write_elem does it."""
+    raw.X = None
+    io.write_h5ad(raw, tmp_path / "a.h5ad")
+    with streaming.opened(tmp_path / "a.h5ad") as adata:
+        assert adata.X is None and adata.raw is None and not adata.layers
+
+
 def test_chosen_rows_are_read_alone(full, h5ad):
     chosen = np.array([0, 3, 4, 31, 59])
     with streaming.opened(h5ad(full)) as adata:
