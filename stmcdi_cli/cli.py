@@ -225,6 +225,11 @@ def hold_out(input: Path, output: Path, truth: Path, **options: Any) -> None:
 @click.option("--epochs", type=int, default=None, help="Most passes over the spots (default: the preset's).")
 @click.option("--batch-size", type=int, default=None, help="Spots per step (default: the preset's).")
 @click.option("--devices", type=int, default=1, help="Processes that train together, each on its own GPU.")
+@click.option("--checkpoint", type=PATH, default=None, help="File to go on from (default: beside MODEL_DIR, hidden).")
+@click.option("--checkpoint-every", type=float, default=60.0, help="Seconds between writings of the checkpoint.")
+@click.option(
+    "--resume/--no-resume", default=True, help="Go on from a checkpoint of the same data, settings and software."
+)
 @click.option("--quiet", is_flag=True, default=False, help="Show no progress.")
 def train(input: Path, model_dir: Path, **options: Any) -> None:
     """Learn from the visible entries (paper, Algorithm 1) and write the model to the folder MODEL_DIR."""

@@ -21,3 +21,18 @@ class DeviceMemoryError(StmcdiError):
     """The GPU ran out of memory; the workflow retries on this exit code with a smaller batch."""
 
     exit_code = 75
+
+
+class Stopped(StmcdiError):
+    """A signal asked the process to end, and it has written where it stands.
+
+    The exit code is 128 and the signal's number, as in shells; the workflow retries on it.
+    """
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message, exit_code)
+        self.exit_code = exit_code
+
+    def __str__(self) -> str:
+        """Only what there is to read."""
+        return str(self.args[0])

@@ -41,20 +41,22 @@ def writing(path: str | os.PathLike[str]) -> "Iterator[None]":
 
 
 @contextmanager
-def whole_file(path: str | os.PathLike[str]) -> "Iterator[Path]":
+def whole_file(path: str | os.PathLike[str], *, private: bool = False) -> "Iterator[Path]":
     """Give a temporary name beside ``path`` that becomes ``path`` on success and vanishes on failure.
+
+    With `private` nobody else may read it.
 
     Raises
     ------
     InputError
         The file cannot be written; what was at ``path`` before is still there.
     """
-    with whole_files([Path(path)]) as (temporary,):
+    with whole_files([Path(path)], private=private) as (temporary,):
         yield temporary
 
 
 @contextmanager
-def whole_files(paths: Sequence[Path]) -> "Iterator[list[Path]]":
+def whole_files(paths: Sequence[Path], *, private: bool = False) -> "Iterator[list[Path]]":
     """Give temporary names beside some files: all become them on success, none does on failure.
 
     Raises
@@ -70,7 +72,7 @@ def whole_files(paths: Sequence[Path]) -> "Iterator[list[Path]]":
             with writing(path):
                 if path.is_dir():
                     raise IsADirectoryError(21, os.strerror(21))
-                temporary.chmod(0o666 & ~umask())
+                temporary.chmod(0o600 if private else 0o666 & ~umask())
                 _to_disk(temporary)
         for path, temporary in zip(paths, temporaries, strict=True):
             with writing(path):

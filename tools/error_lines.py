@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "troubleshooting.md"
 BEGIN, END = "<!-- every error line: tools/error_lines.py --write -->", "<!-- end of every error line -->"
-ERRORS = {"InputError", "OptionError", "DeviceMemoryError", "StmcdiError", "UsageError"}
+ERRORS = {"InputError", "OptionError", "DeviceMemoryError", "StmcdiError", "Stopped", "UsageError"}
 GROUPS = (  # where a message can come from, and what its part of the page is called
     ("stmcdi_cli/checks.py", "Data and options, any step"),
     ("stmcdi_cli/io.py", "Files, any step"),

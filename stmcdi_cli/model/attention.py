@@ -15,6 +15,7 @@ from stmcdi_cli.model import noise
 from stmcdi_cli.model.base import Draws, ImputationModel, Reporter
 from stmcdi_cli.model.denoiser import Denoiser
 from stmcdi_cli.model.graph_encoder import Neighbourhood, Scale
+from stmcdi_cli.model.restart import Restart
 from stmcdi_cli.model.samplers import Predict, sample
 from stmcdi_cli.model.schedule import Schedule
 from stmcdi_cli.model.tissue import Tissue, validation_entries
@@ -55,8 +56,10 @@ class AttentionModel(ImputationModel):
             torch.manual_seed(seed)
             self.network = Denoiser(len(self.genes), **self.config["network"])
 
-    def fit(self, tissue: Tissue, *, seed: int, device: torch.device, report: Reporter) -> None:
-        """Learn from the visible entries (Algorithm 1)."""
+    def fit(
+        self, tissue: Tissue, *, seed: int, device: torch.device, report: Reporter, restart: Restart | None = None
+    ) -> None:
+        """Learn from the visible entries (Algorithm 1), or go on with that where `restart` says it stands."""
         self._build(seed)
         self.network.to(device)
         n_parameters = sum(parameter.numel() for parameter in self.network.parameters())
@@ -86,7 +89,7 @@ class AttentionModel(ImputationModel):
             self.training,
             seed=seed,
         )
-        trainer.run(report)
+        trainer.run(report, (restart or Restart()).part("training"))
 
     def _loss(
         self,

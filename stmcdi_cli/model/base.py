@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
+from stmcdi_cli.model.restart import Restart
 from stmcdi_cli.model.tissue import Tissue
 
 Reporter = Callable[[Mapping[str, float]], None]
@@ -51,8 +52,10 @@ class ImputationModel(ABC):
         self.genes = genes
 
     @abstractmethod
-    def fit(self, tissue: Tissue, *, seed: int, device: torch.device, report: Reporter) -> None:
-        """Learn from the visible entries (Algorithm 1)."""
+    def fit(
+        self, tissue: Tissue, *, seed: int, device: torch.device, report: Reporter, restart: Restart | None = None
+    ) -> None:
+        """Learn from the visible entries (Algorithm 1), or go on with that where `restart` says it stands."""
 
     @abstractmethod
     def prepare(self, tissue: Tissue, *, device: torch.device) -> None:

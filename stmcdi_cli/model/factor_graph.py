@@ -15,7 +15,7 @@ at the rate the scores then tell (Gauss-Newton, as in fitting a generalised line
 """
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from stmcdi_cli.model.counts import SHALLOWEST, CountTable
+from stmcdi_cli.model.restart import ALONE, Part
 from stmcdi_cli.model.tissue import Tissue
 
 BLOCK = 256
@@ -194,7 +195,9 @@ class FactorGraph:
 
     # Variational Bayes
 
-    def fit(self, tissue: Tissue, *, sweeps: int, seed: int, start: "FactorGraph | None" = None) -> None:
+    def fit(
+        self, tissue: Tissue, *, sweeps: int, seed: int, start: "FactorGraph | None" = None, part: Part = ALONE
+    ) -> None:
         """Learn everything from the visible entries.
 
         Parameters
@@ -207,10 +210,16 @@ class FactorGraph:
             Of the random projection the scores start from.
         start
             A fit to go on from instead, itself for one; the scores then keep their meaning.
+        part
+            Of a training that can be stopped; where it has a state, the fit goes on from that.
         """
         mean_of_neighbors = neighbor_mean(tissue.graph)
-        at, blocks = None, None
-        if start is None:
+        scores: Scores | None
+        done, at, blocks = 0, None, None
+        if part.state is not None:
+            done, scores, at = self._go_on(part.state)
+            self.use_table(tissue)
+        elif start is None:
             self._start(tissue)
             self.use_table(tissue)
             blocks = self._blocks(tissue)
@@ -223,11 +232,14 @@ class FactorGraph:
             self._alpha = start._alpha
             self.use_table(tissue)
             scores = self._scores(self._blocks(tissue)(), mean_of_neighbors, tissue.n_spots)
-        for sweep in range(sweeps):
-            if self.link == "log" and sweep % _SWEEPS_PER_LINEARISATION == 0:
-                # Half the way: a whole step from far off can overshoot.
-                at = Scores(scores.mean / 2 if at is None else (at.mean + scores.mean) / 2, scores.cov)
-                blocks = None
+        for sweep in range(done, sweeps):
+            assert scores is not None
+            if sweep % _SWEEPS_PER_LINEARISATION == 0:
+                part.stands(self._standing(sweep, scores, at))
+                if self.link == "log":
+                    # Half the way: a whole step from far off can overshoot.
+                    at = Scores(scores.mean / 2 if at is None else (at.mean + scores.mean) / 2, scores.cov)
+                    blocks = None
             blocks = blocks or self._blocks(tissue, at)
             self._update_loadings(blocks(), scores)
             scores = self._scores(blocks(), mean_of_neighbors, tissue.n_spots, start=scores.mean, sweeps=1)
@@ -235,6 +247,19 @@ class FactorGraph:
             spread = (scores.mean - prior) ** 2 + torch.diagonal(scores.cov, dim1=1, dim2=2)
             # Never above the scores' own unit: one odd spot must not make room for itself.
             self.innovation = spread.mean(0).clamp(1e-4, 1.0)
+        part.stands(self._standing(sweeps))
+
+    def _standing(self, sweep: int, scores: Scores | None = None, at: Scores | None = None) -> dict[str, Any]:
+        """How the fit stands before a sweep; scores are of no use after the last."""
+        learnt = {name: getattr(self, name) for name in (*self.STATE, "_alpha")}
+        return {"sweep": sweep, "learnt": learnt, "scores": scores, "at": at}
+
+    def _go_on(self, state: dict[str, Any]) -> tuple[int, Scores | None, Scores | None]:
+        """Take back what `_standing` gave; give the sweep, the scores, and where they were linearised last."""
+        for name, value in state["learnt"].items():
+            setattr(self, name, value)
+        scores, at = (None if state[name] is None else Scores(*state[name]) for name in ("scores", "at"))
+        return state["sweep"], scores, at
 
     def _first_scores(self, blocks, tissue: Tissue, seed: int) -> Tensor:
         """Leading left singular vectors of the weighted responses, by random projection, in units of 1."""

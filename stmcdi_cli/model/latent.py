@@ -23,6 +23,7 @@ from stmcdi_cli.model.base import Draws, ImputationModel, Reporter
 from stmcdi_cli.model.counts import DISPERSIONS
 from stmcdi_cli.model.factor_graph import BLOCK, HEADROOM, FactorGraph, Scores
 from stmcdi_cli.model.observation import Observation, Observer
+from stmcdi_cli.model.restart import Part, Restart
 from stmcdi_cli.model.schedule import Schedule
 from stmcdi_cli.model.score_diffusion import Pairs, ScoreDiffusion
 from stmcdi_cli.model.tissue import VALIDATION_STREAM, Tissue, validation_entries
@@ -80,25 +81,38 @@ class LatentModel(ImputationModel):
 
     # Training
 
-    def fit(self, tissue: Tissue, *, seed: int, device: torch.device, report: Reporter) -> None:
+    def fit(
+        self, tissue: Tissue, *, seed: int, device: torch.device, report: Reporter, restart: Restart | None = None
+    ) -> None:
         """Fit the encoders, train their denoisers on entries hidden from them, then give the encoders every entry."""
+        restart = restart or Restart()
         self._build(seed)
         chosen = validation_entries(tissue, self.validation_share, seed)
         partial = tissue.without(chosen)
         first = None
-        for member in self.members:
-            member.graph.fit(partial, sweeps=self.sweeps, seed=seed, start=first)
+        for link, member in zip(self.links, self.members, strict=True):
+            part = restart.part(f"{link} encoder")
+            member.graph.fit(partial, sweeps=self.sweeps, seed=seed, start=first, part=part)
             first = first or member.graph
-        scores = [member.encode(partial) for member in self.members]
-        self._train(tissue, partial, seed=seed, device=device, report=report)
-        self._weigh(tissue, chosen, scores)
-        if tissue.scale is not None:
-            self._fit_dispersion(tissue, partial, scores)
-        self._calibrate(tissue, partial, chosen, seed=seed, device=device)
-        for member in self.members:
-            member.graph.fit(tissue, sweeps=max(5, self.sweeps // 3), seed=seed, start=member.graph)
+        learnt = restart.part("learnt")
+        if learnt.state is None:
+            scores = [member.encode(partial) for member in self.members]
+            self._train(tissue, partial, seed=seed, device=device, report=report, part=restart.part("training"))
+            self._weigh(tissue, chosen, scores)
+            if tissue.scale is not None:
+                self._fit_dispersion(tissue, partial, scores)
+            self._calibrate(tissue, partial, chosen, seed=seed, device=device)
+            learnt.stands(self.state())
+        else:
+            self.load_state(learnt.state)
+        for link, member in zip(self.links, self.members, strict=True):
+            part = restart.part(f"{link} encoder, with every entry")
+            sweeps = max(5, self.sweeps // 3)
+            member.graph.fit(tissue, sweeps=sweeps, seed=seed, start=member.graph, part=part)
 
-    def _train(self, tissue: Tissue, partial: Tissue, *, seed: int, device: torch.device, report: Reporter) -> None:
+    def _train(
+        self, tissue: Tissue, partial: Tissue, *, seed: int, device: torch.device, report: Reporter, part: Part
+    ) -> None:
         """Train all denoisers together, on most spots; the others tell when to stop.
 
         What a network would remember of a spot is of no use for another: only what holds for spots in general lasts.
@@ -139,17 +153,15 @@ class LatentModel(ImputationModel):
         report({"epoch": 0, "validation_loss": untrained.mean().item()})
         per_epoch = -(-len(learnt) // self.training.batch_size)
         settings = replace(self.training, epochs=self.training.epochs or -(-self.updates // per_epoch))
-        with torch.random.fork_rng(devices=[]):  # so does dropout
-            torch.manual_seed(seed)
-            trainer = Trainer(
-                networks,
-                training_loss,
-                lambda networks: validation_losses(networks).mean().item(),
-                len(learnt),
-                settings,
-                seed=seed,
-            )
-            trainer.run(report)
+        trainer = Trainer(
+            networks,
+            training_loss,
+            lambda networks: validation_losses(networks).mean().item(),
+            len(learnt),
+            settings,
+            seed=seed,
+        )
+        trainer.run(report, part)
         trained = validation_losses(networks.eval())
         for member, before, after in zip(self.members, untrained, trained, strict=True):
             if after >= before:  # the closed form could not be improved on: stay with it

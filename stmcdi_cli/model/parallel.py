@@ -9,7 +9,8 @@ import os
 import pickle
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from stmcdi_cli.errors import OptionError, StmcdiError
+from stmcdi_cli.model.signals import listening
 
 
 def rank() -> int:
@@ -84,12 +86,23 @@ def launch(devices: int, device: torch.device, function: Callable[..., Any], arg
     """
     with tempfile.TemporaryDirectory(prefix="stmcdi_") as folder:
         try:
-            torch.multiprocessing.spawn(_member, (devices, device, folder, function, arguments), nprocs=devices)
+            members = torch.multiprocessing.spawn(
+                _member, (devices, device, folder, function, arguments), nprocs=devices, join=False
+            )
+            with listening(partial(_pass_on, members.pids())):  # and live as long as they do
+                while not members.join():
+                    pass
         except torch.multiprocessing.ProcessExitedException:
-            for file in Path(folder).glob("error_*"):
+            for file in sorted(Path(folder).glob("error_*")):
                 raise pickle.loads(file.read_bytes()) from None
             raise
         return pickle.loads((Path(folder) / "result").read_bytes())
+
+
+def _pass_on(processes: Sequence[int], number: int) -> None:
+    for process in processes:
+        with suppress(ProcessLookupError):
+            os.kill(process, number)
 
 
 def _member(
@@ -184,6 +197,16 @@ def sum_gradients(network: nn.Module) -> None:
     dist.all_reduce(total)
     for parameter, part in zip(trained, total.split([part.numel() for part in parts]), strict=True):
         parameter.grad = part.view_as(parameter).clone()
+
+
+def any_of(flag: bool) -> bool:
+    """Tell every process whether it is so in any."""
+    if not dist.is_initialized():
+        return flag
+    device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
+    shared = torch.tensor(float(flag), device=device)
+    dist.all_reduce(shared, dist.ReduceOp.MAX)
+    return bool(shared.item())
 
 
 def agreed(value: float, device: torch.device) -> float:

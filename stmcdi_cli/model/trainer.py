@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from stmcdi_cli.errors import InputError
 from stmcdi_cli.model import parallel
 from stmcdi_cli.model.base import Reporter
+from stmcdi_cli.model.restart import ALONE, Part
 from stmcdi_cli.model.schedule import Schedule
 
 logger = logging.getLogger(__name__)
@@ -127,46 +128,72 @@ class Trainer:
         self.validation_loss = validation_loss
         self.n_items = n_items
         self.settings = settings
+        self.seed = seed
         # Never the global generator, and always the CPU's: the same choices whatever else runs and on any device.
         self.generator = torch.Generator().manual_seed(seed)
         self.optimizer = torch.optim.AdamW(network.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
         self.averaged = copy.deepcopy(network).requires_grad_(False) if settings.ema_decay > 0 else network
         self.epoch = 0
+        self.order: Tensor | None = None  # of the items, in the epoch under way
+        self.n_seen = 0  # items of that epoch learnt from
+        self.total = 0.0  # their losses
         self.n_updates = 0
         self.best_loss = math.inf
         self.best_epoch = 0
         self.best_weights: dict[str, Tensor] | None = None
 
-    def run(self, report: Reporter) -> None:
-        """Train until the epochs are over or validation has not improved for `patience` of them."""
+    def run(self, report: Reporter, part: Part = ALONE) -> None:
+        """Train until the epochs are over or validation has not improved for `patience` of them.
+
+        Parameters
+        ----------
+        report
+            Receives a row of the history after every epoch.
+        part
+            Of a training that can be stopped; where it has a state, the training goes on from that.
+        """
         settings = self.settings
-        while self.epoch < settings.epochs:
-            lr = settings.lr_at(self.epoch)
-            loss = self._train_epoch(lr)
-            self.epoch += 1
-            row = {"epoch": self.epoch, "loss": loss, "lr": lr}
-            if self.validation_loss and (self.epoch % settings.validate_every == 0 or self.epoch == settings.epochs):
-                row["validation_loss"] = self._validate()
-            report(row)
-            if self.best_weights and settings.patience and self.epoch - self.best_epoch >= settings.patience:
-                logger.info(
-                    "stopped early after epoch %d of %d: validation loss has not beaten %.6g (epoch %d) for %d epochs",
-                    self.epoch,
-                    settings.epochs,
-                    self.best_loss,
-                    self.best_epoch,
-                    settings.patience,
-                )
-                break
+        with torch.random.fork_rng(devices=[]):  # dropout takes from the global generator: lend it one
+            torch.manual_seed(self.seed)
+            if part.state is not None:
+                self.load_state_dict(part.state)
+            while self.epoch < settings.epochs and not self._stale():
+                lr = settings.lr_at(self.epoch)
+                loss = self._train_epoch(lr, part)
+                self.epoch += 1
+                row = {"epoch": self.epoch, "loss": loss, "lr": lr}
+                if self.validation_loss and (
+                    self.epoch % settings.validate_every == 0 or self.epoch == settings.epochs
+                ):
+                    row["validation_loss"] = self._validate()
+                report(row)
+            part.stands(copy.deepcopy(self.state_dict()))
+        if self.epoch < settings.epochs:
+            logger.info(
+                "stopped early after epoch %d of %d: validation loss has not beaten %.6g (epoch %d) for %d epochs",
+                self.epoch,
+                settings.epochs,
+                self.best_loss,
+                self.best_epoch,
+                settings.patience,
+            )
         self.network.load_state_dict(self.best_weights or self.averaged.state_dict())
 
-    def _train_epoch(self, lr: float) -> float:
+    def _stale(self) -> bool:
+        """Whether validation has not improved for long enough."""
+        patience = self.settings.patience
+        return bool(self.best_weights and patience and self.epoch - self.best_epoch >= patience)
+
+    def _train_epoch(self, lr: float, part: Part) -> float:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.network.train()
-        total = 0.0
-        order = torch.randperm(self.n_items, generator=self.generator)
-        for items in order.split(self.settings.batch_size):
+        if self.order is None:
+            self.order = torch.randperm(self.n_items, generator=self.generator)
+            self.n_seen, self.total = 0, 0.0
+        for items in self.order[self.n_seen :].split(self.settings.batch_size):
+            if not len(items):  # all were seen before a stop
+                break
             with parallel.shared_rows(self.network):
                 loss = self.training_loss(self.network, items, self.generator)
             self.optimizer.zero_grad(set_to_none=True)
@@ -176,10 +203,13 @@ class Trainer:
                 nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.clip_norm)
             self.optimizer.step()
             self._average()
-            total += loss.item() * len(items)
-        if not math.isfinite(total):
+            self.total += loss.item() * len(items)
+            self.n_seen += len(items)
+            part.stands(self.state_dict)
+        self.order = None
+        if not math.isfinite(self.total):
             raise InputError(f"training diverged in epoch {self.epoch + 1}: the loss is not finite; lower `lr`")
-        return total / self.n_items
+        return self.total / self.n_items
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -204,18 +234,17 @@ class Trainer:
         return loss
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on after a stop at the end of an epoch as if there had been none."""
-        return {
+        """Everything needed to go on after a stop as if there had been none."""
+        state = {
             "network": self.network.state_dict(),
             "averaged": self.averaged.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "generator": self.generator.get_state(),
-            "epoch": self.epoch,
-            "n_updates": self.n_updates,
-            "best_loss": self.best_loss,
-            "best_epoch": self.best_epoch,
-            "best_weights": self.best_weights,
+            "dropout": torch.get_rng_state(),
         }
+        if self._on_gpu:
+            state["dropout_gpu"] = torch.cuda.get_rng_state()
+        return state | {name: getattr(self, name) for name in self._PLAIN}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what `state_dict` gave."""
@@ -223,5 +252,14 @@ class Trainer:
         self.averaged.load_state_dict(state["averaged"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"])
-        for name in ("epoch", "n_updates", "best_loss", "best_epoch", "best_weights"):
+        torch.set_rng_state(state["dropout"])
+        if self._on_gpu:
+            torch.cuda.set_rng_state(state["dropout_gpu"])
+        for name in self._PLAIN:
             setattr(self, name, state[name])
+
+    _PLAIN = ("epoch", "order", "n_seen", "total", "n_updates", "best_loss", "best_epoch", "best_weights")
+
+    @property
+    def _on_gpu(self) -> bool:
+        return next(self.network.parameters()).is_cuda

@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Mapping
 from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stmcdi_cli import checks
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from stmcdi_cli.model.base import ImputationModel
+    from stmcdi_cli.model.restart import Restart
     from stmcdi_cli.model.tissue import Tissue
 
 PRESETS = ("default", "paper")
@@ -28,6 +30,9 @@ def train(
     epochs: int | None = None,
     batch_size: int | None = None,
     devices: int = 1,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: float = 60.0,
+    resume: bool = True,
     quiet: bool = False,
 ) -> "ImputationModel":
     """Train a model and write it to a folder.
@@ -50,6 +55,14 @@ def train(
     devices
         Processes that train together, each on a GPU of its own (or, without GPUs, on the CPU). The result is that of
         one, up to rounding.
+    checkpoint
+        File that says how far the training is, removed when it is done; ``.NAME.checkpoint`` beside a `model_dir` of
+        that name by default.
+    checkpoint_every
+        Seconds between writings of it.
+    resume
+        Go on from such a file, where there is one of the same data, settings and software: to the same weights as
+        without the stop.
     quiet
         Print no progress.
 
@@ -61,15 +74,20 @@ def train(
     ------
     InputError
         The data cannot be trained on, or there is no such preset or device.
+    Stopped
+        SIGTERM, SIGUSR1 or SIGUSR2 came; the checkpoint is written.
     """
     import yaml
 
-    from stmcdi_cli.model import checkpoint, parallel
+    from stmcdi_cli.model import checkpoint as folder
+    from stmcdi_cli.model import parallel
     from stmcdi_cli.model.device import choose_device, cpu_fallback
+    from stmcdi_cli.model.restart import Restart, key_of
     from stmcdi_cli.model.tissue import Tissue
 
     checks.one_of("preset", preset, PRESETS)
     checks.at_least("seed", seed, 0)
+    checks.at_least("checkpoint_every", checkpoint_every, 0)
     changed = {name: value for name, value in (("epochs", epochs), ("batch_size", batch_size)) if value is not None}
     for name, value in (*changed.items(), ("devices", devices)):
         checks.at_least(name, value, 1)
@@ -86,10 +104,16 @@ def train(
         print(f"train: {tissue.n_spots} spots x {tissue.n_genes} genes on {chosen}", file=sys.stderr, flush=True)
         if fallback:
             print(f"train: on the CPU because {fallback}; --device cuda would refuse", file=sys.stderr, flush=True)
-    arguments = (config, tissue, chosen, seed, quiet)
+    model_dir = Path(os.path.abspath(model_dir))
+    restart = Restart(
+        model_dir.with_name(f".{model_dir.name}.checkpoint") if checkpoint is None else Path(checkpoint),
+        key_of(tissue, config | {"device": chosen.type, "devices": devices}),
+        checkpoint_every,
+    )
+    arguments = (config, tissue, chosen, seed, restart, resume, quiet)
     if devices > 1:
         state, history = parallel.launch(devices, chosen, _fit_apart, arguments)
-        model = checkpoint.build(config, tissue.genes)
+        model = folder.build(config, tissue.genes)
         model.load_state(state)
         writes = True
     else:
@@ -106,27 +130,44 @@ def train(
     if fallback:
         model.config["cpu_fallback"] = fallback
     if writes:
-        checkpoint.save(model, model_dir, history)
+        folder.save(model, model_dir, history)
+        restart.remove()
     return model
 
 
 def _fit(
-    config: Mapping[str, Any], tissue: "Tissue", device: "torch.device", seed: int, quiet: bool
+    config: Mapping[str, Any],
+    tissue: "Tissue",
+    device: "torch.device",
+    seed: int,
+    restart: "Restart",
+    resume: bool,
+    quiet: bool,
 ) -> "tuple[ImputationModel, list[dict[str, float]]]":
     """Fit a model in this process, alone or as one of several; gives it and its history."""
     from stmcdi_cli.model import checkpoint, parallel
     from stmcdi_cli.model.device import memory_guard, one_thread
 
+    quiet = quiet or parallel.rank() > 0
+    if resume:
+        found = restart.load()
+        parallel.any_of(False)  # all have read it before one writes it again
+        if found and not quiet:
+            print(f"train: {found}", file=sys.stderr, flush=True)
     model = checkpoint.build(config, tissue.genes)
-    history: list[dict[str, float]] = []
+    before = restart.part("history")
+    history: list[dict[str, float]] = list(before.state or [])
 
     def report(row: Mapping[str, float]) -> None:
+        if history and row["epoch"] <= history[-1]["epoch"]:
+            return  # it was reported before the training was stopped
         history.append(dict(row))
-        if not quiet and parallel.rank() == 0 and (len(history) <= 3 or len(history) % 10 == 0):
+        if not quiet and (len(history) <= 3 or len(history) % 10 == 0):
             print("train: " + ", ".join(f"{k} {v:.6g}" for k, v in row.items()), file=sys.stderr, flush=True)
 
-    with memory_guard(), one_thread():
-        model.fit(tissue, seed=seed, device=parallel.device_of_rank(device), report=report)
+    with memory_guard(), one_thread(), restart.stoppable():
+        before.stands(history)
+        model.fit(tissue, seed=seed, device=parallel.device_of_rank(device), report=report, restart=restart)
     return model, history
 
 

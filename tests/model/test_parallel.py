@@ -1,6 +1,7 @@
 """Several processes against one. They are started anew for each test, so tests are few and small."""
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -127,3 +128,25 @@ def test_refusals(masked, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(OptionError, match="--devices 2: 1 GPUs are visible"):
         parallel.check_devices(2, torch.device("cuda"))
+
+
+@pytest.mark.parametrize("all_are_told", [False, True])  # as by `kill`, and as by a scheduler
+def test_two_processes_stop_together_and_go_on(masked, tmp_path, all_are_told):
+    masked.write_h5ad(tmp_path / "masked.h5ad")
+    command = [sys.executable, "-m", "stmcdi_cli.cli", "train", "masked.h5ad", "model"]
+    command += ["--preset", "paper", "--epochs", "400", "--device", "cpu", "--devices", "2"]
+    settings = {"cwd": tmp_path, "env": os.environ | {"OMP_NUM_THREADS": "1"}, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, start_new_session=True, **settings)
+    for line in process.stderr:
+        if "epoch 2," in line:
+            break
+    (os.killpg if all_are_told else os.kill)(process.pid, signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM, said
+    assert said.endswith("stopped by SIGTERM; the same command goes on from " + f"{tmp_path / '.model.checkpoint'}\n")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".model.checkpoint", "masked.h5ad"]
+    process = subprocess.Popen(command, start_new_session=True, **settings)
+    said = [next(process.stderr) for _ in range(3)]
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert said[1] == f"train: going on from {tmp_path / '.model.checkpoint'}\n" and "epoch 1," not in said[2]

@@ -51,6 +51,11 @@ class Child:
         text, _, peak = self.said.read_text("utf-8", errors="replace").partition("\0")
         return Ended(None if late else self.process.exitcode, text, int(peak or 0))
 
+    def stop(self, number: int, seconds: float = 60) -> Ended:
+        """Send a signal that it can do something about, and wait for its end."""
+        os.kill(self.process.pid or 0, number)
+        return self.wait(seconds)
+
     def kill(self) -> None:
         """SIGKILL: it can do nothing about it."""
         self.process.kill()
