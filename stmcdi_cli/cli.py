@@ -349,7 +349,10 @@ def report(input: Path, output: Path, truth: Path | None, baseline: tuple[Path, 
 @click.option("--target", type=TARGET, default="missing", help="Entries to fill; zeros: missing and zero ones.")
 @click.option("--n-samples", type=int, default=50, help="Draws per entry.")
 @click.option(
-    "--evaluate", type=PATH, default=None, help="Hide entries first; write scores to this JSON file and a TSV."
+    "--evaluate",
+    type=PATH,
+    default=None,
+    help="Hide entries first; write scores to this JSON file and a TSV, what was hidden to OUTPUT.truth.h5ad.",
 )
 @click.option("--fraction", type=float, default=0.0, help="Share of entries to hide (with --evaluate: 0.2).")
 @click.option("--seed", type=int, default=0, help="Seed of every step.")
@@ -357,7 +360,7 @@ def report(input: Path, output: Path, truth: Path | None, baseline: tuple[Path, 
 @click.option("--quiet", is_flag=True, default=False, help="Show no progress.")
 def run(input: Path, output: Path, model_dir: Path | None, evaluate: Path | None, **options: Any) -> None:
     """All steps in one process: normalise, choose genes, build the graph, train, impute."""
-    from stmcdi_cli.io import check_model_dir, check_output, naming, note_input, read_h5ad, write_h5ad
+    from stmcdi_cli.io import check_model_dir, check_output, naming, note_input, read_h5ad, write_h5ads
     from stmcdi_cli.steps.evaluate import write_scores
     from stmcdi_cli.steps.run import run
 
@@ -365,16 +368,19 @@ def run(input: Path, output: Path, model_dir: Path | None, evaluate: Path | None
         raise click.UsageError("--fraction needs --evaluate METRICS.json, or what was hidden would be lost.")
     check_output(output, input)
     model_dir = model_dir or output.with_suffix(".model")
+    truth_path = output.with_suffix(".truth.h5ad")
     check_model_dir(model_dir)
     if evaluate is not None:
         options["fraction"] = options["fraction"] or 0.2
         check_output(evaluate, input, output)
         check_output(evaluate.with_suffix(".tsv"), input, output, evaluate)
+        check_output(truth_path, input, output)
     adata = read_h5ad(input)
     with naming(input):
         imputed, truth = run(adata, model_dir, **options)
     note_input("normalize", input, imputed)
-    write_h5ad(imputed, output)
+    files = {output: imputed, truth_path: truth}
+    write_h5ads({path: file for path, file in files.items() if file is not None})
     if evaluate is not None:
         write_scores(imputed, truth, evaluate, evaluate.with_suffix(".tsv"))
 

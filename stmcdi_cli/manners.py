@@ -49,7 +49,8 @@ class Step(click.Command):
         log.start(str(ctx.info_name), quiet=quiet, verbose=verbose, as_json=as_json)
         began = time.monotonic()
         try:
-            settings = ", ".join(f"{name}={value}" for name, value in ctx.params.items() if value is not None)
+            typed = {name: _typed(value) for name, value in ctx.params.items() if value not in (None, ())}
+            settings = ", ".join(f"{name}={value}" for name, value in typed.items())
             log.detail(f"{ctx.info_name}: stmcdi {__version__}, {settings}", version=__version__)
             result = super().invoke(ctx)
             seconds, memory = time.monotonic() - began, _peak_memory()
@@ -240,6 +241,13 @@ def _say_error(where: str, message: str, exit_code: int) -> None:
         stream = stream.stream
     head = click.style(where, fg="red", bold=True) if log.colourful(stream) else where
     click.echo(f"{head}: {message}", file=stream, color=True)
+
+
+def _typed(value: Any) -> str:
+    """A value as it is typed; a long list as its length."""
+    if not isinstance(value, list | tuple):
+        return str(value)
+    return f"[{len(value)}]" if len(value) > 5 else " ".join(map(str, value))
 
 
 def _peak_memory() -> float:

@@ -216,6 +216,7 @@ def test_run_does_all_steps_and_scores_them(cli, counts_file, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "imputed.h5ad",
         "imputed.model",
+        "imputed.truth.h5ad",
         "metrics.json",
         "metrics.tsv",
     ]

@@ -167,6 +167,8 @@ def test_verbose_tells_settings_and_cost_and_quiet_nothing(cli, tmp_path):
     said = cli("simulate", out, *options, "-v").stderr.splitlines()
     assert "n_spots=40" in said[0] and re.search(r"done in [\d.]+ s, \d+ MB at most", said[1]) and len(said) == 2
     assert cli("simulate", out, *options).stderr == ""
+    said = cli("join", out, out, tmp_path / "b.h5ad", "--name", "one", "--name", "two", "-v").stderr
+    assert f"names=one two, inputs={out} {out}, output=" in said
     result = cli("simulate", tmp_path / "no" / "a.h5ad", *options, "-q")
     assert "no such folder" in result.stderr and result.exit_code == 2  # errors are never quiet
 

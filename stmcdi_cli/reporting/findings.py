@@ -257,7 +257,7 @@ def _warnings(found: Findings) -> "Sequence[str]":
     coverage = scores.get("coverage_90") if scores else None
     if coverage is not None and abs(coverage - 0.9) > COVERAGE_SLACK:
         said.append(
-            f"The 90 % intervals hold {coverage:.0%} of the hidden values: take the uncertainty as "
+            f"The 90% intervals hold {coverage:.0%} of the hidden values: take the uncertainty as "
             f"{'too narrow' if coverage < 0.9 else 'too wide'}."
         )
     if impute.get("preset") == "paper":
@@ -306,9 +306,7 @@ def _section_warnings(found: Findings) -> list[str]:
     if worst < ALIKE:
         said.append(
             f"Sections {found.section_names[j]} and {found.section_names[i]} differ much (correlation of their mean "
-            f"expression {worst:.2f}). One model serves both: compare each gene's two columns below, and consider a "
-            "model "
-            "for each section."
+            f"expression {worst:.2f}). One model serves both: look at a gene in both, and consider a model for each."
         )
     if depth.min() > 0 and depth.max() / depth.min() > DEPTH_RATIO:
         said.append(

@@ -20,19 +20,14 @@ def genes_part(found: Findings, title: str) -> str:
     """How verdicts are reached, how they are distributed, and the table of genes with its data."""
     table = found.genes
     how = (
-        "<p>For each gene the model says what it expects at every filled entry and how far an observation would "
-        "spread "
-        "around that. If the expected values hardly differ from spot to spot beside that spread, the gene was in "
-        "effect "
-        "given its mean. <b>Expected r</b> is the correlation between imputed values and new measurements that "
-        "follows from "
-        f"both: {badge(TRUST)} from {GOOD_R}, {badge(CAUTION)} from {POOR_R}, {badge(DONT)} below. Whatever the "
-        "model "
-        f"says, a gene seen in under {RARE_SHARE:.0%} of the spots or fewer than {RARE_SPOTS} is marked "
-        f"{badge(DONT)}; one "
-        f"with fewer than {FEW_FILLED} filled entries, or that only tells the sections apart, gets no more than "
-        f"{badge(CAUTION)}. No hidden value is used. Counting noise bounds r: a rare gene's single counts cannot be "
-        "foreseen by any method.</p>"
+        "<p>For every filled entry the model gives the value it expects and the spread that an observation would have "
+        "around it. <b>Expected r</b> is the correlation of imputed values with new measurements that follows from "
+        "both; its square is the share of their variance that is foreseen. "
+        f"{badge(TRUST)} from {GOOD_R}, {badge(CAUTION)} from {POOR_R}, {badge(DONT)} below: there the gene was in "
+        f"effect given its mean. A gene seen in under {RARE_SHARE:.0%} of the spots or fewer than {RARE_SPOTS} is "
+        f"{badge(DONT)} whatever the model says; one with fewer than {FEW_FILLED} filled entries, or that only tells "
+        f"the sections apart, is {badge(CAUTION)} at best. No hidden value is used. Counting noise bounds r: a rare "
+        "gene's single counts cannot be foreseen by any method.</p>"
     )
     groups = {name: table.loc[table["verdict"] == name, "expected_r"].to_numpy() for name in (TRUST, CAUTION, DONT)}
     pictures = ""
@@ -64,7 +59,7 @@ def genes_part(found: Findings, title: str) -> str:
     columns += [
         ("seen", "seen", "share", "Share of the visible entries above zero"),
         ("n_filled", "filled", "count", "Entries that were filled"),
-        ("reason", "how the verdict was reached", "text", ""),
+        ("reason", "how the verdict was reached", "text", "Foreseen variance: expected r squared"),
     ]
     rows = [[jsonable(row[key]) for key, *_ in columns] for row in data.to_dict("records")]
     content = {"columns": [dict(zip(("key", "name", "kind", "help"), c, strict=True)) for c in columns], "rows": rows}

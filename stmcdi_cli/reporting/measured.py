@@ -4,8 +4,8 @@ import numpy as np
 
 from stmcdi_cli.reporting import charts
 from stmcdi_cli.reporting.charts import Chart
-from stmcdi_cli.reporting.findings import Findings
-from stmcdi_cli.reporting.pieces import figure, number, table_of
+from stmcdi_cli.reporting.findings import Findings, Scores
+from stmcdi_cli.reporting.pieces import figure, number, share, table_of
 
 SCORES = (  # key, heading, whether higher is better
     ("skill", "skill", True),
@@ -13,13 +13,13 @@ SCORES = (  # key, heading, whether higher is better
     ("pcc", "PCC pooled", True),
     ("rmse", "RMSE", False),
     ("mae", "MAE", False),
-    ("coverage_90", "in 90 % interval", None),
+    ("coverage_90", "in 90% interval", None),
 )
 
 _NO_TRUTH = (
-    "<p>No values were hidden in this run, so this was not measured. <code>stmcdi run ... --evaluate "
-    "metrics.json</code>, the "
-    "workflow's <code>--evaluate</code>, or <code>stmcdi hold-out</code> and <code>stmcdi report --truth</code> do.</p>"
+    "<p>No values were hidden in this run, so this was not measured. <code>stmcdi run --evaluate FILE</code>, the "
+    "workflow's <code>--evaluate</code>, or <code>stmcdi hold-out</code> hide some; <code>stmcdi report --truth FILE"
+    "</code> then measures.</p>"
 )
 
 
@@ -44,15 +44,15 @@ def calibration_part(found: Findings) -> str:
             (0, 1.04),
             "Share of hidden values inside the interval, below it and above it, in bins of the imputed value",
         )
-        axis.line(axis.x_range, (0.9, 0.9), "guide", "90 %")
+        axis.line(axis.x_range, (0.9, 0.9), "guide", "90%")
         for values, style, label in (
-            (inside, "main", "inside the 90 % interval"),
+            (inside, "main", "inside the 90% interval"),
             (bins.above, "second", "above"),
             (bins.below, "third", "below"),
         ):
             axis.line(bins.predicted, values, style, label)
         pictures += figure(
-            axis.svg(), "Intervals", "Counts are lumpy: where most are zero, intervals hold more than 90 %"
+            axis.svg(), "Intervals", "Counts are lumpy: where most are zero, intervals hold more than 90%"
         )
     return f'<div class="charts">{pictures}</div>'
 
@@ -62,7 +62,7 @@ def methods_part(found: Findings) -> str:
     if not found.methods:
         return _NO_TRUTH
     shown = [(key, name) for key, name, _ in SCORES if any(scores.get(key) is not None for _, scores in found.methods)]
-    rows = [[name, *(number(scores.get(key)) for key, _ in shown)] for name, scores in found.methods]
+    rows = [[name, *(_score(scores, key) for key, _ in shown)] for name, scores in found.methods]
     table = table_of(["method", *(name for _, name in shown)], rows, own=0)
     ranked = [
         (name, float(scores["skill"] or 0), "main" if k == 0 else "other")
@@ -76,9 +76,8 @@ def methods_part(found: Findings) -> str:
     per_gene.sort(key=lambda bar: -bar[1])
     hidden = found.methods[0][1]["n_hidden"]
     text = (
-        f"<p>All on the same {hidden:,} hidden values, which no method saw. Skill is 1 - squared error / squared "
-        "error of each "
-        "gene's mean. Counting noise keeps it far below 1 on any real tissue.</p>"
+        f"<p>All on the same {hidden:,} hidden values, which no method saw. Skill is 1 - squared error / squared error "
+        "of each gene's mean. Counting noise keeps it far below 1 on any real tissue.</p>"
     )
     if len(found.methods) == 2:
         text += (
@@ -93,14 +92,18 @@ def methods_part(found: Findings) -> str:
     )
     if found.section_scores:
         rows = [
-            [name, *(number(scores.get(key)) for key, _ in shown)]
+            [name, *(_score(scores, key) for key, _ in shown)]
             for name, scores in zip(found.section_names, found.section_scores, strict=True)
         ]
         content += (
             "<h3>By section</h3>"
             f'<div class="scroll">{table_of(["section", *(name for _, name in shown)], rows)}</div>'
             '<p class="note">Within one section, against the gene\'s mean in that section: differences between '
-            "sections "
-            "no longer count.</p>"
+            "sections no longer count.</p>"
         )
     return content
+
+
+def _score(scores: Scores, key: str) -> str:
+    value = scores.get(key)
+    return share(value) if key == "coverage_90" and value is not None else number(value)

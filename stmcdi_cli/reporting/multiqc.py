@@ -31,7 +31,7 @@ def custom_content(found: Findings, sample: str) -> Iterator[tuple[str, str]]:
     for key, title, description in (
         ("skill", "Skill", "On hidden values: 1 - squared error / squared error of each gene's mean (stmcdi)"),
         ("gene_pcc", "PCC per gene", "On hidden values: mean correlation within genes (stmcdi)"),
-        ("coverage_90", "Coverage", "Share of hidden values inside the 90 % interval (stmcdi)"),
+        ("coverage_90", "Coverage", "Share of hidden values inside the 90% interval (stmcdi)"),
     ):
         value = found.scores.get(key) if found.scores else None
         if value is not None:

@@ -9,7 +9,7 @@ from stmcdi_cli.reporting.findings import Findings
 from stmcdi_cli.reporting.genes import genes_part
 from stmcdi_cli.reporting.measured import calibration_part, methods_part
 from stmcdi_cli.reporting.pieces import STYLES, number
-from stmcdi_cli.reporting.provenance import run_part, training_part
+from stmcdi_cli.reporting.provenance import run_part, summary, training_part
 from stmcdi_cli.reporting.reliability import CAUTION, DONT, TRUST
 from stmcdi_cli.reporting.tissue import data_part, maps_part
 
@@ -61,10 +61,10 @@ def _lead(found: Findings) -> str:
     filled = int(found.genes["n_filled"].sum())
     n = len(found.section_names)
     where = f"{adata.n_obs:,} spots" + (f" in {n} sections" if n > 1 else "")
+    share = filled / (adata.n_obs * adata.n_vars)
     return (
-        f'<p class="lead">{filled:,} entries ({filled / (adata.n_obs * adata.n_vars):.0%}) of {adata.n_vars:,} genes '
-        "in "
-        f"{where} were imputed.</p>"
+        f'<p class="lead">{filled:,} entries ({share:.0%}) of {adata.n_vars:,} genes in {where} were imputed.</p>'
+        f'<p class="note">{escape(" · ".join(summary(found)))}</p>'
     )
 
 
@@ -83,7 +83,7 @@ def _tiles(found: Findings) -> str:
         tiles.append((number(scores["skill"]), "skill on hidden values (0: each gene's mean, 1: perfect)", ""))
         tiles.append((number(scores["gene_pcc"]), "mean correlation per gene on hidden values", ""))
         if scores["coverage_90"] is not None:
-            tiles.append((f"{scores['coverage_90']:.0%}", "of hidden values inside their 90 % interval", ""))
+            tiles.append((f"{scores['coverage_90']:.0%}", "of hidden values inside their 90% interval", ""))
     body = "".join(f'<div class="tile {style}"><b>{value}</b><span>{text}</span></div>' for value, text, style in tiles)
     return f'<div class="tiles">{body}</div>'
 
@@ -98,9 +98,7 @@ def _advice(found: Findings) -> str:
     measured = "" if found.scores else " To measure it on your own tissue, run once more with <code>--evaluate</code>."
     return (
         "<p><b>What to do next.</b> Use the imputed layer of genes marked <i>trust</i> to look at tissue, to cluster "
-        "and to "
-        "rank; look at the measured values beside those marked <i>caution</i>; leave out those marked <i>don't</i>. "
-        "Run tests (differential expression, spatially variable genes) on the counts, never on imputed values: they "
-        "are "
-        f"no independent observations.{measured}</p>"
+        "and to rank; look at the measured values beside those marked <i>caution</i>; leave out those marked "
+        "<i>don't</i>. Run tests (differential expression, spatially variable genes) on the counts, never on imputed "
+        f"values: they are no independent observations.{measured}</p>"
     )

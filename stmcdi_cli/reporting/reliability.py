@@ -129,7 +129,7 @@ def _verdict(r: float, seen: float, n_seen: int, n_filled: int, within: float) -
         return DONT, f"too rare: seen in {n_seen} spots ({seen:.1%})"
     if not r >= POOR_R:
         return DONT, f"little more than its mean: foresees {0 if np.isnan(r) else r * r:.0%} of the variance"
-    reason = f"foresees {r * r:.0%} of the variance of new measurements"
+    reason = f"foresees {r * r:.0%} of the variance"
     if n_filled < FEW_FILLED:
         return CAUTION, f"{reason}, judged on {n_filled} entries only"
     if r < GOOD_R:

@@ -10,7 +10,7 @@ from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli.reporting import charts, maps
 from stmcdi_cli.reporting.findings import SHALLOW, Findings
 from stmcdi_cli.reporting.pieces import badge, column_of, figure, plain, share, table_of
-from stmcdi_cli.reporting.reliability import CAUTION, TRUST, filled_entries
+from stmcdi_cli.reporting.reliability import CAUTION, RARE_SHARE, TRUST, filled_entries
 from stmcdi_cli.sparse import missing_entries
 
 N_MAPS = 6
@@ -59,17 +59,33 @@ def data_part(found: Findings) -> str:
         "spots",
         "Histogram of depth",
     )
+    seen = charts.histogram(
+        {"genes": found.genes["seen"].to_numpy()},
+        {"genes": "main"},
+        "share of spots with a value above zero",
+        "genes",
+        "Histogram of the share of spots that genes are seen in",
+        (0, 1),
+    )
+    pictures = (
+        figure(depth_map, "Depth over the tissue", "log10 of depth over the median; shallow spots are pale"),
+        figure(spread, "Depth of the spots", f"Left of {np.log10(SHALLOW):.1f} a spot says little by itself"),
+        figure(seen, "Sparsity of the genes", f"Left of {RARE_SHARE} a gene is too rare to be trusted"),
+    )
     return (
         f'<div class="scroll">{table}</div>'
         '<p class="note">Medians over the spots. Counts and genes are those kept in the file '
-        f"({found.adata.n_vars:,} genes); "
-        "depth is a spot's total over the median total. Zeros: of the visible entries. Missing: entries without a "
-        "value.</p>"
-        f'<div class="charts{" wide" if layout.wide else ""}">'
-        + figure(depth_map, "Depth over the tissue", "log10 of depth over the median; shallow spots are pale")
-        + figure(spread, "Depth of the spots", f"Left of {np.log10(SHALLOW):.1f} a spot says little by itself")
-        + "</div>"
+        f"({found.adata.n_vars:,} genes); depth is a spot's total over the median total. Zeros: of the visible "
+        "entries. Missing: entries without a value.</p>" + _beside(pictures, layout.wide)
     )
+
+
+def _beside(pictures: tuple[str, str, str], wide: bool) -> str:
+    """Map and histograms: a wide map has its own row, another stands beside both histograms."""
+    tissue, *rest = pictures
+    if wide:
+        return f'{tissue}<div class="charts below">{"".join(rest)}</div>'
+    return f'<div class="charts">{tissue}<div class="stack">{"".join(rest)}</div></div>'
 
 
 def maps_part(found: Findings, genes: Sequence[str] | None) -> str:
@@ -86,11 +102,10 @@ def maps_part(found: Findings, genes: Sequence[str] | None) -> str:
         size += len(cards[-1])
     text = (
         "<p>Genes you named come first, then those that gained most, of different patterns (gain: expected r times "
-        "the share "
-        "of spots without a measured value above zero). Before: measured values, grey where there is none. After: "
-        "<code>layers['imputed']</code>, on the same colours. Uncertainty: <code>layers['imputed_sd']</code>, the "
-        "spread of "
-        "what would be observed at the filled entries, counting noise included; grey where nothing was filled.</p>"
+        "the share of spots without a measured value above zero). Before: measured values, grey where there is none. "
+        "After: <code>layers['imputed']</code>, on the same colours. Uncertainty: <code>layers['imputed_sd']</code>, "
+        "the spread of what would be observed at the filled entries, counting noise included; grey where nothing was "
+        "filled.</p>"
     )
     if found.adata.uns.get(keys.PROVENANCE, {}).get("impute", {}).get("parameters", {}).get("target") == "missing":
         text += (

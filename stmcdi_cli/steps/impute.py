@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -85,6 +86,7 @@ def impute(
     from stmcdi_cli.model.tissue import Tissue
     from stmcdi_cli.progress import progress
 
+    began = time.monotonic()
     checks.one_of("target", target, TARGETS)
     checks.one_of("sampler", sampler, SAMPLERS)
     checks.at_least("seed", seed, 0)
@@ -144,9 +146,10 @@ def impute(
         "shard": shard,
         "device": str(chosen),
         "cpu_fallback": fallback,
+        "seconds": round(time.monotonic() - began, 1),
         "preset": model.config.get("preset"),
     }
-    trained = {name: model.config.get(name) for name in ("preset", "seed", "device", "cpu_fallback")}
+    trained = {name: model.config.get(name) for name in ("preset", "seed", "device", "cpu_fallback", "seconds")}
     record(result, "train", trained)  # train writes a model, not this file
     record(result, "impute", parameters)
     return result

@@ -21,7 +21,8 @@ def merge(parts: "Sequence[AnnData]") -> "AnnData":
 
     Returns
     -------
-    What `impute` gives without shards, records included (where shards ran on different devices, all are named).
+    What `impute` gives without shards, records included (where shards ran on different devices, all are named; their
+    seconds are added up).
 
     Raises
     ------
@@ -61,6 +62,7 @@ def merge(parts: "Sequence[AnnData]") -> "AnnData":
     result = shards.join(ordered)
     parameters = {name: value for name, value in _parameters(result).items() if name != "shard"}
     parameters["device"] = ", ".join(sorted({_parameters(part)["device"] for part in ordered}))
+    parameters["seconds"] = round(sum(_parameters(part).get("seconds", 0.0) for part in ordered), 1)
     fallbacks = [_parameters(part)["cpu_fallback"] for part in ordered if "cpu_fallback" in _parameters(part)]
     parameters |= {"cpu_fallback": fallbacks[0]} if fallbacks else {}
     entries = result.uns[keys.PROVENANCE]
@@ -81,5 +83,5 @@ def _difference(one: "AnnData", other: "AnnData") -> str | None:
         return "input"
     mine, theirs = ({name: str(value) for name, value in _parameters(part).items()} for part in (one, other))
     different = [name for name in {**mine, **theirs} if mine.get(name) != theirs.get(name)]
-    different = [name for name in different if name not in ("shard", "device", "cpu_fallback")]
+    different = [name for name in different if name not in ("shard", "device", "cpu_fallback", "seconds")]
     return f"`{different[0]}`" if different else None

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -85,6 +86,7 @@ def train(
     from stmcdi_cli.model.restart import Restart, key_of
     from stmcdi_cli.model.tissue import Tissue
 
+    began = time.monotonic()
     checks.one_of("preset", preset, PRESETS)
     checks.at_least("seed", seed, 0)
     checks.at_least("checkpoint_every", checkpoint_every, 0)
@@ -126,7 +128,7 @@ def train(
         best, epoch = min(validated)
         last = int(history[-1]["epoch"])
         print(f"train: ended after epoch {last}; best validation loss {best:.6g}, epoch {epoch}", file=sys.stderr)
-    model.config["device"] = str(chosen)
+    model.config |= {"device": str(chosen), "seconds": round(time.monotonic() - began, 1)}
     if fallback:
         model.config["cpu_fallback"] = fallback
     if writes:

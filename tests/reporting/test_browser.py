@@ -104,7 +104,7 @@ def test_every_picture_is_there(seen):
                 assert f"{gene}: {what}, {section}" in maps  # side by side
     assert len({name.split(":")[0] for name in maps if ":" in name}) == 2 + 6  # named, and those that gained most
     charts = [name for name, width in seen["charts"] if width > 100]
-    assert len(charts) == len(seen["charts"]) == 8
+    assert len(charts) == len(seen["charts"]) == 9
 
 
 def test_it_fits_the_window(seen):

@@ -37,9 +37,11 @@ def test_everything_is_in_it(cli, imputed_run, tmp_path):
         "each gene&#x27;s mean",
         "gene_3: imputed, section_2",
         "Lowest validation loss",
-        "section-key section",
+        "section-key: section",
         "seed of training",
         "device of imputation",
+        "preset default · target missing · seed 0 · 20 draws per entry · trained in ",
+        "time for imputation",
         f"Made by stmcdi {stmcdi.__version__}",
     ):
         assert expected in text, expected

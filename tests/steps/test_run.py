@@ -72,6 +72,11 @@ def test_the_command_writes_what_the_function_gives(done, cli, h5ad, tmp_path):
     assert json.loads(metrics.read_text())["skill"] == pytest.approx(
         stmcdi.evaluate(done.imputed, done.truth)["skill"], rel=1e-6
     )
+    truth = tmp_path / "out.truth.h5ad"
+    same(sc.read_h5ad(truth), done.truth)
+    options = ("--model-dir", tmp_path / "out.model", "--truth", truth)
+    assert cli("report", out, tmp_path / "report.html", *options).exit_code == 0
+    assert "measured r" in (tmp_path / "report.html").read_text()
 
 
 def test_hiding_without_scoring_is_refused(done, cli, h5ad, tmp_path):
