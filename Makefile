@@ -1,6 +1,6 @@
 # make env    .venv with the CLI, everything the tests need, and Nextflow
 # make demo   simulate a tissue, run the workflow on it, say how well it did
-# make test   every test; make lint, make image, make clean as named
+# make test   every test, JOBS=2 files at a time; make lint, make image, make clean as named
 # make benchmark   every method on every case that has no result yet: hours; see benchmarks/README.md
 # make test-podman, test-slurm, test-k8s   the workflow in the real image, under real Slurm, against a Kubernetes API
 
@@ -38,9 +38,12 @@ $(VENV)/.nextflow-done: tools/nextflow/install.sh tools/nextflow/nextflow tools/
 demo: env
 	@tools/demo.sh
 
+# Files are shared out over JOBS processes, none over two: what its tests share is made once.
+JOBS ?= 2
+
 test: env
-	@tools/install-test-programs.sh podman slurm
-	@$(BIN)/python -m pytest
+	@tools/install-test-programs.sh podman slurm strict-syntax
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 test-podman test-slurm: test-%: env
 	@tools/install-test-programs.sh $*
@@ -59,6 +62,7 @@ lint: env
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/hadolint containers/Containerfile
 
 # ENGINE=docker builds with Docker; VARIANT=cuda makes the GPU image; BASE_IMAGE is another base with Python 3.11 to 3.13;
 # BUILD_OPTIONS goes to the engine as it is.

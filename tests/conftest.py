@@ -13,7 +13,15 @@ from stmcdi_cli.cli import main
 sys.path.insert(0, str(Path(__file__).parent))  # so that tests can import helpers.py
 from helpers import make_raw
 
+FIRST = ("test_podman.py", "test_slurm.py", "test_reuse.py", "test_structure.py")
+"""What takes longest begins first where files are shared out over processes, or one would end long after the others."""
+
 SHARED = Path(os.environ.get("STMCDI_SHARED", Path(__file__).parents[1] / "../shared")).resolve()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: FIRST.index(item.path.name) if item.path.name in FIRST else len(FIRST))
 
 
 @pytest.fixture(scope="session")

@@ -198,7 +198,11 @@ def test_stub_run_under_every_profile(nextflow, root, tmp_path, profile):
     here = "process { executor = 'local'; queue = null; clusterOptions = null; conda = null }\n"
     off = "".join(f"{engine}.enabled = false\n" for engine in PROFILES[:6])
     (tmp_path / "here.config").write_text(here + off)
+    # As nf-core's institutions have it: a base with a file that says what the site is.
+    (tmp_path / "nfcore_custom.config").write_text("process.afterScript = 'touch institute'\n")
     chosen = profile if profile == "test_full" else f"test,{profile}"
-    done = nextflow(tmp_path, "-q", "run", root, "-stub-run", "-profile", chosen, "-c", "here.config")
+    arguments = ["-stub-run", "-profile", chosen, "-c", "here.config", "--custom_config_base", tmp_path]
+    done = nextflow(tmp_path, "-q", "run", root, *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "results/tissue/tissue_imputed.h5ad").exists()
+    assert len(list(tmp_path.glob("work/*/*/institute"))) == 9

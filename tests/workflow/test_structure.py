@@ -64,29 +64,38 @@ def test_a_step_refuses_to_write_over_its_input(nextflow, root, tmp_path):
 
 
 STAND_IN = """#!/usr/bin/env bash
-# Stands in for the command line: empty outputs; train and impute run out of GPU memory the first time.
+# Stands in for the command line: empty outputs. The GPU has memory for one train and one impute at a time, and for none
+# the first time.
 for last; do :; done
 case $1 in
     --version) echo stmcdi, version 0 ;;
     check-samplesheet) cp "${@: -2:1}" "$last" ;;
     train | impute)
+        mkdir HERE/$1-runs || exit 1
+        trap 'rmdir HERE/$1-runs' EXIT
+        sleep 1
         if mkdir "HERE/$1-failed" 2>/dev/null; then exit 75; fi
-        if [ "$1" = train ]; then mkdir "$last"; else touch "$last"; fi ;;
+        if [ "$1" = train ]; then mkdir "$last"; touch "$last/config.yaml"; else touch "$last"; fi ;;
     report) touch "$last" "${last%.html}.tsv" "${last%.html}_scores_mqc.json" ;;
     *) touch "$last" ;;
 esac
 """
 
 
-def test_a_full_gpu_is_retried_with_a_smaller_batch(nextflow, root, tmp_path, samplesheet):
+def test_one_gpu_gets_one_task_of_a_step_and_a_full_one_is_tried_again_with_a_smaller_batch(
+    nextflow, root, tmp_path, samplesheet
+):
     program = tmp_path / "bin/stmcdi"
     program.parent.mkdir()
     program.write_text(STAND_IN.replace("HERE", str(tmp_path)))
     program.chmod(0o755)
-    done = nextflow(tmp_path, "run", root, "--input", samplesheet("A,a.h5ad"), "--batch_size", 40, path=program.parent)
+    (tmp_path / "small.config").write_text("process { withName: 'TRAIN|IMPUTE' { cpus = 1; memory = 1.GB } }")
+    arguments = ["--input", samplesheet("A,a.h5ad", "B,a.h5ad"), "--batch_size", 40, "--gpus_per_task", 2]
+    done = nextflow(tmp_path, "run", root, "-profile", "gpu", "-c", "small.config", *arguments, path=program.parent)
     assert done.returncode == 0, done.stdout + done.stderr
-    ran = [line for script in (tmp_path / "work").glob("*/*/.command.sh") for line in script.read_text().splitlines()]
-    batches = {
-        (words[1], words[words.index("--batch-size") + 1]) for words in map(str.split, ran) if "--batch-size" in words
-    }
-    assert batches == {("train", "40"), ("train", "20"), ("impute", "256"), ("impute", "128")}
+    scripts = [script.read_text() for script in (tmp_path / "work").glob("*/*/.command.sh")]
+    ran = [line.split() for script in scripts for line in script.splitlines() if "--batch-size" in line]
+    assert sorted((words[1], words[words.index("--batch-size") + 1]) for words in ran) == [
+        ("impute", "128"), ("impute", "256"), ("impute", "256"), ("train", "20"), ("train", "40"), ("train", "40"),
+    ]  # fmt: skip
+    assert {words[1] for words in ran if "--devices 2" in " ".join(words)} == {"train"}
