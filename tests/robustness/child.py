@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import resource
 import sys
+import traceback
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -79,6 +80,9 @@ def _main(arguments: list[str], said: str, umask: int | None, folder: str) -> No
 
     try:
         main(arguments)
+    except Exception:  # noqa: BLE001 - said here, so that the last word is how much memory was taken
+        traceback.print_exc()
+        sys.exit(1)
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -1,0 +1,15 @@
+"""Mutants of valid files: 200 of them, or 2,000 with STMCDI_LONG=1; ``fuzz.py FIRST LAST`` tries some by themselves."""
+
+import fuzz
+from conftest import LONG
+
+
+def test_mutants_end_in_success_or_in_one_line(tmp_path):
+    (tmp_path / "seeds").mkdir()
+    fuzz.make_seeds(tmp_path / "seeds")
+    outcomes = fuzz.run_all(range(2000 if LONG else 200), tmp_path / "seeds", tmp_path)
+    said = fuzz.summary(outcomes)
+    print(said)
+    assert not any(one.fault for one in outcomes), said
+    codes = [one.code for one in outcomes]
+    assert codes.count(0) > 0.1 * len(codes) and codes.count(2) > 0.3 * len(codes), said
