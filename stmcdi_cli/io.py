@@ -9,7 +9,7 @@ from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stmcdi_cli import __version__, memory, structure
+from stmcdi_cli import __version__, contract, memory, structure
 from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli.errors import InputError, OptionError
 from stmcdi_cli.whole import whole_files, writing
@@ -39,7 +39,10 @@ def read_h5ad(path: str | os.PathLike[str]) -> "AnnData":
     memory.check_fits(str(path), size)
     with reading(path), structure.bounded(size), warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*names are not unique.*")  # the steps refuse them in one line
-        return anndata.read_h5ad(path)
+        adata = anndata.read_h5ad(path)
+    with naming(path):
+        contract.check(adata)
+    return adata
 
 
 def hdf5_of(path: str | os.PathLike[str]) -> "h5py.File":
@@ -61,7 +64,8 @@ def hdf5_of(path: str | os.PathLike[str]) -> "h5py.File":
         raise InputError(f"{path}: not an HDF5 file; an .h5ad written by anndata or scanpy is needed")
     with reading(path):
         file = h5py.File(path)
-    if not {"obs", "var"} <= set(file):
+        content = set(file)
+    if not {"obs", "var"} <= content:
         file.close()
         raise InputError(f"{path}: HDF5, but not AnnData (no obs and var in it); an .h5ad file is needed")
     return file
@@ -129,11 +133,30 @@ def write_h5ads(files: "Mapping[Path, AnnData]") -> None:
 
 
 def _write_h5ad(adata: "AnnData", path: Path) -> None:
-    from anndata.io import write_elem
-
     adata.strings_to_categoricals()  # as anndata does
     with PatientFile(path) as raw, raw.hdf5() as file:
-        write_elem(file, "/", adata, dataset_kwargs=COMPRESSION)
+        write_part(file, "/", adata)
+
+
+def write_part(file: "h5py.File", key: str, value: Any, **options: Any) -> None:
+    """Write a part of an AnnData object to an open file.
+
+    Raises
+    ------
+    InputError
+        It came with the input and is of a kind that h5ad files do not hold.
+    """
+    from anndata.io import write_elem
+
+    try:
+        write_elem(file, key, value, dataset_kwargs=options or COMPRESSION)
+    except OSError:
+        raise
+    except Exception as error:  # whatever anndata trips over, what it was given cannot be written
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(
+            f"a part of the data cannot be written to h5ad ({reason}); take it out of the input"
+        ) from error
 
 
 class PatientFile(FileIO):

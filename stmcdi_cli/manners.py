@@ -15,6 +15,8 @@ from stmcdi_cli import __version__, log
 from stmcdi_cli.errors import InputError, StmcdiError
 
 SHELLS = ("bash", "zsh", "fish")
+LONGEST = 2000
+"""Letters of an error line: names from a file may be of any length."""
 ABORTED = 130  # as shells report a program stopped by Ctrl-C
 
 
@@ -231,8 +233,8 @@ def _hint(word: str, known: Sequence[str] | Mapping[str, str]) -> str:
 
 
 def _say_error(where: str, message: str, exit_code: int) -> None:
-    """One line on stderr, its beginning red on a terminal."""
-    message = " ".join(message.split())
+    """One line on stderr, its beginning red on a terminal; what a file brought along cannot control the terminal."""
+    message = "".join(letter if letter.isprintable() else "?" for letter in " ".join(message.split()))[:LONGEST]
     stream = sys.stderr
     if isinstance(stream, log.JsonLines):
         stream.entry(message, level="error", exit_code=exit_code)

@@ -90,7 +90,22 @@ def by_rows(matrix: Any) -> Any:
                 "store it by rows (adata.X = adata.X.tocsr()) or raise --memory-limit"
             )
         matrix = matrix.to_memory()
+        check_sound(matrix, "a matrix stored by columns")
     return matrix.tocsr()
+
+
+def check_sound(matrix: Any, where: str) -> None:
+    """Refuse a sparse matrix whose indices point outside of it; others would be read, or written, at the wrong place.
+
+    Raises
+    ------
+    InputError
+        Its parts do not belong together.
+    """
+    try:
+        matrix.check_format(full_check=True)
+    except ValueError as error:
+        raise InputError(f"expected a sound sparse matrix in {where}, found that {error}; write it again") from error
 
 
 def to_csr(matrix: Any, dtype: Any = np.float32) -> sp.csr_matrix:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import scipy.sparse as sp
 
-from stmcdi_cli import memory, structure
+from stmcdi_cli import contract, memory, structure
 from stmcdi_cli.errors import InputError
 from stmcdi_cli.io import (
     COMPRESSION,
@@ -30,6 +30,7 @@ from stmcdi_cli.io import (
     read_h5ad,
     reading,
     shallow_copy,
+    write_part,
 )
 from stmcdi_cli.sparse import on_disk
 from stmcdi_cli.whole import whole_files, writing
@@ -82,6 +83,8 @@ def opened(path: str | os.PathLike[str]) -> "Iterator[AnnData]":
             warnings.filterwarnings("ignore", ".*names are not unique.*")  # the steps refuse them in one line
             # Files from before 2020 have no encoding; anndata knows how to read them.
             adata = _backed(file) if file.attrs.get("encoding-type") == "anndata" else read_h5ad(path)
+        with naming(path):
+            contract.check(adata)
         memory.check(str(path))
         yield adata
 
@@ -215,8 +218,6 @@ class _Writer:
     """
 
     def __init__(self, raw: PatientFile, file: "h5py.File", header: "AnnData") -> None:
-        from anndata.io import write_elem
-
         self.raw, self.file, self.header = raw, file, header
         self.growing: dict[str, _GrowingCsr | _GrowingArray] = {}
         file.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
@@ -228,7 +229,7 @@ class _Writer:
                 element = getattr(matrix, "group", matrix)
                 element.file.copy(element, file, name=key)
             else:
-                write_elem(file, key, matrix, dataset_kwargs=MATRIX_COMPRESSION)
+                write_part(file, key, matrix, **MATRIX_COMPRESSION)
 
     def append(self, block: Block) -> None:
         for key, rows in block.items():
@@ -239,8 +240,6 @@ class _Writer:
         self.raw.check()  # not hours later
 
     def finish(self) -> None:
-        from anndata.io import write_elem
-
         for matrix in self.growing.values():
             matrix.finish()
         header = self.header
@@ -251,7 +250,7 @@ class _Writer:
             header.strings_to_categoricals(header.raw.var)
             parts |= {"raw/var": header.raw.var, "raw/varm": dict(header.raw.varm)}
         for key, value in parts.items():
-            write_elem(self.file, key, value, dataset_kwargs=COMPRESSION)
+            write_part(self.file, key, value)
 
 
 class _GrowingCsr:

@@ -1,4 +1,4 @@
-"""Run steps on mutants: each ends in success or in one line with exit code 2; no traceback, no hang, nothing half done."""
+"""Run steps on mutants: each ends in success or in one line with exit code 2, no hang and no half a file."""
 
 import os
 import random
@@ -45,6 +45,7 @@ def make_seeds(folder: Path) -> None:
 
 H5AD = (mutants.mutate_hdf5, mutants.mutate_hdf5, mutants.mutate_hdf5, mutants.mutate_bytes)
 TABLE = (mutants.mutate_sheet,)
+YAML = (mutants.mutate_bytes, mutants.mutate_yaml)
 WAYS = (  # how often, what is changed, how, and the command it goes to
     (4, "raw.h5ad", H5AD, "normalize {in}/raw.h5ad {out}/a.h5ad"),
     (1, "raw.h5ad", H5AD, "import {in}/raw.h5ad {out}/a.h5ad"),
@@ -69,7 +70,7 @@ WAYS = (  # how often, what is changed, how, and the command it goes to
     (4, "samples.csv", TABLE, "check-samplesheet {in}/samples.csv {out}/a.csv"),
     (2, "counts.csv", TABLE, "import {in}/counts.csv {out}/a.h5ad"),
     (1, "genes.txt", (mutants.mutate_bytes,), "select-hvg {in}/graph.h5ad {out}/a.h5ad --genes {in}/genes.txt"),
-    (1, "options.yaml", (mutants.mutate_bytes, mutants.mutate_yaml), "select-hvg {in}/graph.h5ad {out}/a.h5ad --config {in}/options.yaml"),
+    (1, "options.yaml", YAML, "select-hvg {in}/graph.h5ad {out}/a.h5ad --config {in}/options.yaml"),
 )  # fmt: skip
 
 
@@ -150,7 +151,10 @@ def summary(outcomes: list[Outcome]) -> str:
     """Count how they ended; tell of each that ended otherwise than it should."""
     counts = Counter("fault" if one.fault else f"exit code {one.code}" for one in outcomes)
     lines = [f"{len(outcomes)} mutants: {dict(counts)}"]
-    lines += [f"{one.seed}: {one.fault}: {one.what}\n{one.said[-1500:]}" for one in outcomes if one.fault]
+    for one in outcomes:
+        if one.fault:
+            said = [line[:300] for line in one.said.splitlines()[-20:]]
+            lines += [f"{one.seed}: {one.fault}: {one.what[:300]}", *said]
     return "\n".join(lines)
 
 

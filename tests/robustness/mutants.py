@@ -13,7 +13,22 @@ import h5py
 import numpy as np
 import yaml
 
-WORDS = ("", " ", "nan", "a\nb", "a\tb", "\x00", "\x1b[31m", "ä" * 300, "𝔘", "../../x", "/etc/passwd", "-x", "$(id)", "'; id;'")
+WORDS = (
+    "",
+    " ",
+    "nan",
+    "a\nb",
+    "a\tb",
+    "\x00",
+    "\x1b[31m",
+    "ä" * 300,
+    "𝔘",
+    "../../x",
+    "/etc/passwd",
+    "-x",
+    "$(id)",
+    "'; id;'",
+)
 NUMBERS = (0, 1, -1, 0.5, 2**31, -(2**31), 2**62, 1e308, -1e308, float("nan"), float("inf"), float("-inf"), 1e-320)
 ENCODINGS = (
     "anndata", "raw", "dict", "array", "csr_matrix", "csc_matrix", "dataframe", "string", "string-array", "categorical",
@@ -198,7 +213,9 @@ def mutate_sheet(path: Path, random: random.Random) -> str:
     rows = list(csv.reader(io.StringIO(path.read_text("utf-8"))))
     done = []
     for _ in range(random.choice((1, 1, 2, 5))):
-        kind = random.choice(("cell", "cell", "cell", "drop row", "repeat row", "drop cell", "add cell", "shuffle", "long"))
+        kind = random.choice(
+            ("cell", "cell", "cell", "drop row", "repeat row", "drop cell", "add cell", "shuffle", "long")
+        )
         row = random.randrange(len(rows)) if rows else -1
         done.append(f"{kind} {row}")
         if row < 0 or not rows[row]:
