@@ -2,9 +2,18 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
+
 HERE = str(Path(__file__).parent)
-sys.path.insert(0, HERE)  # so that tests can import child.py and kill.py, and the processes they start the rest
+sys.path.insert(
+    0, HERE
+)  # so that tests can import child.py, kill.py and steps.py, and the processes they start the rest
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [HERE, os.environ.get("PYTHONPATH")]))
 
-LONG = os.environ.get("STMCDI_LONG") == "1"
-"""Whether to try ten times as much, for minutes."""
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory, imputed_run):
+    """Inputs of every step, by name."""
+    from steps import make_files
+
+    return make_files(tmp_path_factory.mktemp("files"), imputed_run)

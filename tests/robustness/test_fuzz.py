@@ -1,7 +1,7 @@
 """Mutants of valid files: 200 of them, or 2,000 with STMCDI_LONG=1; ``fuzz.py FIRST LAST`` tries some by themselves."""
 
 import fuzz
-from conftest import LONG
+from steps import LONG
 
 
 def test_mutants_end_in_success_or_in_one_line(tmp_path):
