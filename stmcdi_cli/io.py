@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from stmcdi_cli import __version__, contract, memory, structure
 from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli.errors import InputError, OptionError
+from stmcdi_cli.texts import read_text, read_yaml
 from stmcdi_cli.whole import whole_files, writing
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def check_output(output: str | os.PathLike[str], *inputs: str | os.PathLike[str]
     """
     output = Path(output)
     for other in inputs:
-        if output.resolve() == Path(other).resolve():
+        if os.path.realpath(output) == os.path.realpath(other):
             raise InputError(f"{output}: the output is also an input; give the output another name")
     if output.is_dir():
         raise InputError(f"{output}: is a folder; name a file in it")
@@ -216,21 +217,16 @@ def read_names(path: str | os.PathLike[str]) -> list[str]:
     """
     config = Path(path) / "config.yaml"
     if config.is_file():
-        import yaml
-
         try:
-            return [
-                str(gene)
-                for gene in yaml.load(config.read_text("utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))["genes"]
-            ]
-        except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
+            return [str(gene) for gene in read_yaml(config)["genes"]]
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"{config}: is not a model's configuration; name a folder that `stmcdi train` wrote"
             ) from error
     try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+        lines = read_text(path).splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else "not UTF-8 text"
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise InputError(f"{path}: cannot be read ({reason}); give a text file with one name per line") from error
     return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
 

@@ -163,11 +163,11 @@ def take_config(ctx: click.Context, option: click.Parameter, path: Path | None) 
 
 
 def _take_config(ctx: click.Context, path: Path) -> None:
-    import yaml
+    from stmcdi_cli.texts import read_yaml
 
     try:
-        content = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        content = read_yaml(path)
+    except (OSError, ValueError) as error:
         raise InputError(
             f"{path}: cannot be read as YAML ({' '.join(str(error).split())[:150]}); correct it"
         ) from error

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as as_bytes
 
@@ -15,6 +14,8 @@ from stmcdi_cli import __version__
 from stmcdi_cli.errors import InputError
 from stmcdi_cli.model.base import ImputationModel
 from stmcdi_cli.model.tissue import Tissue
+from stmcdi_cli.structure import bounded
+from stmcdi_cli.texts import read_yaml
 from stmcdi_cli.whole import whole_folder
 
 WEIGHTS, CONFIG, HISTORY = "model.safetensors", "config.yaml", "history.tsv"
@@ -81,15 +82,23 @@ def load(path: str | os.PathLike[str]) -> ImputationModel:
         if not (path / name).is_file():
             raise InputError(f"{path} is not a complete model: it has no {name}")
     try:
-        description = yaml.load((path / CONFIG).read_text("utf-8"), Loader=_SAFE_LOADER)
+        description = read_yaml(path / CONFIG)
         config, genes = dict(description["config"]), tuple(map(str, description["genes"]))
         config["variant"] = description["variant"]
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path / CONFIG} is not a model's configuration: {_one_line(error)}") from error
-    model = build(config, genes)
     try:
-        model.load_state(load_file(path / WEIGHTS))
-    except (SafetensorError, RuntimeError, KeyError, ValueError) as error:
+        # A configuration may ask for a network of any size: it gets memory for the weights that there are.
+        with bounded((path / WEIGHTS).stat().st_size):
+            model = build(config, genes)
+            state = load_file(path / WEIGHTS)
+            broken = [name for name, value in state.items() if not value.isfinite().all()]
+            if broken:
+                raise ValueError(f"{broken[0]} has NaN or infinite numbers")
+            model.load_state(state)
+    except InputError:
+        raise
+    except Exception as error:  # whatever torch trips over, the folder is what is wrong
         raise InputError(f"{path / WEIGHTS} does not fit {path / CONFIG}: {_one_line(error)}") from error
     return model
 
@@ -138,8 +147,6 @@ _SCALE_NAMES = {
     "counts": "raw counts",
     None: "values that are no counts",
 }
-
-_SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same safe loader in C: gene lists are long
 
 
 def _plain(value: Any) -> Any:

@@ -16,6 +16,7 @@ from stmcdi_cli.errors import InputError
 from stmcdi_cli.io import shallow_copy
 from stmcdi_cli.reporting.reliability import RARE_SHARE, RARE_SPOTS, TRUST, reliability
 from stmcdi_cli.sparse import missing_entries, row_sums, to_csr, values_at, without
+from stmcdi_cli.texts import read_text, read_yaml
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -221,20 +222,15 @@ def _calibrate(
 
 def _read_model(path: Path) -> tuple[dict[str, np.ndarray], Mapping[str, Any]]:
     """History and settings of a model folder, without its weights."""
-    import yaml
-
     if not path.is_dir():
         raise InputError(f"no model folder at {path}; `stmcdi train` makes one")
     try:
-        description = yaml.load(
-            (path / "config.yaml").read_text("utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        )
-        with open(path / "history.tsv", encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file, delimiter="\t"))
+        description = read_yaml(path / "config.yaml")
+        rows = list(csv.DictReader(read_text(path / "history.tsv").splitlines(), delimiter="\t"))
         columns = list(rows[0]) if rows else []
         history = {name: np.array([float(row[name] or "nan") for row in rows]) for name in columns}
         config = dict(description["config"])
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+    except (OSError, csv.Error, KeyError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path} is not a complete model ({reason}); give the folder that train wrote") from error
     return history, {**config, "version": description.get("version"), "variant": description.get("variant")}

@@ -1,12 +1,14 @@
 """Validate the table of samples that a workflow starts from."""
 
 import csv
+import io
 import os
 import re
 from pathlib import Path
 
 from stmcdi_cli.errors import InputError
 from stmcdi_cli.io import check_output
+from stmcdi_cli.texts import read_text
 from stmcdi_cli.whole import whole_file
 
 REQUIRED = ("sample", "h5ad")
@@ -79,9 +81,8 @@ def check_samplesheet(
 def _read(sheet: Path) -> list[tuple[int, list[str]]]:
     """Rows of the sheet that are not blank, each with its line number and its cells stripped."""
     try:
-        with open(sheet, encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            rows = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
+        reader = csv.reader(io.StringIO(read_text(sheet), newline=""), strict=True)
+        rows = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
     except FileNotFoundError as error:
         raise InputError(f"{sheet}: no such file; check the path") from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
