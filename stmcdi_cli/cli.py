@@ -94,11 +94,12 @@ def main() -> None:
 @click.option("--seed", type=int, default=0, help="Seed of everything random.")
 def simulate(output: Path, **options: Any) -> None:
     """Make a tissue whose true expression is known."""
-    from stmcdi_cli.io import check_output, write_h5ad
-    from stmcdi_cli.steps.simulate import simulate
+    from stmcdi_cli.io import check_output
+    from stmcdi_cli.steps.simulate import stream
+    from stmcdi_cli.streaming import write
 
     check_output(output)
-    write_h5ad(simulate(**options), output)
+    write({output: stream(**options)})
 
 
 @main.command(epilog=example("check-samplesheet samples.csv samples.valid.csv"))

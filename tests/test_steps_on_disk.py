@@ -68,3 +68,13 @@ def test_from_a_file_as_in_memory(name, entries, full, cli, h5ad, tmp_path, monk
             assert back.layers[layer].dtype == result.layers[layer].dtype
             assert getattr(back.layers[layer], "format", "dense") == getattr(result.layers[layer], "format", "dense")
         assert "input_sha256" in back.uns["stmcdi"][step]
+
+
+@pytest.mark.parametrize("rates", [True, False])
+def test_a_tissue_simulated_into_a_file(rates, cli, tmp_path, monkeypatch):
+    options = {"n_spots": 2500, "n_genes": 12, "n_sections": 2, "rates": rates}
+    expected = stmcdi.simulate(**options)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    arguments = ["--n-spots", 2500, "--n-genes", 12, "--n-sections", 2, "--rates" if rates else "--no-rates"]
+    assert cli("simulate", tmp_path / "a.h5ad", *arguments).exit_code == 0
+    same(ad.read_h5ad(tmp_path / "a.h5ad"), expected)

@@ -1,5 +1,7 @@
 """Make a tissue whose true expression is known."""
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -7,7 +9,9 @@ import scipy.sparse as sp
 
 from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import checks
+from stmcdi_cli.cores import n_workers
 from stmcdi_cli.io import record
+from stmcdi_cli.streaming import Block, Stream, disk_size, gathered
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -73,6 +77,34 @@ def simulate(
     OptionError
         A number is out of range.
     """
+    return gathered(
+        stream(
+            n_spots=n_spots,
+            n_genes=n_genes,
+            n_sections=n_sections,
+            n_domains=n_domains,
+            n_programmes=n_programmes,
+            depth=depth,
+            dispersion=dispersion,
+            rates=rates,
+            seed=seed,
+        )
+    )
+
+
+def stream(
+    *,
+    n_spots: int = 2000,
+    n_genes: int = 2000,
+    n_sections: int = 1,
+    n_domains: int = 5,
+    n_programmes: int = 8,
+    depth: float = 600.0,
+    dispersion: float = 0.2,
+    rates: bool = True,
+    seed: int = 0,
+) -> Stream:
+    """Do the work of :func:`simulate`, and draw the counts in blocks of spots."""
     import pandas as pd
     from anndata import AnnData
 
@@ -102,15 +134,21 @@ def simulate(
     library_size = np.exp(random.normal(0, DEPTH_SD, n_spots))
     library_size *= depth / np.median(library_size)
 
-    counts, true_rates = [], np.empty((n_spots if rates else 0, n_genes), np.float32)
     starts = range(0, n_spots, CHUNK)
-    for start, chunk_seed in zip(starts, counts_seed.spawn(len(starts)), strict=True):
+
+    def draw(start: int, chunk_seed: np.random.SeedSequence) -> Block:
         spots = slice(start, min(start + CHUNK, n_spots))
         expression = np.exp(log_mean + activity[spots] @ loading.T)
         rate = expression * (library_size[spots] / expression.sum(1))[:, None]
-        counts.append(_negative_binomial(np.random.default_rng(chunk_seed), rate, dispersion))
-        if rates:
-            true_rates[spots] = rate
+        counts = _negative_binomial(np.random.default_rng(chunk_seed), rate, dispersion)
+        return {"X": counts, **({f"layers/{keys.RATES}": rate.astype(np.float32)} if rates else {})}
+
+    def blocks() -> Iterator[Block]:
+        seeds = counts_seed.spawn(len(starts))
+        at_a_time = 2 * n_workers()
+        with ThreadPoolExecutor(n_workers()) as pool:
+            for i in range(0, len(starts), at_a_time):
+                yield from pool.map(draw, starts[i : i + at_a_time], seeds[i : i + at_a_time])
 
     obs = pd.DataFrame(
         {
@@ -120,13 +158,11 @@ def simulate(
         },
         index=[f"spot_{i + 1}" for i in range(n_spots)],
     )
-    adata = AnnData(
-        sp.vstack(counts, format="csr"),
+    header = AnnData(
         obs=obs,
         var=pd.DataFrame(index=[f"gene_{i + 1}" for i in range(n_genes)]),
         obsm={keys.SPATIAL: xy, "programmes": activity.astype(np.float32)},
         varm={"programmes": loading.astype(np.float32)},
-        layers={keys.RATES: true_rates} if rates else None,
     )
     options = {
         "n_spots": n_spots,
@@ -139,8 +175,9 @@ def simulate(
         "rates": rates,
         "seed": seed,
     }
-    record(adata, "simulate", options)
-    return adata
+    record(header, "simulate", options)
+    n_entries = n_spots * n_genes
+    return Stream(header, blocks(), disk_size(min(depth * n_spots, n_entries), 0, n_entries if rates else 0))
 
 
 def hexagonal_grid(n_spots: int) -> np.ndarray:
