@@ -298,16 +298,17 @@ def merge(inputs: tuple[Path, ...], output: Path) -> None:
 @click.argument("metrics", type=PATH)
 @click.option("--layer", default="imputed", help="Layer with the imputed values.")
 @click.option("--tsv", type=PATH, default=None, help="Table with a row per gene (default: METRICS with suffix .tsv).")
+@MEMORY_LIMIT
 def evaluate(imputed: Path, truth: Path, metrics: Path, tsv: Path | None, **options: Any) -> None:
     """Score imputed values on the hidden entries alone (paper, eq. 25-28, and more)."""
-    from stmcdi_cli.io import check_output, naming, read_h5ad
+    from stmcdi_cli.io import check_output, naming
     from stmcdi_cli.steps.evaluate import write_scores
+    from stmcdi_cli.streaming import opened
 
     tsv = tsv or metrics.with_suffix(".tsv")
     check_output(metrics, imputed, truth)
     check_output(tsv, imputed, truth, metrics)
-    result, answer = read_h5ad(imputed), read_h5ad(truth)
-    with naming(imputed):
+    with opened(imputed) as result, opened(truth) as answer, naming(imputed):
         write_scores(result, answer, metrics, tsv, **options)
 
 

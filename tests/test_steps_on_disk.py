@@ -1,5 +1,7 @@
 """Every step gives the same from a file as in memory, whatever the number of spots it holds at a time."""
 
+import json
+
 import anndata as ad
 import numpy as np
 import pytest
@@ -78,3 +80,21 @@ def test_a_tissue_simulated_into_a_file(rates, cli, tmp_path, monkeypatch):
     arguments = ["--n-spots", 2500, "--n-genes", 12, "--n-sections", 2, "--rates" if rates else "--no-rates"]
     assert cli("simulate", tmp_path / "a.h5ad", *arguments).exit_code == 0
     same(ad.read_h5ad(tmp_path / "a.h5ad"), expected)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_scores_of_files_are_those_in_memory_to_the_last_digit(form, cli, h5ad, tmp_path, monkeypatch):
+    masked, truth = stmcdi.hold_out(stmcdi.normalize(make_raw()))
+    for name, factor in {"imputed": 1, "imputed_median": 0.9, "imputed_q05": 0.5, "imputed_q95": 2}.items():
+        values = factor * np.random.default_rng(0).random(masked.shape)
+        masked.layers[name] = FORMS[form](values.astype(np.float32))
+    masked.layers["imputed_sd"] = np.full(masked.shape, 0.3)
+    expected = stmcdi.evaluate(masked, truth)
+    imputed, answer = h5ad(masked, "imputed.h5ad"), h5ad(truth, "truth.h5ad")
+    tables = set()
+    for entries in (41, sparse.CHUNK_ENTRIES):
+        monkeypatch.setattr(sparse, "CHUNK_ENTRIES", entries)
+        assert cli("evaluate", imputed, answer, tmp_path / "metrics.json").exit_code == 0
+        assert json.loads((tmp_path / "metrics.json").read_text()) == expected
+        tables.add((tmp_path / "metrics.tsv").read_text())
+    assert len(tables) == 1
