@@ -118,13 +118,13 @@ def check_samplesheet(sheet: Path, output: Path, **options: Any) -> None:
 @click.argument("output", type=PATH)
 @click.option("--name", "names", multiple=True, default=(), help="Name of each tissue, in their order (default: 1, 2).")
 @click.option("--section-key", default=None, help="Column of obs with the sections within each tissue.")
+@MEMORY_LIMIT
 def join(inputs: tuple[Path, ...], output: Path, **options: Any) -> None:
     """Put several tissues into one file, as sections of one tissue: one model is then trained on all."""
-    from stmcdi_cli.io import check_output, read_h5ad, write_h5ad
-    from stmcdi_cli.steps.join import join
+    from stmcdi_cli.steps.join import stream
+    from stmcdi_cli.streaming import together
 
-    check_output(output, *inputs)
-    write_h5ad(join([read_h5ad(path) for path in inputs], **options), output)
+    together(stream, inputs, output, **options)
 
 
 @main.command("import", epilog=example("import space_ranger/outs raw.h5ad"))
@@ -283,13 +283,13 @@ def baseline(input: Path, output: Path, **options: Any) -> None:
 @main.command(epilog=example("merge shard_1.h5ad shard_2.h5ad imputed.h5ad"))
 @click.argument("inputs", type=PATH, nargs=-1, required=True)
 @click.argument("output", type=PATH)
+@MEMORY_LIMIT
 def merge(inputs: tuple[Path, ...], output: Path) -> None:
     """Put the shards that impute --shard wrote together: the same content as without shards."""
-    from stmcdi_cli.io import check_output, read_h5ad, write_h5ad
-    from stmcdi_cli.steps.merge import merge
+    from stmcdi_cli.steps.merge import stream
+    from stmcdi_cli.streaming import together
 
-    check_output(output, *inputs)
-    write_h5ad(merge([read_h5ad(path) for path in inputs]), output)
+    together(stream, inputs, output)
 
 
 @main.command(epilog=example("evaluate imputed.h5ad truth.h5ad metrics.json"))

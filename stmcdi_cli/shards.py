@@ -12,6 +12,8 @@ import pandas as pd
 import scipy.sparse as sp
 
 from stmcdi_cli.errors import OptionError
+from stmcdi_cli.sparse import by_rows, row_chunks, rows_of
+from stmcdi_cli.streaming import Block, Stream, gathered, matrices, stored
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -51,38 +53,38 @@ def spots_of(shard: str | None, n_spots: int) -> range:
 
 def cut(adata: "AnnData", spots: range) -> "AnnData":
     """Take a run of spots out of a tissue, in a form that `join` can put together again."""
+    return gathered(Stream(cut_header(adata, spots), [rows_at(adata, slice(spots.start, spots.stop))]))
+
+
+def cut_header(adata: "AnnData", spots: range) -> "AnnData":
+    """Take a run of spots out of all but the matrices of spots x genes (`rows_at` gives those)."""
     import anndata
 
     rows = slice(spots.start, spots.stop)
     pairwise = {_PAIRWISE + key: sp.csr_matrix(value)[rows] for key, value in adata.obsp.items()}
-    raw = None
-    if adata.raw is not None:
-        raw = {"X": adata.raw.X[rows], "var": adata.raw.var, "varm": dict(adata.raw.varm)}
     return anndata.AnnData(
-        X=None if adata.X is None else adata.X[rows],
         obs=adata.obs.iloc[rows],  # unlike AnnData's own indexing this keeps categories that no spot here has
         var=adata.var,
         uns=dict(adata.uns),
         obsm={key: _rows(value, rows) for key, value in adata.obsm.items()} | pairwise,
         varm=dict(adata.varm),
         varp=dict(adata.varp),
-        layers={key: value[rows] for key, value in adata.layers.items()},
-        raw=raw,
+        raw=_raw_without_values(adata, len(spots)),
     )
 
 
-def join(parts: "Sequence[AnnData]") -> "AnnData":
-    """Put the shards that `cut` made together, in the order given."""
+def rows_at(adata: "AnnData", rows: slice) -> Block:
+    """Give a run of spots of all matrices of spots x genes, which may be on disk."""
+    return {key: rows_of(by_rows(matrix), rows) for key, matrix in matrices(adata).items()}
+
+
+def join(parts: "Sequence[AnnData]") -> Stream:
+    """Put the shards that `cut` made together, in the order given; they may be on disk."""
     import anndata
 
     first = parts[0]
     obsm = {key: _stack([part.obsm[key] for part in parts]) for key in first.obsm}
-    raw = None
-    if first.raw is not None:
-        x = _stack([part.raw.X for part in parts])
-        raw = {"X": x, "var": first.raw.var, "varm": dict(first.raw.varm)}
-    return anndata.AnnData(
-        X=_stack([part.X for part in parts]),
+    header = anndata.AnnData(
         obs=_stack([part.obs for part in parts]),
         var=first.var,
         uns=dict(first.uns),
@@ -90,9 +92,18 @@ def join(parts: "Sequence[AnnData]") -> "AnnData":
         varm=dict(first.varm),
         obsp={key.removeprefix(_PAIRWISE): value for key, value in obsm.items() if key.startswith(_PAIRWISE)},
         varp=dict(first.varp),
-        layers={key: _stack([part.layers[key] for part in parts]) for key in first.layers},
-        raw=raw,
+        raw=_raw_without_values(first, sum(part.n_obs for part in parts)),
     )
+    blocks = (rows_at(part, rows) for part in parts for rows in row_chunks(part.shape))
+    return Stream(header, blocks, sum(stored(matrix) for part in parts for matrix in matrices(part).values()))
+
+
+def _raw_without_values(adata: "AnnData", n_spots: int) -> dict[str, Any] | None:
+    """Raw of some spots; zeros stand in for its values, since there is no raw without any."""
+    if adata.raw is None:
+        return None
+    empty = sp.csr_matrix((n_spots, adata.raw.shape[1]), dtype=np.float32)
+    return {"X": empty, "var": adata.raw.var, "varm": dict(adata.raw.varm)}
 
 
 def _rows(value: Any, rows: slice) -> Any:
@@ -101,8 +112,6 @@ def _rows(value: Any, rows: slice) -> Any:
 
 def _stack(values: Sequence[Any]) -> Any:
     first = values[0]
-    if first is None:
-        return None
     if isinstance(first, pd.DataFrame):
         return pd.concat(values)
     if sp.issparse(first):

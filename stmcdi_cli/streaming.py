@@ -119,17 +119,22 @@ def carried(adata: "AnnData", *, without: Iterable[str]) -> "AnnData":
     return copy
 
 
+def matrices(adata: "AnnData") -> dict[str, Any]:
+    """Give the matrices whose rows are spots and columns genes, by their place in the file."""
+    found = {} if adata.X is None else {"X": adata.X}
+    found |= {f"layers/{name}": matrix for name, matrix in adata.layers.items()}
+    return found if adata.raw is None or adata.raw.X is None else found | {"raw/X": adata.raw.X}
+
+
 def gathered(stream: Stream) -> "AnnData":
     """Put a stream together in memory."""
-    blocks = list(stream.blocks)
-    result = stream.header
-    for key in blocks[0] if blocks else ():
-        matrix = stacked([block[key] for block in blocks])
-        if key == "X":
-            result.X = matrix
-        else:
-            result.layers[key.removeprefix("layers/")] = matrix
-    return result
+    blocks, header = list(stream.blocks), stream.header
+    made = {key: stacked([block[key] for block in blocks]) for key in (blocks[0] if blocks else ())}
+    layers = {key.removeprefix("layers/"): matrix for key, matrix in made.items() if key.startswith("layers/")}
+    changed: dict[str, Any] = {"X": made.get("X", header.X), "layers": {**header.layers, **layers}}
+    if "raw/X" in made:
+        changed["raw"] = {"X": made["raw/X"], "var": header.raw.var, "varm": dict(header.raw.varm)}
+    return shallow_copy(header, **changed)
 
 
 def stacked(parts: "Sequence[sp.csr_matrix | np.ndarray]") -> "sp.csr_matrix | np.ndarray":
@@ -152,7 +157,7 @@ def write(files: "Mapping[Path, Stream]") -> None:
         A file cannot be written, or there is too little space for it.
     """
     for path, stream in files.items():
-        check_space(path, sum(map(stored, _kept(stream.header).values())) + stream.size)
+        check_space(path, sum(map(stored, matrices(stream.header).values())) + stream.size)
     with whole_files(list(files)) as temporaries, ExitStack() as stack:
         writers = [
             stack.enter_context(_growing(path, temporary, stream.header))
@@ -190,6 +195,19 @@ def transform(
         write(dict(zip(map(Path, outputs), streams, strict=True)))
 
 
+def together(
+    stream: Callable[..., Stream],
+    inputs: Sequence[str | os.PathLike[str]],
+    output: str | os.PathLike[str],
+    **options: Any,
+) -> None:
+    """Open several inputs, make one stream of them, write ``output``."""
+    check_output(output, *inputs)
+    with ExitStack() as stack:
+        parts = [stack.enter_context(opened(path)) for path in inputs]
+        write({Path(output): stream(parts, **options)})
+
+
 def check_space(path: str | os.PathLike[str], need: float) -> None:
     """Refuse to begin what the file system cannot hold; ``need`` in bytes.
 
@@ -224,7 +242,7 @@ class _Writer:
         file.create_group("layers").attrs.update({"encoding-type": "dict", "encoding-version": "0.1.0"})
         if header.raw is not None:
             file.create_group("raw").attrs.update({"encoding-type": "raw", "encoding-version": "0.1.0"})
-        for key, matrix in _kept(header).items():
+        for key, matrix in matrices(header).items():
             if on_disk(matrix):
                 element = getattr(matrix, "group", matrix)
                 element.file.copy(element, file, name=key)
@@ -234,6 +252,8 @@ class _Writer:
     def append(self, block: Block) -> None:
         for key, rows in block.items():
             if key not in self.growing:
+                if key in self.file:  # raw cannot be without X: what stood in for it in the header goes
+                    del self.file[key]
                 kind = _GrowingCsr if sp.issparse(rows) else _GrowingArray
                 self.growing[key] = kind(self.file, key, rows, self.header.n_obs)
             self.growing[key].append(rows)
@@ -294,13 +314,6 @@ class _GrowingArray:
 
     def finish(self) -> None:
         assert self.start == self.data.shape[0], "every spot has a row"
-
-
-def _kept(header: "AnnData") -> dict[str, Any]:
-    """Matrices carried over, by their place in the file."""
-    kept = {} if header.X is None else {"X": header.X}
-    kept |= {f"layers/{name}": matrix for name, matrix in header.layers.items()}
-    return kept if header.raw is None or header.raw.X is None else kept | {"raw/X": header.raw.X}
 
 
 def disk_size(n_values: float, n_missing: float = 0, n_dense: float = 0) -> float:

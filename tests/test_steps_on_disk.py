@@ -9,7 +9,7 @@ import scipy.sparse as sp
 from helpers import dense, make_raw, same
 
 import stmcdi_cli as stmcdi
-from stmcdi_cli import sparse
+from stmcdi_cli import shards, sparse
 
 FORMS = {"csr": sp.csr_matrix, "csc": sp.csc_matrix, "dense": np.asarray}
 
@@ -98,3 +98,47 @@ def test_scores_of_files_are_those_in_memory_to_the_last_digit(form, cli, h5ad, 
         assert json.loads((tmp_path / "metrics.json").read_text()) == expected
         tables.add((tmp_path / "metrics.tsv").read_text())
     assert len(tables) == 1
+
+
+@pytest.mark.parametrize("entries", [41, sparse.CHUNK_ENTRIES])
+@pytest.mark.parametrize("form", FORMS)
+def test_joined_files_are_what_anndata_makes_of_them(form, entries, cli, h5ad, tmp_path, monkeypatch):
+    tissues = [make_raw(30, 40, seed=1), make_raw(20, 40, seed=2)[:, ::-1][:, :35].copy()]
+    for tissue in tissues:
+        tissue.layers["other"] = FORMS[form](dense(tissue.X) * 2)
+        tissue.raw = tissue[:, :30].copy()
+        tissue.X = FORMS[form](dense(tissue.X))
+    tissues[0].layers["alone"] = tissues[0].X.copy()
+    expected = stmcdi.join(tissues, section_key="section")
+    whole = ad.concat({"1": tissues[0], "2": tissues[1]}, merge="same", index_unique="-")[:, expected.var_names]
+    np.testing.assert_array_equal(dense(expected.X), dense(whole.X))
+    np.testing.assert_array_equal(dense(expected.raw.X), dense(whole.raw.X))
+    assert set(expected.layers) == {"other"} and expected.raw.var_names.equals(whole.raw.var_names)
+    monkeypatch.setattr(sparse, "CHUNK_ENTRIES", entries)
+    files = [h5ad(tissue, f"{i}.h5ad") for i, tissue in enumerate(tissues)]
+    assert cli("join", *files, tmp_path / "out.h5ad", "--section-key", "section").exit_code == 0
+    back = ad.read_h5ad(tmp_path / "out.h5ad")
+    expected.strings_to_categoricals()
+    same(back, expected)
+    assert isinstance(back.layers["other"], np.ndarray) == (form == "dense")
+    np.testing.assert_array_equal(dense(back.raw.X), dense(expected.raw.X))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_merged_files_are_whole_again(form, cli, h5ad, tmp_path, monkeypatch):
+    adata = stmcdi.build_graph(stmcdi.normalize(make_raw()))
+    adata.layers["imputed"], adata.raw = FORMS[form](dense(adata.X) * 2), make_raw()
+    files = []
+    for i in range(1, 4):
+        shard = f"{i}/3"
+        part = shards.cut(adata, shards.spots_of(shard, adata.n_obs))
+        parameters = {"shard": shard, "device": "cpu"}
+        part.uns["stmcdi"] = {**part.uns["stmcdi"], "impute": {"parameters": parameters, "version": "1"}}
+        files.append(h5ad(part, f"{i}.h5ad"))
+    monkeypatch.setattr(sparse, "CHUNK_ENTRIES", 41)
+    assert cli("merge", *reversed(files), tmp_path / "out.h5ad").exit_code == 0
+    back = ad.read_h5ad(tmp_path / "out.h5ad")
+    adata.strings_to_categoricals()
+    same(back, adata)
+    np.testing.assert_array_equal(dense(back.raw.X), dense(adata.raw.X))
+    assert back.raw.var.equals(adata.raw.var)

@@ -1,14 +1,18 @@
 """``stmcdi join``: several tissues as sections of one, to train one model on all of them."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 
 from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import checks
 from stmcdi_cli.errors import InputError, OptionError
-from stmcdi_cli.io import record
+from stmcdi_cli.io import record, shallow_copy
+from stmcdi_cli.sparse import by_rows, row_chunks, rows_of, to_csr
+from stmcdi_cli.streaming import Block, Stream, gathered, matrices, stored
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -38,8 +42,11 @@ def join(tissues: "Sequence[AnnData]", *, names: Sequence[str] = (), section_key
     InputError
         There are no tissues, no gene is in all of them, or one has no coordinates or no such sections.
     """
-    import anndata
+    return gathered(stream(tissues, names=names, section_key=section_key))
 
+
+def stream(tissues: "Sequence[AnnData]", *, names: Sequence[str] = (), section_key: str | None = None) -> Stream:
+    """Do the work of :func:`join` in blocks of spots; the tissues may be on disk."""
     names = tuple(names) or tuple(str(number) for number in range(1, len(tissues) + 1))
     if not tissues:
         raise InputError("expected tissues, found none; name their files")
@@ -50,7 +57,7 @@ def join(tissues: "Sequence[AnnData]", *, names: Sequence[str] = (), section_key
         checks.table(tissue)
         checks.coordinates(tissue)
         checks.sections(tissue, section_key)
-        part = tissue.copy()
+        part = shallow_copy(tissue, X=None, layers={}, raw=None)
         part.obs[keys.SAMPLE] = name
         part.obs[keys.SECTION] = name if section_key is None else name + ":" + tissue.obs[section_key].astype(str)
         parts[name] = part
@@ -60,9 +67,52 @@ def join(tissues: "Sequence[AnnData]", *, names: Sequence[str] = (), section_key
             f"expected genes that all of {', '.join(names)} have, found none; give their genes the same names"
         )
 
-    joined = anndata.concat(parts, join="inner", merge="same", index_unique="-")
-    joined = joined[:, [gene for gene in tissues[0].var_names if gene in shared]].copy()
+    genes = [gene for gene in tissues[0].var_names if gene in shared]
+    joined = _concatenated(parts)[:, genes].copy()
     for column in (keys.SAMPLE, keys.SECTION):
         joined.obs[column] = pd.Categorical(joined.obs[column])
+    if all(tissue.raw is not None for tissue in tissues):
+        raws = {name: _empty_raw(tissue) for name, tissue in zip(names, tissues, strict=True)}
+        raw = _concatenated(raws)
+        empty = sp.csr_matrix(raw.shape, dtype=np.float32)
+        joined = shallow_copy(joined, raw={"X": empty, "var": raw.var, "varm": dict(raw.varm)})
     record(joined, "join", {"names": list(names), "section_key": section_key})
-    return joined
+    size = sum(stored(matrix) for tissue in tissues for matrix in matrices(tissue).values())
+    return Stream(joined, _blocks(tissues, joined), size)
+
+
+def _concatenated(parts: "dict[str, AnnData]") -> "AnnData":
+    import anndata
+
+    return anndata.concat(parts, join="inner", merge="same", index_unique="-")
+
+
+def _empty_raw(tissue: "AnnData") -> "AnnData":
+    import anndata
+
+    return anndata.AnnData(obs=tissue.obs[[]], var=tissue.raw.var, varm=dict(tissue.raw.varm))
+
+
+def _blocks(tissues: "Sequence[AnnData]", joined: "AnnData") -> Iterator[Block]:
+    """Yield the rows of one tissue after the other, of the matrices and genes that all have."""
+    found = [{key: by_rows(matrix) for key, matrix in matrices(tissue).items()} for tissue in tissues]
+    common = [key for key in found[0] if all(key in of for of in found)]
+    dense = {key for key in common if all(hasattr(of[key], "ndim") and not sp.issparse(of[key]) for of in found)}
+    kind = {key: np.result_type(*(of[key].dtype for of in found)) for key in common}
+    for tissue, of in zip(tissues, found, strict=True):
+        column = {key: _columns(tissue, joined, key) for key in common}
+
+        def block(rows: slice, of: dict[str, Any] = of, column: dict[str, np.ndarray] = column) -> Block:
+            parts = {key: rows_of(of[key], rows)[:, column[key]] for key in common}
+            return {
+                key: part.astype(kind[key]) if key in dense else to_csr(part, kind[key]) for key, part in parts.items()
+            }
+
+        yield from map(block, row_chunks(tissue.shape))
+
+
+def _columns(tissue: "AnnData", joined: "AnnData", key: str) -> np.ndarray:
+    """Where the joined genes stand in a tissue's matrix."""
+    if key == "raw/X":
+        return tissue.raw.var_names.get_indexer(joined.raw.var_names)
+    return tissue.var_names.get_indexer(joined.var_names)

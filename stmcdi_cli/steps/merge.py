@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import checks, shards
 from stmcdi_cli.errors import InputError
+from stmcdi_cli.streaming import Stream, gathered
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -29,6 +30,11 @@ def merge(parts: "Sequence[AnnData]") -> "AnnData":
     InputError
         A shard is missing, there twice, no shard, or was made from other data or with other options than the rest.
     """
+    return gathered(stream(parts))
+
+
+def stream(parts: "Sequence[AnnData]") -> Stream:
+    """Do the work of :func:`merge` in blocks of spots; the shards may be on disk."""
     if not parts:
         raise InputError("expected shards, found none; name the files that `impute --shard` wrote")
     by_number: dict[int, AnnData] = {}
@@ -59,7 +65,8 @@ def merge(parts: "Sequence[AnnData]") -> "AnnData":
                 f"shard {number}/{n} has another {other} than shard 1/{n}; impute both again, the same way"
             )
 
-    result = shards.join(ordered)
+    joined = shards.join(ordered)
+    result = joined.header
     parameters = {name: value for name, value in _parameters(result).items() if name != "shard"}
     parameters["device"] = ", ".join(sorted({_parameters(part)["device"] for part in ordered}))
     parameters["seconds"] = round(sum(_parameters(part).get("seconds", 0.0) for part in ordered), 1)
@@ -67,7 +74,7 @@ def merge(parts: "Sequence[AnnData]") -> "AnnData":
     parameters |= {"cpu_fallback": fallbacks[0]} if fallbacks else {}
     entries = result.uns[keys.PROVENANCE]
     result.uns[keys.PROVENANCE] = {**entries, "impute": {**entries["impute"], "parameters": parameters}}
-    return result
+    return joined
 
 
 def _parameters(part: "AnnData") -> dict[str, Any]:
