@@ -10,6 +10,18 @@ include { REPORT      } from '../modules/local/stmcdi/report/main'
 include { SELECT_HVG  } from '../modules/local/stmcdi/select_hvg/main'
 include { TRAIN       } from '../modules/local/stmcdi/train/main'
 
+// A folder beside those of the tasks, for what outlives a task. Tasks get it as an input, so that containers see it, and
+// its date must not change, or -resume would run them again: hence a folder within, to write to.
+def lastingFolder() {
+    def folder = workflow.workDir.resolve('stmcdi')
+    if (folder.fileSystem != java.nio.file.FileSystems.default) {
+        return [] // of a bucket a task gets a copy
+    }
+    folder.resolve('checkpoints').mkdirs()
+    folder.setLastModified(0)
+    folder
+}
+
 workflow STMCDI {
     take:
     samples       // channel of [ meta, h5ad ]; meta.id is the sample's name, meta.section_key the obs column of its
@@ -48,11 +60,9 @@ workflow STMCDI {
         versions = versions.mix(HOLD_OUT.out.versions)
     }
 
-    if (trained) {
-        models = tissues.map { meta, _h5ad -> [meta, trained] }
-    }
-    else {
-        TRAIN(tissues)
+    models = tissues.map { meta, _h5ad -> [meta, trained] }
+    if (!trained) {
+        TRAIN(tissues, lastingFolder())
         models = TRAIN.out.model
         versions = versions.mix(TRAIN.out.versions)
     }

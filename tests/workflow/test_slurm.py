@@ -178,6 +178,17 @@ def test_a_cancelled_training_is_run_again(tasks):
     }  # fmt: skip
 
 
+def test_a_cancelled_training_goes_on_where_it_was(tasks, folder, stmcdi, tmp_path):
+    first, second = (row["folder"] for row in tasks if row["step"] == "TRAIN")
+    kept = "lasting/stmcdi/checkpoints/STMCDI_TRAIN_tissue_model"
+    assert f"train: going on from {kept}\n" in (second / ".command.err").read_text()
+    assert list((folder / "work/stmcdi/checkpoints").iterdir()) == []  # done with
+    # To the weights it would have had without the stop.
+    stmcdi(tmp_path, "train", second / "tissue_held_out.h5ad", "model", "--quiet")
+    weights = [model / "model.safetensors" for model in (tmp_path / "model", folder / "results/tissue/tissue_model")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
 def test_the_gpu_is_asked_for_by_two_steps_alone(tasks, slurm):
     for row in tasks:
         asked = (row["folder"] / ".command.run").read_text()

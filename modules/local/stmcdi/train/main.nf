@@ -1,5 +1,6 @@
 // Trains the diffusion model on the visible entries of one sample, on every GPU that the task was given. Where it sees
-// none it says so and computes on the CPU; with --device cuda in ext.args it fails instead.
+// none it says so and computes on the CPU; with --device cuda in ext.args it fails instead. A task that is tried again
+// goes on where the one before was stopped, if both are given the same folder `lasting`.
 process TRAIN {
     tag "${meta.id}"
     label 'process_high'
@@ -7,6 +8,7 @@ process TRAIN {
 
     input:
     tuple val(meta), path(h5ad)
+    path lasting, stageAs: 'lasting/*' // folder that outlives the task and holds a folder checkpoints/; [] for none
 
     output:
     tuple val(meta), path('*_model', type: 'dir'), emit: model
@@ -16,12 +18,14 @@ process TRAIN {
     def args = task.ext.args ?: ''
     def devices = task.accelerator && task.accelerator.request > 1 ? "--devices ${task.accelerator.request}" : ''
     def output = "${task.ext.prefix ?: meta.id}_model"
+    def stand = "${lasting}/checkpoints/${task.process.replace(':', '_')}_${output}"
+    def checkpoint = lasting ? "--checkpoint '${stand}'" : ''
     if (h5ad.name == output) {
         error("TRAIN: input and output are both named ${output}; set another ext.prefix")
     }
     """
     export OMP_NUM_THREADS=${task.cpus}
-    stmcdi train ${args} ${devices} "${h5ad}" "${output}"
+    stmcdi train ${args} ${devices} ${checkpoint} "${h5ad}" "${output}"
 
     cat > versions.yml <<-END_VERSIONS
     "${task.process}":
