@@ -5,8 +5,8 @@ import time
 
 import pytest
 from child import Child, run
-from conftest import LONG
 from kill import survives
+from steps import LONG
 
 import stmcdi_cli as stmcdi
 
