@@ -32,13 +32,13 @@ class Step(click.Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the step's own options first."""
-        shared = {"config", "json_log", "verbose", "quiet", "help"}
+        shared = {"config", "json_log", "verbose", "quiet"}
         own: list[tuple[str, str]] = []
         common: list[tuple[str, str]] = []
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
             if record is not None and isinstance(parameter, click.Option):
-                (common if parameter.name in shared else own).append(record)
+                (common if parameter.name in shared or "--help" in parameter.opts else own).append(record)
         for title, records in (("Options", own), ("Common options", common)):
             if records:
                 with formatter.section(title):

@@ -36,7 +36,7 @@ def test_help_answers_in_under_half_a_second():
 def test_common_options_are_in_every_step(name, cli):
     text = cli(name, "--help").stdout
     common = text[text.index("Common options:") :]
-    for flags in ("--config PATH", "--json-log", "-v, --verbose", "-q, --quiet"):
+    for flags in ("--config PATH", "--json-log", "-v, --verbose", "-q, --quiet", "-h, --help"):
         assert flags in common
     assert text.index("Options:") < text.index("Common options:") < text.index("Example:")
 
