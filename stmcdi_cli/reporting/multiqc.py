@@ -57,7 +57,7 @@ def custom_content(found: Findings, sample: str) -> Iterator[tuple[str, str]]:
     )
     if found.history is not None and np.isfinite(found.history.get("validation_loss", np.array([]))).any():
         epoch, loss = found.history["epoch"], found.history["validation_loss"]
-        curve = {int(e): float(value) for e, value in zip(epoch, loss, strict=True) if np.isfinite(value)}
+        curve = [[int(e), float(value)] for e, value in zip(epoch, loss, strict=True) if np.isfinite(value)]
         yield (
             "training",
             _text(

@@ -38,7 +38,7 @@ def data_part(found: Findings) -> str:
     table = table_of([headings[key] for key in columns], rows)
     layout = maps.lay_out(found.xy, found.sections, found.section_names)
     known = np.ones(found.adata.n_obs, dtype=bool)
-    logged = np.log10(np.maximum(found.depth, 1e-3))
+    logged = np.log10(np.maximum(found.depth, 0.01))
     low, high = np.quantile(logged, (0.01, 0.99))
     depth_map = maps.draw(
         layout,

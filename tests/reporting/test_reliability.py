@@ -1,5 +1,6 @@
 """Verdicts are reached without the truth, and the truth agrees with them."""
 
+import anndata as ad
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -11,8 +12,6 @@ from stmcdi_cli.steps.evaluate import evaluate_genes
 
 def synthetic(between, spread, n=2000, seed=0):
     """One gene of which every entry was filled: N(3, between^2) expected, an observation spreads by `spread`."""
-    import anndata as ad
-
     random = np.random.default_rng(seed)
     adata = ad.AnnData(sp.csr_matrix(np.ones((n, 1), np.float32)))
     adata.layers["imputed"] = random.normal(3, between, (n, 1)) if between else np.full((n, 1), 3.0)
@@ -99,3 +98,19 @@ def test_on_a_real_tissue_trusted_genes_are_better_than_hopeless_ones(prostate):
     assert groups[TRUST].median() > groups[CAUTION].median() + 0.1 > groups[DONT].median() + 0.2
     assert groups[TRUST].quantile(0.1) > groups[DONT].quantile(0.9)
     assert (groups[TRUST] > 0.2).all()
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("name", ["mob_rep11", "melanoma_mel1_rep1", "starmap_visual_cortex"])
+def test_verdicts_are_calibrated_on_other_tissues(name, shared_data, tmp_path):
+    """What the model expects of its genes is what is then measured, whatever the tissue and the platform."""
+    raw = ad.read_h5ad(shared_data / f"{name}.h5ad")[:600].copy()
+    options = {"n_genes": 200, "fraction": 0.2, "n_samples": 20, "device": "cpu", "quiet": True}
+    imputed, truth = stmcdi.run(raw, tmp_path / "model", **options)
+    table = reliability(imputed)
+    table["measured_r"] = evaluate_genes(imputed, truth)["pcc"]
+    mean = table.groupby("verdict", observed=True)[["expected_r", "measured_r"]].mean()
+    print(table["verdict"].value_counts().to_dict(), mean.round(3).to_dict("index"))
+    assert table["verdict"].value_counts()[[TRUST, CAUTION, DONT]].min() >= 5
+    assert mean["measured_r"][TRUST] > mean["measured_r"][CAUTION] + 0.1 > mean["measured_r"][DONT] + 0.2
+    assert (mean["expected_r"] - mean["measured_r"]).abs().max() < 0.1
