@@ -4,6 +4,9 @@ A small file can declare arrays larger than any memory, point to other files, or
 in what anndata, scanpy or Space Ranger write, so it is refused.
 """
 
+import json
+import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import prod
@@ -11,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stmcdi_cli.errors import InputError
+from stmcdi_cli.texts import read_text
 
 if TYPE_CHECKING:
     import h5py
@@ -27,6 +31,11 @@ LARGEST_CHUNK = 2**30
 """Bytes that have to be unpacked at one time."""
 TEXT = 64
 """Bytes that a short text takes in memory."""
+CODECS = {
+    *("blosc", "bz2", "gzip", "lz4", "lzma", "zlib", "zstd"),
+    *("bytes", "crc32", "crc32c", "delta", "sharding_indexed", "shuffle", "transpose", "vlen-bytes", "vlen-utf8"),
+}
+"""Ways in which zarr packs numbers and text."""
 WORKING_ROOM = 2**30
 """Bytes that reading may take beside a few times what it reads."""
 
@@ -137,6 +146,73 @@ def _check_type(kind: Any, where: str) -> None:
         _check_type(kind.get_super(), where)
     elif kind.get_class() not in (h5t.INTEGER, h5t.FLOAT, h5t.STRING, h5t.ENUM):
         raise _Refusal(f"expected numbers and text, found another kind of data at {where}")
+
+
+def check_zarr(path: Path, within: str = "") -> int:
+    """Look through the metadata of a zarr store, of format 2 or 3.
+
+    Parameters
+    ----------
+    path
+        The store.
+    within
+        Folder of it whose arrays are going to be read.
+
+    Returns
+    -------
+    Bytes that the arrays in that folder take in memory.
+
+    Raises
+    ------
+    InputError
+        The store has links, or an array is packed in a way that is not plain data (pickle runs what it is told to).
+    """
+    size = 0
+    try:
+        for folder, folders, files in _walk(path):
+            linked = [name for name in (*folders, *files) if (folder / name).is_symlink()]
+            if linked:
+                raise _Refusal(f"expected no links, found one at {folder / linked[0]}")
+            for name in set(files) & {"zarr.json", ".zarray", ".zmetadata"}:
+                arrays = list(_arrays(json.loads(read_text(folder / name)), str(folder)))
+                if folder.is_relative_to(path / within) and name != ".zmetadata":
+                    size += sum(arrays)
+    except _Refusal as refusal:
+        raise InputError(f"{path}: {refusal}; write it again") from refusal
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{path}: damaged ({reason}); make the store again") from error
+    return size
+
+
+def _walk(path: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    for folder, folders, files in os.walk(path):
+        yield Path(folder), folders, files
+
+
+def _arrays(content: Any, where: str) -> Iterator[int]:
+    """Bytes of every array that JSON describes, at any depth; refuses those that are not plain data."""
+    if isinstance(content, list):
+        for item in content:
+            yield from _arrays(item, where)
+    if not isinstance(content, dict):
+        return
+    for key in ("filters", "compressor", "codecs"):
+        codecs = content.get(key) or []
+        for codec in codecs if isinstance(codecs, list) else [codecs]:
+            name = str(codec.get("id", codec.get("name")) if isinstance(codec, dict) else codec)
+            if name.removeprefix("numcodecs.") not in CODECS:
+                raise _Refusal(f"expected usual ways of packing, found {name[:60]} in {where}")
+    if "shape" in content and ("dtype" in content or "data_type" in content):
+        width = re.search(r"\d+$", str(content.get("dtype", content.get("data_type"))))
+        bytes_each = int(width[0]) // (8 if "data_type" in content else 1) if width else TEXT
+        chunk = content["chunks"] if "chunks" in content else content["chunk_grid"]["configuration"]["chunk_shape"]
+        if prod(chunk) * bytes_each > LARGEST_CHUNK:
+            raise _Refusal(f"expected chunks of at most 1 GiB, found a larger one in {where}")
+        yield prod(content["shape"]) * max(1, bytes_each)
+    for key, value in content.items():
+        if key != "attributes" and not key.endswith(".zattrs"):
+            yield from _arrays(value, where)
 
 
 @contextmanager

@@ -9,8 +9,10 @@ import numpy as np
 import scipy.sparse as sp
 
 from stmcdi_cli import anndata_keys as keys
-from stmcdi_cli import checks
+from stmcdi_cli import checks, structure
 from stmcdi_cli.errors import InputError
+from stmcdi_cli.sparse import check_sound
+from stmcdi_cli.texts import read_text
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -78,7 +80,7 @@ def _read_h5(path: Path) -> "AnnData":
     import h5py
 
     try:
-        with h5py.File(path) as file:
+        with h5py.File(path) as file, structure.bounded(structure.check_hdf5(file)):
             matrix = file["matrix"]
             features = matrix["features"]
             ids, names, kinds = (features[key][()].astype(str) for key in ("id", "name", "feature_type"))
@@ -87,25 +89,32 @@ def _read_h5(path: Path) -> "AnnData":
             parts = (matrix["data"][()].astype(np.float32), matrix["indices"][()], matrix["indptr"][()])
             counts = sp.csr_matrix(parts, shape=(n_spots, n_features))
             spots = matrix["barcodes"][()].astype(str)
-    except (OSError, KeyError, ValueError, TypeError) as error:
+            check_sound(counts, str(path))
+        return _assemble(counts, spots, ids, names, kinds)
+    except InputError:
+        raise
+    except Exception as error:  # whatever h5py and scipy trip over, the file is what is wrong
         raise InputError(f"{path}: not a matrix of Space Ranger ({_short(error)}); give the folder it wrote") from error
-    return _assemble(counts, spots, ids, names, kinds)
 
 
 def _read_mtx(folder: Path) -> "AnnData":
     import pandas as pd
-    from scipy.io import mmread
+    from scipy.io import mminfo, mmread
 
     path = _either(folder, "matrix.mtx")
     try:
         opener = gzip.open if path.suffix == ".gz" else open
         with opener(path, "rb") as file:
+            n_values = mminfo(file)[2]
+        if n_values > structure.PACKED * path.stat().st_size:
+            raise ValueError(f"it declares {n_values} values and cannot hold them")
+        with structure.bounded(24 * n_values), opener(path, "rb") as file:
             counts = sp.csr_matrix(mmread(file).T, dtype=np.float32)
         features = pd.read_csv(_either(folder, "features.tsv"), sep="\t", header=None, dtype=str)
         spots = pd.read_csv(_either(folder, "barcodes.tsv"), sep="\t", header=None, dtype=str)[0].to_numpy()
         kinds = features[2].to_numpy() if features.shape[1] > 2 else np.full(len(features), GENES)
         return _assemble(counts, spots, features[0].to_numpy(), features[1].to_numpy(), kinds)
-    except (OSError, KeyError, ValueError) as error:
+    except Exception as error:  # as above
         raise InputError(
             f"{folder}: not a matrix of Space Ranger ({_short(error)}); give the folder it wrote"
         ) from error
@@ -144,7 +153,7 @@ def _read_positions(folder: Path) -> "DataFrame":
         return table[COLUMNS].rename(index=str)
     except ImportError as error:
         raise InputError(f"{path}: reading parquet needs pyarrow; pip install 'stmcdi[parquet]'") from error
-    except (OSError, KeyError, ValueError) as error:
+    except Exception as error:  # whatever pandas trips over, the file is what is wrong
         raise InputError(f"{path}: not a table of positions ({_short(error)}); give Space Ranger's own file") from error
 
 
@@ -152,11 +161,13 @@ def _picture(folder: Path) -> dict[str, Any] | None:
     """Image and scale factors under squidpy's names; None where they, or Pillow, are absent."""
     try:
         from PIL import Image
-
-        factors = json.loads((folder / "scalefactors_json.json").read_text("utf-8"))
+    except ImportError:
+        return None
+    try:
+        factors = json.loads(read_text(folder / "scalefactors_json.json"))
         found = {size: folder / f"tissue_{size}_image.png" for size in ("hires", "lowres")}
         images = {size: np.asarray(Image.open(path).convert("RGB")) for size, path in found.items() if path.is_file()}
-    except (ImportError, OSError, ValueError):
+    except (OSError, ValueError, SyntaxError, RecursionError, Image.DecompressionBombError):  # SyntaxError: broken PNG
         return None
     return {"images": images, "scalefactors": factors, "metadata": {}} if images else None
 

@@ -8,11 +8,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stmcdi_cli import anndata_keys as keys
-from stmcdi_cli import checks
+from stmcdi_cli import checks, memory, structure
 from stmcdi_cli.errors import InputError
+from stmcdi_cli.texts import read_text
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+THREADS = 2**30
+"""Bytes of addresses that zarr's threads take beside the data."""
 
 
 def kind(path: Path) -> str | None:
@@ -20,8 +24,8 @@ def kind(path: Path) -> str | None:
     attributes: dict[str, Any] = {}
     for name in ("zarr.json", ".zattrs"):  # of zarr's formats 3 and 2
         try:
-            content = json.loads((path / name).read_text("utf-8"))
-        except (OSError, ValueError):
+            content = json.loads(read_text(path / name))
+        except (OSError, ValueError, RecursionError):
             continue
         attributes |= content.get("attributes", content) if isinstance(content, dict) else {}
     if "spatialdata_attrs" in attributes:
@@ -33,8 +37,12 @@ def read_anndata(path: Path) -> "AnnData":
     """Read AnnData from a zarr store."""
     import anndata
 
+    size = structure.check_zarr(path)
+    memory.check_fits(str(path), size)
     try:
-        with warnings.catch_warnings():
+        import zarr  # noqa: F401 - before memory is bounded
+
+        with structure.bounded(size + THREADS), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return anndata.read_zarr(path)
     except ImportError as error:
@@ -54,12 +62,15 @@ def read_spatialdata(path: Path, table: str | None) -> "AnnData":
     table
         Name of the table; needed where there are several.
     """
+    size = structure.check_zarr(path, "tables")
+    memory.check_fits(str(path), size)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             import spatialdata
 
-            data = spatialdata.read_zarr(path)
+            with structure.bounded(size + THREADS):
+                data = spatialdata.read_zarr(path)
     except ImportError as error:
         raise InputError(f"{path}: reading SpatialData needs its package; pip install 'stmcdi[spatialdata]'") from error
     except Exception as error:  # as above

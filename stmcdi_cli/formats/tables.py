@@ -8,7 +8,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from stmcdi_cli import anndata_keys as keys
-from stmcdi_cli import checks
+from stmcdi_cli import checks, memory, structure
 from stmcdi_cli.errors import InputError
 
 if TYPE_CHECKING:
@@ -93,8 +93,9 @@ def _read_table(path: Path) -> "DataFrame":
         raise InputError(f"{path}: no such file; check the path")
     comma = ".csv" in path.suffixes
     try:
-        table = pd.read_csv(path, sep="," if comma else "\t", index_col=0, encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
+        with structure.bounded(memory.granted() // 4):  # a packed table may be of any size
+            table = pd.read_csv(path, sep="," if comma else "\t", index_col=0, encoding="utf-8-sig")
+    except Exception as error:  # whatever pandas trips over, the file is what is wrong
         raise InputError(f"{path}: cannot be read as a table ({_short(error)}); write it as CSV or TSV") from error
     if table.shape[1] == 0:
         hint = "commas" if comma else "tabs"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stmcdi_cli import anndata_keys as keys
-from stmcdi_cli import checks
+from stmcdi_cli import checks, contract
 from stmcdi_cli.errors import InputError
 from stmcdi_cli.formats import space_ranger, stores, tables
 from stmcdi_cli.io import checksum, naming, read_h5ad, record
@@ -75,6 +75,7 @@ def import_(
         if not quiet:
             print(f"import: renamed repeated genes: {checks.some(again)}", file=sys.stderr)
     with naming(path):
+        contract.check(adata)
         checks.table(adata)
         adata.obsm[keys.SPATIAL] = checks.coordinates(adata)
         adata.X = to_csr(adata.X, np.float32)

@@ -10,7 +10,7 @@ import scipy.sparse as sp
 from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import checks
 from stmcdi_cli.errors import InputError, OptionError
-from stmcdi_cli.io import record, shallow_copy
+from stmcdi_cli.io import naming, record, shallow_copy
 from stmcdi_cli.sparse import by_rows, row_chunks, rows_of, to_csr
 from stmcdi_cli.streaming import Block, Stream, gathered, matrices, stored
 
@@ -54,9 +54,10 @@ def stream(tissues: "Sequence[AnnData]", *, names: Sequence[str] = (), section_k
         raise OptionError(f"expected {len(tissues)} different `names`, one per tissue, found `{','.join(names)}`")
     parts = {}
     for name, tissue in zip(names, tissues, strict=True):
-        checks.table(tissue)
-        checks.coordinates(tissue)
-        checks.sections(tissue, section_key)
+        with naming(f"tissue {name}"):
+            checks.table(tissue)
+            checks.coordinates(tissue)
+            checks.sections(tissue, section_key)
         part = shallow_copy(tissue, X=None, layers={}, raw=None)
         part.obs[keys.SAMPLE] = name
         part.obs[keys.SECTION] = name if section_key is None else name + ":" + tissue.obs[section_key].astype(str)
