@@ -18,6 +18,8 @@ SAFE = {  # these words end up in file names and command lines
     "section_key": re.compile(r"([A-Za-z0-9_][A-Za-z0-9._-]*)?"),
     "group": re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)?"),
 }
+# Nextflow writes a file's name into the script of its task; its folders only into links, where it escapes them.
+SAFE_FILE = re.compile(r"(?:[\w./+=,@%~: -]*/)?[\w.+=,@%~-]+|[A-Za-z][\w+.-]*://[\w./+=,@%~:?&#-]+")
 URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
@@ -41,7 +43,7 @@ def check_samplesheet(
     ------
     InputError
         The sheet has no rows, an unknown, repeated or missing column, a ragged row, an unsafe or repeated sample
-        name, a group that is not one, or names a file that does not exist.
+        name, a group that is not one, a path that a shell could misread, or names a file that does not exist.
     """
     sheet = Path(sheet)
     check_output(output, sheet)
@@ -120,10 +122,15 @@ def _check_groups(sheet: Path, samples: list[dict[str, str]]) -> None:
 
 
 def _locate(h5ad: str, folders: list[Path], where: str) -> str:
-    if URI.match(h5ad):
-        return h5ad
     if not h5ad:
         raise InputError(f"{where}: expected a path in h5ad, found an empty cell; name the sample's file")
+    if not SAFE_FILE.fullmatch(h5ad):
+        raise InputError(
+            f"{where}: expected the path in h5ad to have no quotes, $, ; and the like, and the file's name no spaces, "
+            f"found '{h5ad}'; rename it or link to it"
+        )
+    if URI.match(h5ad):
+        return h5ad
     for folder in folders:
         path = folder / h5ad
         if path.is_file():

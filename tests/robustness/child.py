@@ -4,14 +4,18 @@ import multiprocessing
 import os
 import resource
 import sys
+import tempfile
 import traceback
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before the server starts: threads and forks do not go together
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["robustness_imports"])
+NETWORK = 99
+"""Exit code of a process that was told to stay offline and did not."""
 
 
 @dataclass
@@ -34,13 +38,35 @@ class Ended:
 
 
 class Child:
-    """``stmcdi ARGUMENTS``, running; what it says goes to a file of that name."""
+    """``stmcdi ARGUMENTS``, running.
 
-    def __init__(self, arguments: list[object], said: Path, umask: int | None = None) -> None:
+    Parameters
+    ----------
+    arguments
+        The command line, without the program's name.
+    said
+        File that takes what it says.
+    umask
+        Permissions its files go without; by default this process's.
+    offline
+        End it with `NETWORK` if it opens a connection or looks up a name.
+    environment
+        Variables to set.
+    """
+
+    def __init__(
+        self,
+        arguments: list[object],
+        said: Path,
+        umask: int | None = None,
+        offline: bool = False,
+        environment: dict[str, str] | None = None,
+    ) -> None:
         self.said = said
         said.write_bytes(b"")
         words = [str(word) for word in arguments]
-        self.process: BaseProcess = _CONTEXT.Process(target=_main, args=(words, str(said), umask, os.getcwd()))
+        settings = (umask, offline, environment or {}, os.getcwd())
+        self.process: BaseProcess = _CONTEXT.Process(target=_main, args=(words, str(said), *settings))
         self.process.start()
 
     def wait(self, seconds: float = 60) -> Ended:
@@ -63,18 +89,44 @@ class Child:
         self.process.join()
 
 
-def run(arguments: list[object], said: Path, seconds: float = 60, umask: int | None = None) -> Ended:
+def run(arguments: list[object], said: Path, seconds: float = 60, **settings: Any) -> Ended:
     """Run ``stmcdi ARGUMENTS`` to its end."""
-    return Child(arguments, said, umask).wait(seconds)
+    return Child(arguments, said, **settings).wait(seconds)
 
 
-def _main(arguments: list[str], said: str, umask: int | None, folder: str) -> None:
+def run_code(code: str, said: Path, offline: bool) -> int | None:
+    """Run Python code in the same surroundings; gives its exit code."""
+    process = _CONTEXT.Process(target=_code, args=(code, offline))
+    process.start()
+    process.join(60)
+    return process.exitcode
+
+
+def _code(code: str, offline: bool) -> None:
+    if offline:
+        sys.addaudithook(_no_network)
+    exec(code)
+
+
+def _no_network(event: str, arguments: tuple[Any, ...]) -> None:
+    internet = event == "socket.connect" and isinstance(arguments[1], tuple)  # not the name of a local socket
+    if internet or event in ("socket.getaddrinfo", "socket.gethostbyname", "socket.sendto", "urllib.Request"):
+        os._exit(NETWORK)
+
+
+def _main(
+    arguments: list[str], said: str, umask: int | None, offline: bool, environment: dict[str, str], folder: str
+) -> None:
     handle = os.open(said, os.O_WRONLY | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(handle, stream)
     os.chdir(folder)
+    os.environ.update(environment)
+    tempfile.tempdir = None
     if umask is not None:
         os.umask(umask)
+    if offline:
+        sys.addaudithook(_no_network)
 
     from stmcdi_cli.cli import main
 

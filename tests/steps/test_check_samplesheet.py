@@ -95,3 +95,31 @@ def test_other_encodings_and_absent_sheets_are_refused(folder, refused):
     assert "no such file" in refused("check-samplesheet", folder / "none.csv", folder / "valid.csv")
     path = sheet(folder, "sample,h5ad\n")
     assert "also an input" in refused("check-samplesheet", path, path)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *(
+            "a b.h5ad",
+            "$(touch x).h5ad",
+            "`touch x`.h5ad",
+            "a;b.h5ad",
+            "a'b.h5ad",
+            'a""b.h5ad',
+            "a\\b.h5ad",
+            "a|b.h5ad",
+        ),
+        *("$HOME/a.h5ad", "~a/../$x/b.h5ad", "a*.h5ad", "a\x1b[2J.h5ad", "a\u202eb.h5ad"),
+        *("s3://bucket/$(touch x).h5ad", "s3://bucket/a b.h5ad"),
+    ],
+)
+def test_paths_that_a_shell_could_misread_are_refused(path, folder, refused):
+    line = refused("check-samplesheet", sheet(folder, f'sample,h5ad\nA,"{path}"\n'), folder / "valid.csv")
+    assert "expected the path in h5ad to have no quotes" in line
+
+
+def test_folders_may_have_spaces_and_names_any_letters(folder):
+    (folder / "my data").mkdir()
+    (folder / "data/a.h5ad").rename(folder / "my data/ä_1+2.h5ad")
+    assert checked(folder, "sample,h5ad\nA,my data/ä_1+2.h5ad\n")[0]["h5ad"] == str(folder / "my data/ä_1+2.h5ad")
