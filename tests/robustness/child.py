@@ -1,5 +1,6 @@
 """The command line in processes that start in milliseconds: forked from one that has imported everything."""
 
+import faulthandler
 import multiprocessing
 import os
 import resource
@@ -14,6 +15,8 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before the server starts: threads and forks do not go together
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["robustness_imports"])
+LATE = 50
+"""Seconds after which a process says what it is doing."""
 NETWORK = 99
 """Exit code of a process that was told to stay offline and did not."""
 
@@ -127,6 +130,7 @@ def _main(
         os.umask(umask)
     if offline:
         sys.addaudithook(_no_network)
+    faulthandler.dump_traceback_later(LATE, file=handle)  # where it hangs, if it does
 
     from stmcdi_cli.cli import main
 
