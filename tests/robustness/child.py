@@ -15,7 +15,7 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before the server starts: threads and forks do not go together
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["robustness_imports"])
-LATE = 50
+LATE = 250
 """Seconds after which a process says what it is doing."""
 NETWORK = 99
 """Exit code of a process that was told to stay offline and did not."""
@@ -55,6 +55,8 @@ class Child:
         End it with `NETWORK` if it opens a connection or looks up a name.
     environment
         Variables to set.
+    processor
+        Most seconds of a processor it may take; the system kills it then.
     """
 
     def __init__(
@@ -64,11 +66,12 @@ class Child:
         umask: int | None = None,
         offline: bool = False,
         environment: dict[str, str] | None = None,
+        processor: int | None = None,
     ) -> None:
         self.said = said
         said.write_bytes(b"")
         words = [str(word) for word in arguments]
-        settings = (umask, offline, environment or {}, os.getcwd())
+        settings = (umask, offline, environment or {}, processor, os.getcwd())
         self.process: BaseProcess = _CONTEXT.Process(target=_main, args=(words, str(said), *settings))
         self.process.start()
 
@@ -118,7 +121,13 @@ def _no_network(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 def _main(
-    arguments: list[str], said: str, umask: int | None, offline: bool, environment: dict[str, str], folder: str
+    arguments: list[str],
+    said: str,
+    umask: int | None,
+    offline: bool,
+    environment: dict[str, str],
+    processor: int | None,
+    folder: str,
 ) -> None:
     handle = os.open(said, os.O_WRONLY | os.O_APPEND)
     for stream in (1, 2):
@@ -130,6 +139,8 @@ def _main(
         os.umask(umask)
     if offline:
         sys.addaudithook(_no_network)
+    if processor is not None:
+        resource.setrlimit(resource.RLIMIT_CPU, (processor, processor))
     faulthandler.dump_traceback_later(LATE, file=handle)  # where it hangs, if it does
 
     from stmcdi_cli.cli import main
