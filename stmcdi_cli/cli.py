@@ -44,6 +44,11 @@ def genes_from_file(ctx: click.Context, parameter: click.Parameter, path: Path |
     return None if path is None else read_names(path)
 
 
+def names_in(ctx: click.Context, parameter: click.Parameter, text: str | None) -> list[str] | None:
+    """Turn names with commas between them into a list."""
+    return None if text is None else [name.strip() for name in text.split(",")]
+
+
 def take_memory_limit(ctx: click.Context, parameter: click.Parameter, size: str | None) -> None:
     """Set ``--memory-limit`` for the process; it changes no result."""
     from stmcdi_cli import memory
@@ -234,12 +239,12 @@ def hold_out(input: Path, output: Path, truth: Path, **options: Any) -> None:
 @click.option("--quiet", is_flag=True, default=False, help="Show no progress.")
 def train(input: Path, model_dir: Path, **options: Any) -> None:
     """Learn from the visible entries (paper, Algorithm 1) and write the model to the folder MODEL_DIR."""
-    from stmcdi_cli.io import check_model_dir, naming, read_h5ad
+    from stmcdi_cli.io import check_model_dir, naming
     from stmcdi_cli.steps.train import train
+    from stmcdi_cli.streaming import opened
 
     check_model_dir(model_dir)
-    adata = read_h5ad(input)
-    with naming(input):
+    with opened(input) as adata, naming(input):
         train(adata, model_dir, **options)
 
 
@@ -252,17 +257,23 @@ def train(input: Path, model_dir: Path, **options: Any) -> None:
 @click.option("--sampler", type=SAMPLER, default="dpm", help="How the reverse process is run.")
 @click.option("--n-steps", type=int, default=None, help="Network passes per draw (default: the sampler's).")
 @click.option("--seed", type=int, default=0, help="Seed of the draws.")
-@click.option("--batch-size", type=int, default=256, help="Spots at a time; does not change the result.")
+@click.option("--batch-size", type=int, default=256, help="Spots drawn at a time; does not change the result.")
 @click.option("--device", type=DEVICE, default="auto", help="Where to compute; auto: a GPU if there is one.")
 @GENES
+@click.option(
+    "--layers",
+    default=None,
+    callback=names_in,
+    help="Layers to write, such as imputed,imputed_sd (default: all five). Quantiles take the most time and memory.",
+)
 @click.option("--shard", default=None, help="I/N: fill the I-th of N parts of the spots alone; see merge.")
+@MEMORY_LIMIT
 @click.option("--quiet", is_flag=True, default=False, help="Show no progress.")
 def impute(input: Path, model_dir: Path, output: Path, **options: Any) -> None:
     """Draw the entries that have no value from noise (paper, Algorithm 2); write their mean and spread."""
-    from stmcdi_cli.io import transform
-    from stmcdi_cli.steps.impute import impute
+    from stmcdi_cli.steps.impute import write
 
-    transform(impute, input, output, model_dir=model_dir, **options)
+    write(input, model_dir, output, **options)
 
 
 @main.command(epilog=example("baseline masked.h5ad imputed.h5ad --method factor-analysis"))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from stmcdi_cli.errors import InputError
 from stmcdi_cli.model import noise
-from stmcdi_cli.model.base import Draws, ImputationModel, Reporter
+from stmcdi_cli.model.base import ImputationModel, Keep, Reporter
 from stmcdi_cli.model.denoiser import Denoiser
 from stmcdi_cli.model.graph_encoder import Neighbourhood, Scale
 from stmcdi_cli.model.restart import Restart
@@ -150,32 +150,37 @@ class AttentionModel(ImputationModel):
 
         return validation_loss
 
-    def prepare(self, tissue: Tissue, *, device: torch.device) -> None:
+    def prepare(self, tissue: Tissue, *, device: torch.device, encoded: Mapping[str, Tensor] | None = None) -> None:
         """Take the tissue whose spots will be drawn."""
         if self.scale is None:
             raise RuntimeError("`fit` or `load_state` comes before `prepare`.")
         self.network.to(device).eval()
         self._data = Neighbourhood(tissue, self.hops, scale=self.scale)
 
-    def draw(
+    def draw_each(
         self,
         spots: np.ndarray,
+        keep: Keep | None,
         *,
         n_samples: int,
         seed: int,
         sampler: str,
         n_steps: int | None,
         denoise: bool = False,
-    ) -> Draws:
-        """Draw every gene of some spots of the prepared tissue, starting from pure noise (Algorithm 2)."""
+    ) -> np.ndarray:
+        """Draw every gene of some spots of the prepared tissue; the point value is the mean of the draws."""
         solve = partial(sample, sampler, schedule=self.schedule, n_steps=n_steps)
-        out = np.empty((n_samples, len(spots), len(self.genes)), dtype=np.float32)
+        mean = np.empty((len(spots), len(self.genes)), dtype=np.float32)
         for start in range(0, len(spots), BLOCK):
-            block = spots[start : start + BLOCK]
+            rows = slice(start, min(start + BLOCK, len(spots)))
+            block = spots[rows]
             padded = np.concatenate([block, np.repeat(block[-1:], BLOCK - len(block))])
-            drawn = self._draw_block(padded, n_samples, seed, solve, denoise)
-            out[:, start : start + BLOCK] = drawn[:, : len(block)]
-        return Draws(samples=out)
+            drawn = self._draw_block(padded, n_samples, seed, solve, denoise)[:, : len(block)]
+            mean[rows] = drawn.mean(0)
+            for number, values in enumerate(drawn if keep else ()):
+                assert keep is not None
+                keep(number, rows, values)
+        return mean
 
     @torch.inference_mode()
     def _draw_block(

@@ -14,7 +14,9 @@ posterior covariance kept (Bishop 1999, variational PCA), the scores' prior a co
 at the rate the scores then tell (Gauss-Newton, as in fitting a generalised linear model).
 """
 
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from stmcdi_cli.model.counts import SHALLOWEST, CountTable
+from stmcdi_cli.model.device import in_order
 from stmcdi_cli.model.restart import ALONE, Part
 from stmcdi_cli.model.tissue import Tissue
 
@@ -51,14 +54,51 @@ def neighbor_mean(graph: sp.csr_matrix) -> sp.csr_matrix:
 
 
 class Scores(NamedTuple):
-    """What is known of the scores of some spots: posterior mean [n, r] and covariance [n, r, r]."""
+    """What is known of the scores of some spots.
+
+    Attributes
+    ----------
+    mean
+        Posterior mean [n, r].
+    packed
+        Lower triangles of the posterior covariances [n, r (r + 1) / 2]; with a million spots half of them counts.
+    """
 
     mean: Tensor
-    cov: Tensor
+    packed: Tensor
 
-    def of(self, spots: np.ndarray) -> "Scores":
+    @property
+    def cov(self) -> Tensor:
+        """Posterior covariances [n, r, r]."""
+        return _unpacked(self.packed, self.mean.shape[1])
+
+    @property
+    def variances(self) -> Tensor:
+        """Their diagonals [n, r]."""
+        rank = self.mean.shape[1]
+        return self.packed[:, _place(rank).diagonal()]
+
+    def of(self, spots: np.ndarray | slice) -> "Scores":
         """Those of some of the spots."""
-        return Scores(self.mean[spots], self.cov[spots])
+        return Scores(self.mean[spots], self.packed[spots])
+
+
+@cache
+def _place(rank: int) -> Tensor:
+    """Where in its packed triangle each entry of a symmetric matrix lies [r, r]."""
+    row, column = torch.meshgrid(torch.arange(rank), torch.arange(rank), indexing="ij")
+    low, high = torch.minimum(row, column), torch.maximum(row, column)
+    return high * (high + 1) // 2 + low
+
+
+def packed(symmetric: Tensor) -> Tensor:
+    """Lower triangles of symmetric matrices [n, r, r], row by row."""
+    row, column = torch.tril_indices(*symmetric.shape[1:]).unbind()
+    return symmetric[:, row, column]
+
+
+def _unpacked(triangles: Tensor, rank: int) -> Tensor:
+    return triangles[:, _place(rank).flatten()].reshape(-1, rank, rank)
 
 
 class FactorGraph:
@@ -223,7 +263,8 @@ class FactorGraph:
             self._start(tissue)
             self.use_table(tissue)
             blocks = self._blocks(tissue)
-            scores = Scores(self._first_scores(blocks, tissue, seed), torch.zeros(tissue.n_spots, self.rank, self.rank))
+            first = self._first_scores(blocks, tissue, seed)
+            scores = Scores(first, packed(torch.zeros(1, self.rank, self.rank)).repeat(tissue.n_spots, 1))
         elif start is self:
             self.use_table(tissue)
             at = scores = self.encode(tissue)
@@ -231,20 +272,20 @@ class FactorGraph:
             self.load_state({name: value.clone() for name, value in start.state().items()})
             self._alpha = start._alpha
             self.use_table(tissue)
-            scores = self._scores(self._blocks(tissue)(), mean_of_neighbors, tissue.n_spots)
+            scores = self._scores(_one_by_one(self._blocks(tissue)), mean_of_neighbors, tissue.n_spots)
         for sweep in range(done, sweeps):
             assert scores is not None
             if sweep % _SWEEPS_PER_LINEARISATION == 0:
                 part.stands(self._standing(sweep, scores, at))
                 if self.link == "log":
                     # Half the way: a whole step from far off can overshoot.
-                    at = Scores(scores.mean / 2 if at is None else (at.mean + scores.mean) / 2, scores.cov)
+                    at = Scores(scores.mean / 2 if at is None else (at.mean + scores.mean) / 2, scores.packed)
                     blocks = None
             blocks = blocks or self._blocks(tissue, at)
             self._update_loadings(blocks(), scores)
-            scores = self._scores(blocks(), mean_of_neighbors, tissue.n_spots, start=scores.mean, sweeps=1)
+            scores = self._scores(_one_by_one(blocks), mean_of_neighbors, tissue.n_spots, start=scores.mean, sweeps=1)
             prior = self.prior(mean_of_neighbors, scores.mean)
-            spread = (scores.mean - prior) ** 2 + torch.diagonal(scores.cov, dim1=1, dim2=2)
+            spread = (scores.mean - prior) ** 2 + scores.variances
             # Never above the scores' own unit: one odd spot must not make room for itself.
             self.innovation = spread.mean(0).clamp(1e-4, 1.0)
         part.stands(self._standing(sweeps))
@@ -290,7 +331,7 @@ class FactorGraph:
         squares, n_seen = torch.zeros(n_genes), torch.zeros(n_genes)
         for spots, response, weight in blocks:
             z = _with_one(scores.mean[spots])
-            products += weight.T @ _second_moment(z, scores.cov[spots])
+            products += weight.T @ _second_moment(z, scores.of(spots).cov)
             targets += (weight * response).T @ z
             squares += (weight * response**2).sum(0)
             n_seen += (weight > 0).sum(0)
@@ -317,18 +358,36 @@ class FactorGraph:
         return torch.from_numpy(self.smoothing * (mean_of_neighbors @ scores.numpy()))
 
     def _scores(
-        self, blocks, mean_of_neighbors: sp.csr_matrix, n_spots: int, start: Tensor | None = None, sweeps: int = 30
+        self,
+        over_blocks: Callable[[Callable[[np.ndarray, Tensor, Tensor], None]], None],
+        mean_of_neighbors: sp.csr_matrix,
+        n_spots: int,
+        start: Tensor | None = None,
+        sweeps: int = 30,
     ) -> Scores:
-        """Posterior of all scores, neighbours taken from the sweep before."""
+        """Posterior of all scores, neighbours taken from the sweep before.
+
+        `over_blocks` calls a function with (spots, response, weight) of every block, in any order.
+        """
         information = torch.zeros(n_spots, self.rank)
-        cov = torch.zeros(n_spots, self.rank, self.rank)
-        for spots, response, weight in blocks:
+        cov = torch.zeros(n_spots, len(packed(torch.zeros(1, self.rank, self.rank))[0]))
+
+        def learn(spots: np.ndarray, response: Tensor, weight: Tensor) -> None:
             precision, information[spots] = self._information(weight, response)
-            cov[spots] = _symmetric(torch.linalg.inv(precision + torch.diag(1 / self.innovation)))
+            cov[spots] = packed(_symmetric(torch.linalg.inv(precision + torch.diag(1 / self.innovation))))
+
+        over_blocks(learn)
         scores = torch.zeros(n_spots, self.rank) if start is None else start
         for _ in range(sweeps):
-            pull = self.prior(mean_of_neighbors, scores) / self.innovation
-            scores = torch.einsum("nab,nb->na", cov, information + pull)
+            total = information + self.prior(mean_of_neighbors, scores) / self.innovation
+            new = torch.empty_like(total)
+
+            def update(first: int, total: Tensor = total, new: Tensor = new) -> None:
+                some = slice(first, first + BLOCK)
+                new[some] = torch.einsum("nab,nb->na", _unpacked(cov[some], self.rank), total[some])
+
+            deque(in_order(update, range(0, n_spots, BLOCK)), maxlen=0)
+            scores = new
         return Scores(scores, cov)
 
     # Encoding
@@ -336,11 +395,18 @@ class FactorGraph:
     def encode(self, tissue: Tissue) -> Scores:
         """Posterior of all scores given the spots' and neighbours' entries."""
         mean_of_neighbors = neighbor_mean(tissue.graph)
-        scores = None
+        scores: Scores | None = None
         for _ in range(_LINEARISATIONS if self.link == "log" else 1):
-            blocks = self._blocks(tissue, scores)
+
+            def over_blocks(function: Callable[[np.ndarray, Tensor, Tensor], None], at: Scores | None = scores) -> None:
+                def one(first: int) -> None:
+                    spots = np.arange(first, min(first + BLOCK, tissue.n_spots))
+                    function(spots, *self.evidence(tissue, spots, None if at is None else at.of(spots)))
+
+                deque(in_order(one, range(0, tissue.n_spots, BLOCK)), maxlen=0)
+
             start = None if scores is None else scores.mean
-            scores = self._scores(blocks(), mean_of_neighbors, tissue.n_spots, start=start)
+            scores = self._scores(over_blocks, mean_of_neighbors, tissue.n_spots, start=start)
         assert scores is not None
         return scores
 
@@ -378,6 +444,16 @@ class FactorGraph:
         """Take back what `state` gave."""
         for name in self.STATE:
             setattr(self, name, state[name])
+
+
+def _one_by_one(blocks: Callable[[], Iterable]) -> Callable[[Callable[[np.ndarray, Tensor, Tensor], None]], None]:
+    """Have a function called with each block, in order."""
+
+    def over_blocks(function: Callable[[np.ndarray, Tensor, Tensor], None]) -> None:
+        for block in blocks():
+            function(*block)
+
+    return over_blocks
 
 
 def _even(matrix: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from stmcdi_cli.errors import InputError
 from stmcdi_cli.model import noise as keyed
-from stmcdi_cli.model.base import Draws, ImputationModel, Reporter
+from stmcdi_cli.model.base import ImputationModel, Keep, Reporter
 from stmcdi_cli.model.counts import DISPERSIONS
 from stmcdi_cli.model.factor_graph import BLOCK, HEADROOM, FactorGraph, Scores
 from stmcdi_cli.model.observation import Observation, Observer
@@ -48,6 +48,7 @@ class LatentModel(ImputationModel):
     """Diffusion in the graph encoder's latent; see `base.ImputationModel`."""
 
     variant = "latent"
+    from_disk = True
 
     def __init__(self, config: Mapping[str, Any], genes: tuple[str, ...]) -> None:
         super().__init__(config, genes)
@@ -63,6 +64,7 @@ class LatentModel(ImputationModel):
             self.hidden_share = low, high
             self.validation_share = float(masking["validation"])
             self.updates = int(training.pop("updates"))
+            training.pop("spots", None)  # chosen before there is a model
             self.training = Training(**{"epochs": 0, **training})
             self._build(seed=0)
         except (KeyError, TypeError, ValueError) as error:
@@ -247,11 +249,24 @@ class LatentModel(ImputationModel):
 
     # Imputation
 
-    def prepare(self, tissue: Tissue, *, device: torch.device) -> None:
-        """Encode every spot of a tissue once."""
-        for member in self.members:
-            member.encode(tissue)
+    def prepare(self, tissue: Tissue, *, device: torch.device, encoded: Mapping[str, Tensor] | None = None) -> None:
+        """Encode every spot of a tissue once, for each link that has a share of the draws."""
+        for link, member in self._drawing():
+            known = None if encoded is None else Scores(encoded[f"{link}.mean"], encoded[f"{link}.packed"])
+            member.encode(tissue, known)
         self._draw_from(tissue, device)
+
+    def encoded(self) -> dict[str, Tensor]:
+        """What `prepare` has worked out, by name."""
+        scores = {link: member.encoded() for link, member in self._drawing()}
+        return {f"{link}.{name}": part for link, known in scores.items() for name, part in known._asdict().items()}
+
+    def _drawing(self) -> list[tuple[str, ScoreDiffusion]]:
+        """Links that have a share of the draws."""
+        shares = self.weights.tolist()
+        return [
+            (link, member) for link, member, share in zip(self.links, self.members, shares, strict=True) if share > 0
+        ]
 
     def _draw_from(self, tissue: Tissue, device: torch.device) -> None:
         """Have draws be of a tissue that is encoded."""
@@ -261,40 +276,52 @@ class LatentModel(ImputationModel):
         self._observe = self._observation(tissue) if tissue.scale is not None else None
 
     @torch.no_grad()
-    def draw(
+    def draw_each(
         self,
         spots: np.ndarray,
+        keep: Keep | None,
         *,
         n_samples: int,
         seed: int,
         sampler: str,
         n_steps: int | None,
         denoise: bool = False,
-    ) -> Draws:
+    ) -> np.ndarray:
         """Draw every gene of some spots; the point value is the mean of the expected expression over the samples.
 
         With `denoise` visible entries are drawn as well, around what the encoder makes of them and all others.
         """
         shares, per_draw = self._shares(n_samples)
-        samples = np.empty((n_samples, len(spots), len(self.genes)), dtype=np.float32)
         mean = np.empty((len(spots), len(self.genes)), dtype=np.float32)
         for i in range(0, len(spots), BLOCK):
             some = spots[i : i + BLOCK]
+            rows = slice(i, i + len(some))
             padded = np.concatenate([some, np.full(BLOCK - len(some), some[-1])])  # one shape, one rounding
             wanted = np.zeros((BLOCK, len(self.genes)), dtype=bool)
             wanted[: len(some)] = True if denoise else self._tissue.missing[some].toarray()
-            observe = self._observer(self._tissue.depth[padded], wanted)
+            observe = self._observer(self._tissue.depth[padded], wanted) if keep else None
             total = np.zeros((len(self.members), len(some), len(self.genes)), dtype=np.float64)
             for m, (member, pairs) in enumerate(zip(self.members, shares, strict=True)):
+                if not pairs:
+                    continue
                 for pair, *both in member.expect(padded, pairs, seed=seed, sampler=sampler, n_steps=n_steps):
+                    for k, expected in zip((2 * pair, 2 * pair + 1), both, strict=True):
+                        if k < n_samples:
+                            total[m] += expected.numpy()[: len(some)]
+                    if not keep or not observe:
+                        continue
                     uniform = keyed.uniform(seed, padded, np.array([pair]), _OBSERVATION_STREAM, len(self.genes))[0]
                     chances = uniform, keyed.mirrored(uniform)
                     for k, expected, chance in zip((2 * pair, 2 * pair + 1), both, chances, strict=True):
                         if k < n_samples:
-                            samples[k, i : i + len(some)] = observe(expected.numpy(), chance)[: len(some)]
-                            total[m] += expected.numpy()[: len(some)]
-            mean[i : i + len(some)] = np.tensordot(per_draw, total, axes=1)
-        return Draws(samples, mean, float(self.tail))
+                            keep(k, rows, observe(expected.numpy(), chance)[: len(some)])
+            mean[rows] = np.tensordot(per_draw, total, axes=1)
+        return mean
+
+    @property
+    def interval_tail(self) -> float:
+        """Share of the draws that the 90 % interval leaves out on either side, as calibrated."""
+        return float(self.tail)
 
     def _shares(self, n_samples: int) -> tuple[list[list[int]], np.ndarray]:
         """Share pairs of draws out between the links, evenly along the way; and the weight of each link's draw."""

@@ -116,14 +116,23 @@ class ScoreDiffusion:
         nn.init.zeros_(self.network.leave.weight)
         nn.init.zeros_(self.network.leave.bias)
 
-    def encode(self, tissue: Tissue) -> Scores:
-        """Let the encoder tell of every spot of a tissue what the conditions are made of."""
+    def encode(self, tissue: Tissue, known: Scores | None = None) -> Scores:
+        """Let the encoder tell of every spot of a tissue what the conditions are made of, unless it is known."""
         self._tissue = tissue
         self.graph.use_table(tissue)
-        self._scores = self.graph.encode(tissue)
-        self._prior = self.graph.prior(neighbor_mean(tissue.graph), self._scores.mean)
+        scores = self.graph.encode(tissue) if known is None else known
+        self._mean = scores.mean
+        self._at = scores if self.graph.link == "log" else None  # else covariances are of no more use
+        self._prior = self.graph.prior(neighbor_mean(tissue.graph), scores.mean)
         self._depth = torch.from_numpy(tissue.depth.astype(np.float32))
-        return self._scores
+        return scores
+
+    def encoded(self) -> Scores:
+        """What `encode` found out, without covariances of no more use."""
+        return self._at or Scores(self._mean, torch.empty(0))
+
+    def _evidence(self, tissue: Tissue, spots: np.ndarray) -> tuple[Tensor, Tensor]:
+        return self.graph.evidence(tissue, spots, None if self._at is None else self._at.of(spots))
 
     # Training
 
@@ -156,7 +165,7 @@ class ScoreDiffusion:
         low, high = hidden_share
         parts = []
         for some in np.array_split(spots, -(-len(spots) // BLOCK)):
-            response, weight = self.graph.evidence(tissue, some, self._scores.of(some))
+            response, weight = self._evidence(tissue, some)
             seen = torch.from_numpy(~visible.missing[some].toarray())
             prior, depth = self._prior[some], self._depth[some]
             full_mean, full_factor = self.graph.posterior(response, weight, prior)
@@ -192,7 +201,7 @@ class ScoreDiffusion:
 
         Draws come in opposite pairs: what is symmetric around the encoder's mean cancels from their mean at once.
         """
-        response, weight = self.graph.evidence(self._tissue, spots, self._scores.of(spots))
+        response, weight = self._evidence(self._tissue, spots)
         centre, factor = self.graph.posterior(response, weight, self._prior[spots])
         condition = make_condition(centre, factor, self._prior[spots], self._depth[spots]).to(self._device)
         decode = self.graph.decoder(self._tissue.depth[spots])

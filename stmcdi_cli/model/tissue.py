@@ -1,5 +1,6 @@
 """What a model may see of a data set: visible expression, the spatial graph, and nothing hidden."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -10,14 +11,40 @@ import scipy.sparse as sp
 from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli.errors import InputError
 from stmcdi_cli.model import noise
-from stmcdi_cli.model.counts import SCALES, SHALLOWEST, detect_scale
-from stmcdi_cli.sparse import missing_entries, row_chunks, to_csr, without
+from stmcdi_cli.model.counts import SCALES, SHALLOWEST, ScaleSearch
+from stmcdi_cli.sparse import by_rows, row_chunks, rows_of, take_rows, to_csr, without
+from stmcdi_cli.sparse import on_disk as is_on_disk
+from stmcdi_cli.streaming import stacked
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 VALIDATION_STREAM = 1 << 20
 """Stream of the keyed numbers that choose the inner validation entries; no sampler's stream can reach it."""
+
+
+class Rows:
+    """A matrix of spots x genes that stays on disk: rows of it are read when asked for.
+
+    Parameters
+    ----------
+    read
+        Gives a run of rows.
+    shape
+        Spots and genes.
+    nnz
+        Values in it.
+    """
+
+    def __init__(self, read: Callable[[slice], sp.csr_matrix], shape: tuple[int, int], nnz: int) -> None:
+        self.shape = shape
+        self.nnz = nnz
+        self._read = read
+
+    def __getitem__(self, spots: np.ndarray) -> sp.csr_matrix:
+        """Rows of spots that lie near each other."""
+        first = int(spots.min())
+        return self._read(slice(first, int(spots.max()) + 1))[spots - first]
 
 
 @dataclass(frozen=True)
@@ -27,9 +54,10 @@ class Tissue:
     Attributes
     ----------
     x
-        Expression on ``X``'s scale, CSR float32, spots x genes; 0 at missing entries.
+        Expression on ``X``'s scale, CSR float32, spots x genes; 0 at missing entries. On disk, where a tissue is only
+        imputed (`Rows`).
     missing
-        CSR bool, spots x genes; True where there is no value.
+        CSR bool, spots x genes; True where there is no value. On disk with `x`.
     graph
         Adjacency, CSR float32, spots x spots, no self-loops; 1 for each neighbour.
     depth
@@ -76,42 +104,86 @@ class Tissue:
         return replace(self, x=x, missing=sp.csr_matrix(self.missing + hidden))
 
     @classmethod
-    def from_anndata(cls, adata: "AnnData") -> "Tissue":
+    def from_anndata(cls, adata: "AnnData", spots: np.ndarray | None = None, *, on_disk: bool = False) -> "Tissue":
         """Take the visible part of an AnnData object; whatever ``X`` holds at missing entries is dropped here.
 
         A spot flagged as empty is taken as missing altogether: it was not seen, which is not the same as seen to be 0.
+
+        Parameters
+        ----------
+        adata
+            The object; its matrices may be on disk.
+        spots
+            Positions of the spots to take, rising, with the graph among them; all by default.
+        on_disk
+            Leave there what is there.
 
         Raises
         ------
         InputError
             There is no spatial graph, or ``X`` has values a model cannot use.
         """
-        if keys.CONNECTIVITIES not in adata.obsp:
-            raise InputError(f"no obsp['{keys.CONNECTIVITIES}']; run `stmcdi build-graph` first")
-        missing = missing_entries(adata)
-        if keys.EMPTY_SPOT in adata.obs:
-            empty = sp.csr_matrix(adata.obs[keys.EMPTY_SPOT].to_numpy(bool)[:, None])
-            missing = to_csr(missing + empty @ sp.csr_matrix(np.ones((1, adata.n_vars), dtype=bool)), bool)
-        x = without(to_csr(adata.X), missing)
-        if not np.isfinite(x.data).all():
-            raise InputError("X has NaN or infinite values; run `stmcdi normalize`, which marks NaN as missing")
-        if x.nnz and x.data.min() < 0:
-            raise InputError("X has negative values; give normalised expression or counts, not centred values")
-        graph = sp.csr_matrix(adata.obsp[keys.CONNECTIVITIES], dtype=np.float32, copy=True)
-        graph.setdiag(0)
-        graph.eliminate_zeros()
-        graph.sort_indices()
-        size_factor = None
-        if keys.SIZE_FACTOR in adata.obs:
-            size_factor = adata.obs[keys.SIZE_FACTOR].to_numpy(np.float64)
+        graph = graph_of(adata)
+        X, missing = by_rows(adata.X), by_rows(adata.layers.get(keys.MISSING))
+        obs = adata.obs
+        if spots is not None:
+            graph, obs = graph[spots][:, spots], obs.iloc[spots]
+            X, missing = take_rows(X, spots), None if missing is None else take_rows(missing, spots)
+        shape = (len(obs), adata.n_vars)
+        empty = obs[keys.EMPTY_SPOT].to_numpy(bool) if keys.EMPTY_SPOT in obs else np.zeros(len(obs), bool)
+        size_factor = obs[keys.SIZE_FACTOR].to_numpy(np.float64) if keys.SIZE_FACTOR in obs else np.ones(len(obs))
+        depth = np.maximum(size_factor, SHALLOWEST)
+        every_gene = sp.csr_matrix(np.ones((1, adata.n_vars), bool))
+
+        def missing_rows(rows: slice) -> sp.csr_matrix:
+            part = sp.csr_matrix((rows.stop - rows.start, shape[1]), dtype=bool)
+            if missing is not None:
+                part = to_csr(rows_of(missing, rows), bool)
+            if empty[rows].any():
+                part = to_csr(part + sp.csr_matrix(empty[rows, None]) @ every_gene, bool)
+            return part
+
+        def visible_rows(rows: slice) -> sp.csr_matrix:
+            return without(to_csr(rows_of(X, rows)), missing_rows(rows))
+
+        lazy = on_disk and (is_on_disk(X) or is_on_disk(missing))
+        search, parts, n_values, n_missing = ScaleSearch(), [], 0, 0
+        for rows in row_chunks(shape):
+            x = visible_rows(rows)
+            if not np.isfinite(x.data).all():
+                raise InputError("X has NaN or infinite values; run `stmcdi normalize`, which marks NaN as missing")
+            if x.nnz and x.data.min() < 0:
+                raise InputError("X has negative values; give normalised expression or counts, not centred values")
+            search.see(x, depth[rows])
+            hidden = missing_rows(rows)
+            n_values, n_missing = n_values + x.nnz, n_missing + hidden.nnz
+            if not lazy:
+                parts.append((x, hidden))
         return cls(
-            x=x,
-            missing=missing,
+            x=Rows(visible_rows, shape, n_values) if lazy else stacked([x for x, _ in parts]),
+            missing=Rows(missing_rows, shape, n_missing) if lazy else stacked([part for _, part in parts]),
             graph=graph,
-            depth=np.ones(x.shape[0]) if size_factor is None else np.maximum(size_factor, SHALLOWEST),
-            scale=detect_scale(x, size_factor),
+            depth=depth,
+            scale=search.scale,
             genes=tuple(map(str, adata.var_names)),
         )
+
+
+def graph_of(adata: "AnnData") -> sp.csr_matrix:
+    """Give the spatial graph, CSR float32 without self-loops.
+
+    Raises
+    ------
+    InputError
+        There is none.
+    """
+    if keys.CONNECTIVITIES not in adata.obsp:
+        raise InputError(f"no obsp['{keys.CONNECTIVITIES}']; run `stmcdi build-graph` first")
+    graph = sp.csr_matrix(adata.obsp[keys.CONNECTIVITIES], dtype=np.float32, copy=True)
+    graph.setdiag(0)
+    graph.eliminate_zeros()
+    graph.sort_indices()
+    return graph
 
 
 def validation_entries(tissue: Tissue, share: float, seed: int) -> sp.csr_matrix:

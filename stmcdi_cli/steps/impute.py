@@ -3,9 +3,9 @@
 import os
 import sys
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -13,15 +13,21 @@ import scipy.sparse as sp
 from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import checks, shards
 from stmcdi_cli.errors import InputError
-from stmcdi_cli.io import record, shallow_copy
-from stmcdi_cli.sparse import missing_entries
+from stmcdi_cli.io import record
+from stmcdi_cli.parts import Parts
+from stmcdi_cli.sparse import by_rows, rows_of, to_csr
+from stmcdi_cli.streaming import Block, Stream, carried, disk_size, gathered, matrices, stored, transform
 
 if TYPE_CHECKING:
+    import torch
     from anndata import AnnData
 
     from stmcdi_cli.model.base import ImputationModel
 
 TARGETS = ("missing", "zeros", "all")
+LAYERS = (keys.IMPUTED, keys.IMPUTED_SD, keys.IMPUTED_MEDIAN, keys.IMPUTED_Q05, keys.IMPUTED_Q95)
+_FEWEST_SPOTS = 256  # in a part of the work
+_ENCODED = "encoded"
 
 
 def impute(
@@ -36,6 +42,7 @@ def impute(
     batch_size: int = 256,
     device: str = "auto",
     genes: Sequence[str] | None = None,
+    layers: Sequence[str] | None = None,
     shard: str | None = None,
     quiet: bool = False,
 ) -> "AnnData":
@@ -58,11 +65,14 @@ def impute(
     seed
         Seed of the draws; each spot's draws depend on the seed and the spot alone.
     batch_size
-        Spots held in memory at a time; does not change the result.
+        Spots drawn at a time; does not change the result.
     device
         ``auto``, ``cpu`` or ``cuda``.
     genes
         Names of the genes to fill; all by default.
+    layers
+        Which layers to give: ``imputed``, ``imputed_sd``, ``imputed_median``, ``imputed_q05``, ``imputed_q95``; all by
+        default. Mean and sd take less time and memory than quantiles.
     shard
         ``I/N`` gives the I-th of N runs of spots alone; `merge` puts them together.
     quiet
@@ -79,10 +89,33 @@ def impute(
     InputError
         The data do not fit the model, or an option is out of range.
     """
+    options = {name: value for name, value in locals().items() if name not in ("adata", "model_dir")}
+    return gathered(stream(adata, model_dir, **options))
+
+
+def stream(
+    adata: "AnnData",
+    model_dir: "str | os.PathLike[str] | ImputationModel",
+    *,
+    target: str,
+    n_samples: int,
+    sampler: str,
+    n_steps: int | None,
+    seed: int,
+    batch_size: int,
+    device: str,
+    genes: Sequence[str] | None,
+    layers: Sequence[str] | None,
+    shard: str | None,
+    quiet: bool,
+    parts: Parts | None = None,
+) -> Stream:
+    """Do the work of :func:`impute` in blocks of spots; ``adata`` may be on disk; `parts` may hold finished blocks."""
     from stmcdi_cli.model import checkpoint
     from stmcdi_cli.model.base import ImputationModel
-    from stmcdi_cli.model.device import choose_device, cpu_fallback, memory_guard, n_workers, one_thread
+    from stmcdi_cli.model.device import choose_device, cpu_fallback, in_order, memory_guard, one_thread
     from stmcdi_cli.model.samplers import SAMPLERS
+    from stmcdi_cli.model.summary import Summary
     from stmcdi_cli.model.tissue import Tissue
     from stmcdi_cli.progress import progress
 
@@ -93,85 +126,128 @@ def impute(
     for name, value in (("n_samples", n_samples), ("batch_size", batch_size), ("n_steps", n_steps)):
         if value is not None:
             checks.at_least(name, value, 1)
+    wanted_layers = list(LAYERS) if layers is None else [name for name in LAYERS if name in layers]
+    for name in layers or LAYERS:
+        checks.one_of("layers", name, LAYERS)
     model = model_dir if isinstance(model_dir, ImputationModel) else checkpoint.load(model_dir)
-    tissue, missing = Tissue.from_anndata(adata), missing_entries(adata)
+    tissue = Tissue.from_anndata(adata, on_disk=model.from_disk)
     checkpoint.check_genes(model, tissue)
     checkpoint.check_scale(model, tissue)
-    wanted = _wanted_genes(genes, tissue.genes)
+    wanted, missing = _wanted_genes(genes, tissue.genes), by_rows(adata.layers.get(keys.MISSING))
     part = shards.spots_of(shard, tissue.n_spots)
-    if target == "missing" and not missing.nnz and not quiet:
-        print("impute: no entry is missing, so none is filled; --target zeros or all fills others", file=sys.stderr)
     chosen = choose_device(device)
     fallback = cpu_fallback(device, chosen)
     if fallback and not quiet:
         print(f"impute: on the CPU because {fallback}; --device cuda would refuse", file=sys.stderr)
-
-    def fill_batch(start: int) -> dict[str, np.ndarray | sp.csr_matrix]:
-        spots = np.arange(start, min(start + batch_size, part.stop))
-        draws = model.draw(
-            spots,
-            n_samples=n_samples,
-            seed=seed,
-            sampler=sampler,
-            n_steps=n_steps,
-            denoise=target != "missing",
-        )
-        x = tissue.x[spots].toarray()
-        fill = _targets(target, x, missing[spots].toarray()) & wanted
-        values = draws.samples[:, fill]
-        x[fill] = values.mean(0) if draws.mean is None else draws.mean[fill]
-        layers = {keys.IMPUTED: _pack(x, target)}
-        for name, summary in _spread(values, draws.tail).items():
-            layer = np.zeros_like(x)
-            layer[fill] = summary
-            layers[name] = _pack(layer, target)
-        return layers
-
-    with memory_guard(), one_thread(), ThreadPoolExecutor(n_workers()) as pool:
-        model.prepare(tissue, device=chosen)
-        starts = range(part.start, part.stop, batch_size)
-        batches = list(progress(pool.map(fill_batch, starts), len(starts), "impute", "batch", quiet=quiet))
-
-    result = shallow_copy(adata) if shard is None else shards.cut(adata, part)
-    for name in batches[0]:
-        parts = [layers[name] for layers in batches]
-        result.layers[name] = sp.vstack(parts, format="csr") if target == "missing" else np.concatenate(parts)
-    parameters = {
+    settings = {
         "target": target,
         "n_samples": n_samples,
         "sampler": sampler,
         "n_steps": n_steps,
         "seed": seed,
         "genes": None if genes is None else sorted(set(genes)),
+        "layers": None if layers is None else wanted_layers,
         "shard": shard,
         "device": str(chosen),
-        "cpu_fallback": fallback,
-        "seconds": round(time.monotonic() - began, 1),
-        "preset": model.config.get("preset"),
     }
+    if parts:
+        parts.begin(settings | {"model": model.digest()})
+        if parts.count() and not quiet:
+            print(f"impute: going on; {parts.count()} batches are done", file=sys.stderr)
+
+    def fill(spots: np.ndarray, where: np.ndarray) -> dict[str, np.ndarray]:
+        """Values of each layer at some entries of some spots."""
+        spread = [name for name in wanted_layers if name != keys.IMPUTED]
+        summary = Summary(where, n_samples, spread)
+        mean = model.draw_each(
+            spots,
+            summary.add if spread else None,
+            n_samples=n_samples,
+            seed=seed,
+            sampler=sampler,
+            n_steps=n_steps,
+            denoise=target != "missing",
+        )
+        return {keys.IMPUTED: mean[where]} | summary.layers(model.interval_tail)
+
+    def block(spots: range) -> tuple[Block, int]:
+        """Rows of every layer, drawn or taken from a finished part; and how many entries were filled."""
+        x, no_value = tissue.x[np.asarray(spots)].toarray(), np.zeros((len(spots), tissue.n_genes), bool)
+        if missing is not None:
+            no_value = to_csr(rows_of(missing, slice(spots.start, spots.stop)), bool).toarray()
+        where = _targets(target, x, no_value) & wanted
+        name = f"{spots.start}-{spots.stop}"
+        values = parts.load(name) if parts else None
+        if values is None:
+            runs = [spots[i : i + batch_size] for i in range(0, len(spots), batch_size)]
+            filled = [fill(np.asarray(run), where[run.start - spots.start : run.stop - spots.start]) for run in runs]
+            values = {layer: np.concatenate([each[layer] for each in filled]) for layer in filled[0]}
+            if parts:
+                parts.save(name, values)
+        rows = {} if shard is None else dict(shards.rows_at(rest, slice(spots.start, spots.stop)))
+        for layer in wanted_layers:
+            dense = x.copy() if layer == keys.IMPUTED else np.zeros_like(x)
+            dense[where] = values[layer]
+            rows[f"layers/{layer}"] = sp.csr_matrix(dense) if target == "missing" else dense
+        return rows, int(where.sum())
+
+    rest = carried(adata, without=LAYERS)
+    header = rest if shard is None else shards.cut_header(rest, part)
     trained = {name: model.config.get(name) for name in ("preset", "seed", "device", "cpu_fallback", "seconds")}
-    record(result, "train", trained)  # train writes a model, not this file
-    record(result, "impute", parameters)
-    return result
+    record(header, "train", trained)  # train writes a model, not this file
+    record(header, "impute", settings | {"cpu_fallback": fallback, "preset": model.config.get("preset"), "seconds": 0})
+
+    def blocks() -> Iterator[Block]:
+        n_filled = 0
+        with memory_guard(), one_thread():
+            known = parts.load(_ENCODED) if parts else None
+            model.prepare(tissue, device=chosen, encoded=None if known is None else _tensors(known))
+            if parts and known is None:
+                parts.save(_ENCODED, {name: value.numpy() for name, value in model.encoded().items()})
+            step = batch_size * max(1, _FEWEST_SPOTS // batch_size)
+            runs = [part[i : i + step] for i in range(0, len(part), step)]
+            for rows, n in progress(in_order(block, runs), len(runs), "impute", "batch", quiet=quiet):
+                n_filled += n
+                yield rows
+        if target == "missing" and not n_filled and not quiet:
+            print("impute: no entry is missing, so none is filled; --target zeros or all fills others", file=sys.stderr)
+        header.uns[keys.PROVENANCE]["impute"]["parameters"]["seconds"] = round(time.monotonic() - began, 1)
+
+    share = len(part) / tissue.n_spots
+    n_missing = 0 if missing is None else tissue.missing.nnz * share
+    kept = disk_size(n_missing) if target == "missing" else disk_size(0, 0, len(part) * tissue.n_genes)
+    size = kept * len(wanted_layers)
+    if target == "missing" and keys.IMPUTED in wanted_layers:
+        size += disk_size(tissue.x.nnz * share)
+    if shard is not None:
+        size += share * sum(map(stored, matrices(rest).values()))
+    return Stream(header, blocks(), size)
 
 
-SPREAD = (keys.IMPUTED_SD, keys.IMPUTED_MEDIAN, keys.IMPUTED_Q05, keys.IMPUTED_Q95)
+def write(
+    input: str | os.PathLike[str], model_dir: str | os.PathLike[str], output: str | os.PathLike[str], **options: Any
+) -> None:
+    """Do the work of :func:`impute` from file to file; if it is killed, the same call goes on with it."""
+    parts = Parts(Path(output), Path(input))
+    try:
+        transform("impute", stream, input, output, model_dir=model_dir, parts=parts, **options)
+    except Exception:
+        if parts.count() == 0:  # where there are some, a disk that was full does not cost hours
+            parts.remove()
+        raise
+    parts.remove()
 
 
-def _spread(values: np.ndarray, tail: float) -> dict[str, np.ndarray]:
-    """Spread of draws [S, entries] over S, each [entries]; `tail` is calibrated by the model."""
-    low, median, high = np.quantile(values, (tail, 0.5, 1 - tail), axis=0)
-    return dict(zip(SPREAD, (values.std(0), median, low, high), strict=True))
+def _tensors(arrays: "dict[str, np.ndarray]") -> "dict[str, torch.Tensor]":
+    import torch
+
+    return {name: torch.from_numpy(value.copy()) for name, value in arrays.items()}
 
 
 def _targets(target: str, x: np.ndarray, missing: np.ndarray) -> np.ndarray:
     if target == "all":
         return np.ones_like(missing)
     return missing | (x == 0) if target == "zeros" else missing
-
-
-def _pack(layer: np.ndarray, target: str) -> "np.ndarray | sp.csr_matrix":
-    return sp.csr_matrix(layer) if target == "missing" else layer
 
 
 def _wanted_genes(chosen: Sequence[str] | None, genes: tuple[str, ...]) -> np.ndarray:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from stmcdi_cli import checks
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from anndata import AnnData
 
@@ -42,7 +43,7 @@ def train(
     ----------
     adata
         Normalised expression with a spatial graph (`normalize`, `build_graph`); entries in ``layers['missing']`` are
-        never looked at.
+        never looked at. Its matrices may be on disk.
     model_dir
         Folder to write: ``model.safetensors``, ``config.yaml``, ``history.tsv``.
     preset
@@ -99,11 +100,13 @@ def train(
     config |= {"preset": preset, "seed": seed}
     chosen = choose_device(device)
     parallel.check_devices(devices, chosen)
-    tissue = Tissue.from_anndata(adata)
+    spots = _learnt_from(adata, config, seed)
+    tissue = Tissue.from_anndata(adata, spots)
     config["scale"] = tissue.scale
     fallback = cpu_fallback(device, chosen)
     if not quiet:
-        print(f"train: {tissue.n_spots} spots x {tissue.n_genes} genes on {chosen}", file=sys.stderr, flush=True)
+        of = "" if spots is None else f" of {adata.n_obs}, in patches,"
+        print(f"train: {tissue.n_spots} spots{of} x {tissue.n_genes} genes on {chosen}", file=sys.stderr, flush=True)
         if fallback:
             print(f"train: on the CPU because {fallback}; --device cuda would refuse", file=sys.stderr, flush=True)
     model_dir = Path(os.path.abspath(model_dir))
@@ -135,6 +138,15 @@ def train(
         folder.save(model, model_dir, history)
         restart.remove()
     return model
+
+
+def _learnt_from(adata: "AnnData", config: Mapping[str, Any], seed: int) -> "np.ndarray | None":
+    """Spots to learn from, where the preset says that there are more than are needed; None for all."""
+    from stmcdi_cli.model.patches import patches
+    from stmcdi_cli.model.tissue import graph_of
+
+    most = config["training"].get("spots")
+    return patches(graph_of(adata), most, seed) if most and adata.n_obs > most else None
 
 
 def _fit(

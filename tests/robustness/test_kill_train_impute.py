@@ -1,10 +1,13 @@
 """Kill `train` and `impute` at any moment: the same command goes on, ends as it would have, and leaves nothing else."""
 
+import re
 import signal
 import time
 
+import anndata as ad
 import pytest
 from child import Child, run
+from helpers import same
 from kill import survives
 from steps import LONG
 
@@ -22,7 +25,8 @@ def masked(tmp_path_factory):
 
 
 def content(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    """All but how long it took."""
+    return {path.name: re.sub(rb"\n *seconds: .*", b"", path.read_bytes()) for path in folder.iterdir()}
 
 
 def same_model(one, other):
@@ -61,3 +65,30 @@ def test_a_training_asked_to_stop_says_so_and_goes_on(masked, tmp_path, number):
     command[2] = tmp_path / "whole"
     assert run(command, tmp_path / "said").code == 0
     same_model(tmp_path / "model", tmp_path / "whole")
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """A tissue of several parts, and a model of it."""
+    folder = tmp_path_factory.mktemp("large")
+    counts = stmcdi.simulate(n_spots=1500, n_genes=24, depth=300, seed=3)
+    masked = stmcdi.hold_out(stmcdi.build_graph(stmcdi.normalize(counts)), seed=0)[0]
+    masked.write_h5ad(folder / "masked.h5ad")
+    stmcdi.train(masked, folder / "model", epochs=1, device="cpu", quiet=True)
+    return folder
+
+
+def test_a_killed_imputation_goes_on(large, tmp_path):
+    def same_file(one, other):
+        one, other = ad.read_h5ad(one), ad.read_h5ad(other)
+        same(one, other)
+        for each in (one, other):
+            each.uns["stmcdi"]["impute"]["parameters"].pop("seconds")
+        assert str(one.uns) == str(other.uns)
+
+    out = tmp_path / "out"
+    out.mkdir()
+    command = ["impute", large / "masked.h5ad", large / "model", out / "a.h5ad", "--device", "cpu"]
+    found = survives(command, out, same_file, kills=KILLS, keep=lambda path: path.name == ".a.h5ad.parts")
+    print(found)
+    assert found["before"] + found["while writing"] > 0, found

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import scanpy as sc
 import scipy.sparse as sp
+import torch
 from helpers import dense, same
 
 import stmcdi_cli as stmcdi
@@ -168,6 +169,165 @@ def test_scanpy_opens_and_uses_the_file(case, cli, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["out.h5ad"]
 
 
+@pytest.mark.parametrize("layers", [["imputed"], ["imputed_sd", "imputed"], ["imputed_q95"], list(SPREAD)])
+def test_the_layers_asked_for_are_as_with_all(case, layers):
+    whole = stmcdi.impute(case.masked, case.model, **OPTIONS)
+    some = stmcdi.impute(whole, case.model, layers=layers, **OPTIONS)
+    assert {name for name in some.layers if name.startswith("imputed")} == set(layers)  # older ones go
+    for name in layers:
+        np.testing.assert_array_equal(dense(some.layers[name]), dense(whole.layers[name]))
+
+
+def test_quantiles_cost_nothing_where_nobody_wants_them(case, monkeypatch):
+    monkeypatch.setattr(np, "quantile", None)
+    stmcdi.impute(case.masked, case.model, layers=["imputed", "imputed_sd"], **OPTIONS)
+    with pytest.raises(TypeError):
+        stmcdi.impute(case.masked, case.model, layers=["imputed_median"], **OPTIONS)
+
+
+@pytest.mark.parametrize("preset", ["default", "paper"])
+def test_the_spread_is_that_of_the_draws(case, tmp_path, preset):
+    from stmcdi_cli.model import checkpoint
+    from stmcdi_cli.model.tissue import Tissue
+
+    few, model = case.masked[:40].copy(), case.model
+    if preset == "paper":
+        few = few[:, :20].copy()
+        stmcdi.train(few, tmp_path / "model", preset="paper", epochs=1, device="cpu", quiet=True)
+        model = tmp_path / "model"
+    loaded = checkpoint.load(model)
+    loaded.prepare(Tissue.from_anndata(few), device=torch.device("cpu"))
+    draws = loaded.draw(np.arange(40), n_samples=6, seed=0, sampler="dpm", n_steps=3)
+    result, hidden = stmcdi.impute(few, model, n_steps=3, **OPTIONS), dense(few.layers["missing"])
+    np.testing.assert_array_equal(dense(result.layers["imputed"])[hidden], draws.mean[hidden])
+    np.testing.assert_allclose(dense(result.layers["imputed_sd"])[hidden], draws.samples.std(0)[hidden], atol=1e-6)
+    expected = np.quantile(draws.samples, (draws.tail, 0.5, 1 - draws.tail), axis=0).astype(np.float32)
+    for name, values in zip(("imputed_q05", "imputed_median", "imputed_q95"), expected, strict=True):
+        np.testing.assert_array_equal(dense(result.layers[name])[hidden], values[hidden])
+
+
+@pytest.mark.parametrize("target", ["missing", "zeros"])
+def test_a_file_is_imputed_as_the_object_in_memory_is(case, cli, tmp_path, target):
+    """The file's matrices stay on disk; batches and limits of memory change no bit."""
+    here = stmcdi.impute(case.masked, case.model, target=target, **OPTIONS)
+    for options in (["--memory-limit", "8G"], ["--batch-size", 1000], ["--batch-size", 7]):
+        out = tmp_path / "out.h5ad"
+        arguments = ["--target", target, "--n-samples", 6, "--device", "cpu", "--quiet", *options]
+        assert cli("impute", case.file, case.model, out, *arguments).exit_code == 0
+        there = sc.read_h5ad(out)
+        for name in ("X", "missing", "counts", "imputed", *SPREAD):
+            one, two = (a.X if name == "X" else a.layers[name] for a in (here, there))
+            assert dense(one).tobytes() == dense(two).tobytes(), name
+            assert sp.issparse(one) == sp.issparse(two)
+        assert there.uns["stmcdi"]["impute"]["parameters"]["seconds"] > 0
+        assert set(there.uns["stmcdi"]) == set(here.uns["stmcdi"])
+        assert [path.name for path in tmp_path.iterdir()] == ["out.h5ad"]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_five_shards_are_as_one(case, cli, tmp_path, monkeypatch, threads):
+    monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
+    options = ["--n-samples", 6, "--device", "cpu", "--quiet"]
+    files = [tmp_path / f"{i}.h5ad" for i in range(1, 6)]
+    for i, file in enumerate(files, start=1):
+        assert cli("impute", case.file, case.model, file, "--shard", f"{i}/5", *options).exit_code == 0
+    assert cli("merge", *files, tmp_path / "merged.h5ad").exit_code == 0
+    here, there = stmcdi.impute(case.masked, case.model, **OPTIONS), sc.read_h5ad(tmp_path / "merged.h5ad")
+    for name in ("imputed", *SPREAD):
+        assert dense(here.layers[name]).tobytes() == dense(there.layers[name]).tobytes(), name
+
+
+class Killed(BaseException):
+    """Nothing can catch a SIGKILL; hardly anything catches this."""
+
+
+@pytest.fixture
+def broken_off(case, cli, tmp_path, monkeypatch):
+    """An imputation that ended after three of its parts; the command, and what was drawn since."""
+    from stmcdi_cli.model.latent import LatentModel
+    from stmcdi_cli.parts import Parts
+
+    monkeypatch.setattr("stmcdi_cli.steps.impute._FEWEST_SPOTS", 40)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    command = ["impute", case.file, case.model, tmp_path / "out.h5ad", "--n-samples", 6, "--device", "cpu"]
+    command += ["--batch-size", 40]
+    save, drawn = Parts.save, []
+
+    def stop(self, name, arrays):
+        save(self, name, arrays)
+        if name == "80-120":
+            raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Parts, "save", stop)
+        cli(*command)
+    assert {path.name for path in (tmp_path / ".out.h5ad.parts").iterdir()} == {
+        *("key", "encoded.part", "0-40.part", "40-80.part", "80-120.part")
+    }
+    assert (tmp_path / ".out.h5ad.parts").stat().st_mode & 0o777 == 0o700
+    draw_each = LatentModel.draw_each
+
+    def spy(self, spots, *arguments, **options):
+        drawn.extend(spots)
+        return draw_each(self, spots, *arguments, **options)
+
+    monkeypatch.setattr(LatentModel, "draw_each", spy)
+    return SimpleNamespace(command=command, drawn=drawn, folder=tmp_path / ".out.h5ad.parts")
+
+
+def imputed_as_here(case, file, **options):
+    here, there = stmcdi.impute(case.masked, case.model, **{**OPTIONS, **options}), sc.read_h5ad(file)
+    for name in ("imputed", *SPREAD):
+        assert dense(here.layers[name]).tobytes() == dense(there.layers[name]).tobytes(), name
+
+
+def test_what_was_drawn_before_a_kill_is_not_drawn_again(case, cli, tmp_path, broken_off):
+    result = cli(*broken_off.command)
+    assert result.exit_code == 0 and "impute: going on; 3 batches are done" in result.stderr
+    assert broken_off.drawn == list(range(120, case.masked.n_obs))
+    assert [path.name for path in tmp_path.iterdir()] == ["out.h5ad"]
+    imputed_as_here(case, tmp_path / "out.h5ad")
+
+
+@pytest.mark.parametrize("kind", ["seed", "input", "model", "half a part", "no key", "another's"])
+def test_other_work_is_not_gone_on_with(case, cli, tmp_path, broken_off, kind):
+    command, folder = list(broken_off.command), broken_off.folder
+    if kind == "seed":
+        command += ["--seed", 1]
+    elif kind == "input":
+        command[1] = tmp_path / "in.h5ad"
+        case.masked[::-1].copy().write_h5ad(command[1])
+    elif kind == "model":
+        command[2] = tmp_path / "model"
+        stmcdi.train(case.masked, command[2], epochs=1, seed=2, device="cpu", quiet=True)
+    elif kind == "half a part":
+        (folder / "40-80.part").write_bytes((folder / "40-80.part").read_bytes()[:-4])
+    elif kind == "no key":
+        (folder / "key").unlink()
+    elif kind == "another's":
+        folder.chmod(0o777)
+    broken_off.drawn.clear()  # those of the training above
+    assert cli(*command).exit_code == 0
+    again = range(case.masked.n_obs) if kind != "half a part" else [*range(40, 80), *range(120, case.masked.n_obs)]
+    assert broken_off.drawn == list(again)
+    assert not folder.exists()
+    if kind in ("half a part", "no key"):
+        imputed_as_here(case, tmp_path / "out.h5ad")
+
+
+def test_a_link_at_the_place_of_parts_is_not_followed(case, cli, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / ".out.h5ad.parts").symlink_to(tmp_path / "elsewhere")
+    arguments = ["impute", case.file, case.model, tmp_path / "out.h5ad", "--n-samples", 2, "--device", "cpu"]
+    assert cli(*arguments).exit_code == 0
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_layers_nobody_knows_are_named(case, refused, tmp_path):
+    line = refused("impute", case.file, case.model, tmp_path / "out.h5ad", "--layers", "imputed,mean")
+    assert "expected `layers` to be one of imputed, imputed_sd," in line and "found `mean`" in line
+
+
 REFUSED = {
     "no samples": (["--n-samples", 0], "expected `n_samples` to be at least 1, found `0`"),
     "no batch": (["--batch-size", 0], "expected `batch_size` to be at least 1, found `0`"),
@@ -229,7 +389,7 @@ def test_a_failure_half_way_leaves_no_output(case, cli, tmp_path, monkeypatch):
     def fail(*arguments, **options):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(LatentModel, "draw", fail)
+    monkeypatch.setattr(LatentModel, "draw_each", fail)
     with pytest.raises(ZeroDivisionError):
         cli("impute", case.file, case.model, tmp_path / "out.h5ad", "--quiet")
     assert list(tmp_path.iterdir()) == []
