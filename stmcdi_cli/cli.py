@@ -267,6 +267,12 @@ def train(input: Path, model_dir: Path, **options: Any) -> None:
     help="Layers to write, such as imputed,imputed_sd (default: all five). Quantiles take the most time and memory.",
 )
 @click.option("--shard", default=None, help="I/N: fill the I-th of N parts of the spots alone; see merge.")
+@click.option(
+    "--parts",
+    type=PATH,
+    default=None,
+    help="Folder for finished batches, to go on with (default: beside OUTPUT, hidden).",
+)
 @MEMORY_LIMIT
 @click.option("--quiet", is_flag=True, default=False, help="Show no progress.")
 def impute(input: Path, model_dir: Path, output: Path, **options: Any) -> None:

@@ -1,9 +1,11 @@
 """``stmcdi impute``: draw the entries that have no value, starting from pure noise (Algorithm 2)."""
 
+import hashlib
 import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +17,7 @@ from stmcdi_cli import checks, shards
 from stmcdi_cli.errors import InputError
 from stmcdi_cli.io import record
 from stmcdi_cli.parts import Parts
-from stmcdi_cli.sparse import by_rows, rows_of, to_csr
+from stmcdi_cli.sparse import by_rows, row_chunks, rows_of, to_csr
 from stmcdi_cli.streaming import Block, Stream, carried, disk_size, gathered, matrices, stored, transform
 
 if TYPE_CHECKING:
@@ -44,6 +46,7 @@ def impute(
     genes: Sequence[str] | None = None,
     layers: Sequence[str] | None = None,
     shard: str | None = None,
+    parts: str | os.PathLike[str] | None = None,
     quiet: bool = False,
 ) -> "AnnData":
     """Fill entries with the mean of draws from a trained model, and say how far they spread.
@@ -75,6 +78,9 @@ def impute(
         default. Mean and sd take less time and memory than quantiles.
     shard
         ``I/N`` gives the I-th of N runs of spots alone; `merge` puts them together.
+    parts
+        Folder for finished batches, of which the same call makes use if it is killed; removed in the end. None by
+        default; the command line has ``.OUTPUT.parts`` beside its output.
     quiet
         Print no progress.
 
@@ -89,8 +95,9 @@ def impute(
     InputError
         The data do not fit the model, or an option is out of range.
     """
-    options = {name: value for name, value in locals().items() if name not in ("adata", "model_dir")}
-    return gathered(stream(adata, model_dir, **options))
+    options = {name: value for name, value in locals().items() if name not in ("adata", "model_dir", "parts")}
+    with _kept_in(parts) as kept:
+        return gathered(stream(adata, model_dir, parts=kept, **options))
 
 
 def stream(
@@ -151,7 +158,7 @@ def stream(
         "device": str(chosen),
     }
     if parts:
-        parts.begin(settings | {"model": model.digest()})
+        parts.begin(settings | {"model": model.digest(), "data": _digest(adata)})
         if parts.count() and not quiet:
             print(f"impute: going on; {parts.count()} batches are done", file=sys.stderr)
 
@@ -225,17 +232,52 @@ def stream(
 
 
 def write(
-    input: str | os.PathLike[str], model_dir: str | os.PathLike[str], output: str | os.PathLike[str], **options: Any
+    input: str | os.PathLike[str],
+    model_dir: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    parts: str | os.PathLike[str] | None = None,
+    **options: Any,
 ) -> None:
     """Do the work of :func:`impute` from file to file; if it is killed, the same call goes on with it."""
-    parts = Parts(Path(output), Path(input))
+    output = Path(output)
+    with _kept_in(output.with_name(f".{output.name}.parts") if parts is None else parts) as kept:
+        transform("impute", stream, input, output, model_dir=model_dir, parts=kept, **options)
+
+
+@contextmanager
+def _kept_in(folder: str | os.PathLike[str] | None) -> Iterator[Parts | None]:
+    """Give a place for parts, and clear it up in the end."""
+    if folder is None:
+        yield None
+        return
+    parts = Parts(Path(folder))
     try:
-        transform("impute", stream, input, output, model_dir=model_dir, parts=parts, **options)
+        yield parts
     except Exception:
         if parts.count() == 0:  # where there are some, a disk that was full does not cost hours
             parts.remove()
         raise
     parts.remove()
+
+
+def _digest(adata: "AnnData") -> str:
+    """Tell data apart, by all that a model sees of them; in memory or on disk, whatever is read at a time."""
+    digests = [hashlib.blake2b(digest_size=16) for _ in range(7)]
+    for name, three in ((None, digests[:3]), (keys.MISSING, digests[3:6])):
+        matrix = by_rows(adata.X if name is None else adata.layers.get(name))
+        for rows in row_chunks(adata.shape) if matrix is not None else ():
+            part = to_csr(rows_of(matrix, rows), np.float32 if name is None else bool)
+            for digest, values in zip(three, (part.data, part.indices, np.diff(part.indptr)), strict=True):
+                digest.update(values.astype(values.dtype if values.dtype.kind in "fb" else np.int64).tobytes())
+    graph = adata.obsp[keys.CONNECTIVITIES]
+    for key in (keys.SIZE_FACTOR, keys.EMPTY_SPOT):
+        if key in adata.obs:
+            digests[6].update(adata.obs[key].to_numpy(np.float64).tobytes())
+    for values in (graph.data, graph.indices, graph.indptr) if sp.issparse(graph) else (np.asarray(graph),):
+        digests[6].update(values.tobytes())
+    digests[6].update("\n".join(map(str, adata.var_names)).encode())
+    return "".join(digest.hexdigest() for digest in digests)
 
 
 def _tensors(arrays: "dict[str, np.ndarray]") -> "dict[str, torch.Tensor]":

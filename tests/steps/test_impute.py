@@ -310,8 +310,8 @@ def test_other_work_is_not_gone_on_with(case, cli, tmp_path, broken_off, kind):
     assert cli(*command).exit_code == 0
     again = range(case.masked.n_obs) if kind != "half a part" else [*range(40, 80), *range(120, case.masked.n_obs)]
     assert broken_off.drawn == list(again)
-    assert not folder.exists()
-    if kind in ("half a part", "no key"):
+    assert folder.exists() == (kind in ("no key", "another's"))  # not ours to remove
+    if kind in ("half a part", "another's"):
         imputed_as_here(case, tmp_path / "out.h5ad")
 
 
@@ -321,6 +321,30 @@ def test_a_link_at_the_place_of_parts_is_not_followed(case, cli, tmp_path):
     arguments = ["impute", case.file, case.model, tmp_path / "out.h5ad", "--n-samples", 2, "--device", "cpu"]
     assert cli(*arguments).exit_code == 0
     assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_parts_are_kept_where_asked_and_nothing_else_there_is_touched(case, tmp_path, monkeypatch):
+    from stmcdi_cli.parts import Parts
+
+    monkeypatch.setattr("stmcdi_cli.steps.impute._FEWEST_SPOTS", 40)
+    folder, save = tmp_path / "a" / "parts", Parts.save
+
+    def stop(self, name, arrays):
+        save(self, name, arrays)
+        if name == "40-80":
+            raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Parts, "save", stop)
+        stmcdi.impute(case.masked, case.model, parts=folder, batch_size=40, **OPTIONS)
+    assert (folder / "40-80.part").exists()
+    (folder / "mine.txt").write_text("mine")
+    whole, again = (stmcdi.impute(case.masked, case.model, parts=each, **OPTIONS) for each in (None, folder))
+    for name in ("imputed", *SPREAD):
+        assert dense(whole.layers[name]).tobytes() == dense(again.layers[name]).tobytes(), name
+    assert [path.name for path in folder.iterdir()] == ["mine.txt"]
+    stmcdi.impute(case.masked, case.model, parts=folder, **OPTIONS)  # not a folder of parts any more
+    assert [path.name for path in folder.iterdir()] == ["mine.txt"]
 
 
 def test_layers_nobody_knows_are_named(case, refused, tmp_path):
