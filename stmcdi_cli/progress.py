@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from stmcdi_cli.log import note
 
@@ -44,3 +44,52 @@ def progress(items: Iterable[T], total: int, label: str, unit: str, *, quiet: bo
             note(line, done=done, total=total, rate=round(rate, 3), seconds_left=round(left, 1))
             last = now
         yield item
+
+
+class Meter:
+    """Progress of work that says itself how far it is, with numbers; a context, so that the bar ends with the work.
+
+    Parameters
+    ----------
+    label, unit
+        What is done, and to what.
+    quiet
+        Show nothing.
+    """
+
+    def __init__(self, label: str, unit: str, *, quiet: bool = False) -> None:
+        self.label, self.unit, self.quiet = label, unit, quiet
+        self.shown, self.last = 0, 0.0
+        self.bar: Any = None
+        self.start: tuple[int, float] | None = None
+
+    def show(self, done: int, total: int, **numbers: float) -> None:
+        """Tell that `done` of at most `total` are done; in a log, the first three times and then now and then."""
+        if self.quiet:
+            return
+        said = {name: f"{value:.6g}" for name, value in numbers.items()}
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self.bar = self.bar or tqdm(desc=self.label, unit=self.unit, total=total, initial=done, leave=False)
+            self.bar.update(done - self.bar.n)
+            self.bar.set_postfix(said)
+            return
+        now = time.monotonic()
+        first, began = self.start = self.start or (done, now)
+        if self.shown < 3 or now - self.last >= _LINE_EVERY:
+            parts = [f"{self.unit} {done}", *(f"{name} {value}" for name, value in said.items())]
+            fields: dict[str, float] = {"done": done, "total": total, **numbers}
+            if done > first and now > began:
+                rate = (done - first) / (now - began)
+                parts += [f"{rate:.1f}/s", f"{(total - done) / rate:.0f} s left at most"]
+                fields |= {"rate": round(rate, 3), "seconds_left": round((total - done) / rate, 1)}
+            note(f"{self.label}: {', '.join(parts)}", **fields)
+            self.shown, self.last = self.shown + 1, now
+
+    def __enter__(self) -> "Meter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.close()

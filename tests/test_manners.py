@@ -17,7 +17,7 @@ from test_cli import COMMANDS, shell
 
 from stmcdi_cli import log
 from stmcdi_cli.cli import main
-from stmcdi_cli.progress import progress
+from stmcdi_cli.progress import Meter, progress
 
 PYTHON = [sys.executable, "-m", "stmcdi_cli.cli"]
 
@@ -236,6 +236,32 @@ for _ in progress(range(20), 20, 'impute', 'batch'):
 def test_progress_on_a_terminal_is_a_bar_with_rate_and_time_left():
     said = on_terminal(BAR)
     assert re.search(r"impute: +\d+%\|.*\| \d+/20 \[\d\d:\d\d<\d\d:\d\d, +[\d.]+batch/s\]", said), said
+
+
+METER = """
+import time
+from stmcdi_cli.progress import Meter
+with Meter('train', 'epoch') as meter:
+    for epoch in range(20):
+        meter.show(epoch, 40, loss=1 / (epoch + 1))
+        time.sleep(0.03)
+"""
+
+
+def test_training_on_a_terminal_is_a_bar_too():
+    said = on_terminal(METER)
+    assert re.search(r"train: +\d+%\|.*\| \d+/40 \[\d\d:\d\d<\d\d:\d\d, +[\d.]+epoch/s, loss=0\.\d+\]", said), said
+
+
+def test_training_in_a_log_is_a_plain_line_now_and_then(capsys, monkeypatch):
+    clock = iter(range(0, 1000, 4))
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    with Meter("train", "epoch") as meter:
+        for epoch in range(8):
+            meter.show(epoch, 20, loss=0.5)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[:2] == ["train: epoch 0, loss 0.5", "train: epoch 1, loss 0.5, 0.2/s, 76 s left at most"]
+    assert [line.split(",")[0] for line in lines[2:]] == ["train: epoch 2", "train: epoch 5"]
 
 
 def test_colours_are_for_terminals_unless_no_color_is_set():

@@ -13,8 +13,17 @@ import torch
 from stmcdi_cli.model.restart import Restart
 from stmcdi_cli.model.tissue import Tissue
 
-Reporter = Callable[[Mapping[str, float]], None]
-"""Receives one row of the training history (``epoch``, ``loss``, ``validation_loss``, ...) at a time."""
+
+class Row(dict[str, float]):
+    """A row of the training history (``epoch``, ``loss``, ...); `of` is the last epoch there can be."""
+
+    def __init__(self, of: int, **values: float) -> None:
+        super().__init__(values)
+        self.of = of
+
+
+Reporter = Callable[[Row], None]
+"""Receives one row of the training history at a time."""
 
 
 Keep = Callable[[int, slice, np.ndarray], None]

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from stmcdi_cli.errors import InputError
 from stmcdi_cli.model import noise as keyed
-from stmcdi_cli.model.base import ImputationModel, Keep, Reporter
+from stmcdi_cli.model.base import ImputationModel, Keep, Reporter, Row
 from stmcdi_cli.model.counts import DISPERSIONS
 from stmcdi_cli.model.factor_graph import BLOCK, HEADROOM, FactorGraph, Scores
 from stmcdi_cli.model.observation import Observation, Observer
@@ -152,9 +152,9 @@ class LatentModel(ImputationModel):
 
         networks = nn.ModuleList(member.network for member in self.members).to(device)
         untrained = validation_losses(networks.eval())
-        report({"epoch": 0, "validation_loss": untrained.mean().item()})
         per_epoch = -(-len(learnt) // self.training.batch_size)
         settings = replace(self.training, epochs=self.training.epochs or -(-self.updates // per_epoch))
+        report(Row(settings.epochs, epoch=0, validation_loss=untrained.mean().item()))
         trainer = Trainer(
             networks,
             training_loss,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from stmcdi_cli.errors import InputError
 from stmcdi_cli.model import parallel
-from stmcdi_cli.model.base import Reporter
+from stmcdi_cli.model.base import Reporter, Row
 from stmcdi_cli.model.restart import ALONE, Part
 from stmcdi_cli.model.schedule import Schedule
 
@@ -161,7 +161,7 @@ class Trainer:
                 lr = settings.lr_at(self.epoch)
                 loss = self._train_epoch(lr, part)
                 self.epoch += 1
-                row = {"epoch": self.epoch, "loss": loss, "lr": lr}
+                row = Row(settings.epochs, epoch=self.epoch, loss=loss, lr=lr)
                 if self.validation_loss and (
                     self.epoch % settings.validate_every == 0 or self.epoch == settings.epochs
                 ):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
     from anndata import AnnData
 
-    from stmcdi_cli.model.base import ImputationModel
+    from stmcdi_cli.model.base import ImputationModel, Row
     from stmcdi_cli.model.restart import Restart
     from stmcdi_cli.model.tissue import Tissue
 
@@ -161,6 +161,7 @@ def _fit(
     """Fit a model in this process, alone or as one of several; gives it and its history."""
     from stmcdi_cli.model import checkpoint, parallel
     from stmcdi_cli.model.device import memory_guard, one_thread
+    from stmcdi_cli.progress import Meter
 
     quiet = quiet or parallel.rank() > 0
     if resume:
@@ -172,14 +173,15 @@ def _fit(
     before = restart.part("history")
     history: list[dict[str, float]] = list(before.state or [])
 
-    def report(row: Mapping[str, float]) -> None:
+    meter = Meter("train", "epoch", quiet=quiet)
+
+    def report(row: "Row") -> None:
         if history and row["epoch"] <= history[-1]["epoch"]:
             return  # it was reported before the training was stopped
         history.append(dict(row))
-        if not quiet and (len(history) <= 3 or len(history) % 10 == 0):
-            print("train: " + ", ".join(f"{k} {v:.6g}" for k, v in row.items()), file=sys.stderr, flush=True)
+        meter.show(int(row["epoch"]), row.of, **{name: value for name, value in row.items() if name != "epoch"})
 
-    with memory_guard(), one_thread(), restart.stoppable():
+    with meter, memory_guard(), one_thread(), restart.stoppable():
         before.stands(history)
         model.fit(tissue, seed=seed, device=parallel.device_of_rank(device), report=report, restart=restart)
     return model, history
