@@ -134,4 +134,5 @@ def stop() -> None:
     """Give stderr back."""
     if isinstance(sys.stderr, JsonLines | Silence):
         sys.stderr = sys.stderr.stream
+    logging.getLogger("stmcdi_cli").setLevel(logging.NOTSET)
     settings.__init__()  # type: ignore[misc]

@@ -1,5 +1,6 @@
 """What several test files need."""
 
+import re
 from pathlib import Path
 
 import anndata as ad
@@ -50,6 +51,14 @@ def untimed(adata: ad.AnnData) -> dict:
     for entry in noted.values():
         entry["parameters"] = {name: value for name, value in entry["parameters"].items() if name != "seconds"}
     return noted
+
+
+def model_files(folder: Path) -> dict[str, bytes]:
+    """Content of a model's files, but for how long it took."""
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    files["config.yaml"], n = re.subn(rb"\n  seconds: [0-9.]+", b"", files["config.yaml"])
+    assert n == 1
+    return files
 
 
 def same_results(one: Path, other: Path, rtol: float = 0) -> None:
