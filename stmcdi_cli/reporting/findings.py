@@ -118,7 +118,8 @@ def gather(
     for layer in (keys.IMPUTED, keys.IMPUTED_SD):
         if layer not in adata.layers:
             raise InputError(
-                f"expected layers['{layer}'], found {checks.some(adata.layers)}; run impute, then report on its output"
+                f"expected layers['{layer}'], found {checks.some(adata.layers)}; "
+                "run impute (--layers, where given, must name it), then report on its output"
             )
     checks.table(adata)
     xy = checks.coordinates(adata)[:, :2]

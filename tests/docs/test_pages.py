@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from urllib.parse import unquote
 
+import click
 import pytest
 import yaml
 
@@ -86,9 +87,15 @@ def test_the_site_builds_without_a_warning(tmp_path):
 def test_every_step_has_a_page_that_names_its_options():
     from stmcdi_cli.cli import main
 
-    for name in main.commands:
+    common = (DOCS / "command-line.md").read_text("utf-8")
+    absent = []
+    for name, command in main.commands.items():
         text = (DOCS / "steps" / f"{name}.md").read_text("utf-8")
         assert text.startswith(f"# {name}\n") and f"stmcdi {name} " in text, name
+        named = set(re.findall(r"--[a-z-]+", text + common))
+        options = [option for option in command.params if isinstance(option, click.Option)]
+        absent += [f"{name} {option.opts}" for option in options if not named & {*option.opts, *option.secondary_opts}]
+    assert not absent
 
 
 def test_every_error_line_is_in_the_page():

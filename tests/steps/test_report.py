@@ -61,6 +61,18 @@ def test_without_truth_and_model_it_says_what_is_lacking(imputed_run, tmp_path):
     assert "measured_r" not in table
 
 
+def test_mean_and_spread_are_enough(imputed_run, tmp_path):
+    """As `impute --layers imputed,imputed_sd` writes it."""
+    little = imputed_run.imputed.copy()
+    for name in ("imputed_median", "imputed_q05", "imputed_q95"):
+        del little.layers[name]
+    table = stmcdi.report(little, tmp_path / "a.html", truth=imputed_run.truth)
+    whole = stmcdi.report(imputed_run.imputed, tmp_path / "b.html", truth=imputed_run.truth)
+    pd.testing.assert_frame_equal(table, whole)
+    text = words(tmp_path / "a.html")
+    assert "inside the 90% interval" not in text and "mean of the hidden values" in text
+
+
 def test_the_input_is_left_alone(imputed_run, tmp_path):
     layers, columns = set(imputed_run.imputed.layers), list(imputed_run.imputed.var)
     stmcdi.report(imputed_run.imputed, tmp_path / "a.html", truth=imputed_run.truth)
@@ -172,7 +184,7 @@ def test_a_useless_imputation_and_a_better_baseline_are_named(imputed_run):
 def test_refusals(refused, imputed_run, h5ad, tmp_path):
     out = tmp_path / "a.html"
     imputed, truth, masked = (imputed_run.files[name] for name in ("imputed", "truth", "masked"))
-    assert "run impute, then report on its output" in refused("report", masked, out)
+    assert "run impute (--layers, where given, must name it), then report" in refused("report", masked, out)
     assert "no model folder at" in refused("report", imputed, out, "--model-dir", tmp_path / "none")
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "config.yaml").write_text("config: [")
