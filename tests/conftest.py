@@ -13,7 +13,7 @@ from stmcdi_cli.cli import main
 sys.path.insert(0, str(Path(__file__).parent))  # so that tests can import helpers.py
 from helpers import make_raw
 
-FIRST = ("test_podman.py", "test_slurm.py", "test_reuse.py", "test_structure.py")
+FIRST = ("test_podman.py", "test_slurm.py", "test_reuse.py", "test_configuration.py")
 """What takes longest begins first where files are shared out over processes, or one would end long after the others."""
 
 SHARED = Path(os.environ.get("STMCDI_SHARED", Path(__file__).parents[1] / "../shared")).resolve()

@@ -1,6 +1,7 @@
 """The configuration as Nextflow reads it."""
 
 import json
+from functools import cache
 
 import pytest
 
@@ -11,6 +12,7 @@ ENGINES = ["docker", "podman", "singularity", "apptainer", "charliecloud", "cond
 def config(nextflow, root, tmp_path_factory):
     """Every setting under some profiles, name to value as text."""
 
+    @cache
     def read(profiles: str) -> dict[str, str]:
         done = nextflow(tmp_path_factory.mktemp("config"), "config", "-flat", "-profile", profiles, root)
         assert done.returncode == 0, done.stdout + done.stderr
@@ -69,3 +71,19 @@ def test_every_process_has_a_container(nextflow, root, tmp_path):
     steps = {module.name.upper() for module in (root / "modules/local/stmcdi").iterdir()}
     assert {process["name"].rpartition(":")[2] for process in processes} == steps
     assert {process["container"] for process in processes} == {"localhost/stmcdi:0.1.0-cpu"}
+
+
+@pytest.mark.parametrize("profile", [*ENGINES, "gpu", "slurm", "k8s", "awsbatch", "test_full"])
+def test_stub_run_under_every_profile(nextflow, root, tmp_path, profile):
+    """The profile's settings, with the work done here: engines and queues that this machine lacks are not started."""
+    here = "process { executor = 'local'; queue = null; clusterOptions = null; conda = null }\n"
+    off = "".join(f"{engine}.enabled = false\n" for engine in ENGINES)
+    (tmp_path / "here.config").write_text(here + off)
+    # As nf-core's institutions have it: a base with a file that says what the site is.
+    (tmp_path / "nfcore_custom.config").write_text("process.afterScript = 'touch institute'\n")
+    chosen = profile if profile == "test_full" else f"test,{profile}"
+    arguments = ["-stub-run", "-profile", chosen, "-c", "here.config", "--custom_config_base", tmp_path]
+    done = nextflow(tmp_path, "-q", "run", root, *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "results/tissue/tissue_imputed.h5ad").exists()
+    assert len(list(tmp_path.glob("work/*/*/institute"))) == 9

@@ -187,22 +187,3 @@ def test_a_foreign_pipeline_keeps_the_gpu_under_a_site_s_own_label(nextflow, roo
     assert {step for step, text in asked.items() if "--gres=gpu:1" in text} == {"TRAIN", "IMPUTE"}
     for step in ("TRAIN", "IMPUTE"):  # the site's own block did apply
         assert "#SBATCH --mem 2048M" in asked[step]
-
-
-PROFILES = ["docker", "podman", "singularity", "apptainer", "charliecloud", "conda", "gpu", "slurm", "k8s", "awsbatch"]
-
-
-@pytest.mark.parametrize("profile", [*PROFILES, "test_full"])
-def test_stub_run_under_every_profile(nextflow, root, tmp_path, profile):
-    """The profile's settings, with the work done here: engines and queues that this machine lacks are not started."""
-    here = "process { executor = 'local'; queue = null; clusterOptions = null; conda = null }\n"
-    off = "".join(f"{engine}.enabled = false\n" for engine in PROFILES[:6])
-    (tmp_path / "here.config").write_text(here + off)
-    # As nf-core's institutions have it: a base with a file that says what the site is.
-    (tmp_path / "nfcore_custom.config").write_text("process.afterScript = 'touch institute'\n")
-    chosen = profile if profile == "test_full" else f"test,{profile}"
-    arguments = ["-stub-run", "-profile", chosen, "-c", "here.config", "--custom_config_base", tmp_path]
-    done = nextflow(tmp_path, "-q", "run", root, *arguments)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert (tmp_path / "results/tissue/tissue_imputed.h5ad").exists()
-    assert len(list(tmp_path.glob("work/*/*/institute"))) == 9
