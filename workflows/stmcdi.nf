@@ -11,13 +11,14 @@ include { SELECT_HVG  } from '../modules/local/stmcdi/select_hvg/main'
 include { TRAIN       } from '../modules/local/stmcdi/train/main'
 
 // A folder beside those of the tasks, for what outlives a task. Tasks get it as an input, so that containers see it, and
-// its date must not change, or -resume would run them again: hence a folder within, to write to.
+// its date must not change, or -resume would run them again: hence folders within, to write to.
 def lastingFolder() {
     def folder = workflow.workDir.resolve('stmcdi')
     if (folder.fileSystem != java.nio.file.FileSystems.default) {
         return [] // of a bucket a task gets a copy
     }
     folder.resolve('checkpoints').mkdirs()
+    folder.resolve('parts').mkdirs()
     folder.setLastModified(0)
     folder
 }
@@ -60,9 +61,10 @@ workflow STMCDI {
         versions = versions.mix(HOLD_OUT.out.versions)
     }
 
+    lasting = lastingFolder()
     models = tissues.map { meta, _h5ad -> [meta, trained] }
     if (!trained) {
-        TRAIN(tissues, lastingFolder())
+        TRAIN(tissues, lasting)
         models = TRAIN.out.model
         versions = versions.mix(TRAIN.out.versions)
     }
@@ -73,7 +75,7 @@ workflow STMCDI {
             (1..impute_shards).collect { number -> [meta + [shard: "${number}/${impute_shards}".toString()], h5ad, folder] }
         }
     }
-    IMPUTE(tasks)
+    IMPUTE(tasks, lasting)
     imputed = IMPUTE.out.h5ad
     if (impute_shards > 1) {
         MERGE(

@@ -13,13 +13,14 @@ process BUILD_GRAPH {
 
     script:
     def args = task.ext.args ?: ''
+    def memory = task.memory ? "--memory-limit ${task.memory.toMega().intdiv(2)}M" : ''
     def output = "${task.ext.prefix ?: meta.id}_graph.h5ad"
     def section = meta.section_key ? "--section-key '${meta.section_key}'" : ''
     if (h5ad.name == output) {
         error("BUILD_GRAPH: input and output are both named ${output}; set another ext.prefix")
     }
     """
-    stmcdi build-graph ${args} ${section} "${h5ad}" "${output}"
+    stmcdi build-graph ${memory} ${args} ${section} "${h5ad}" "${output}"
 
     cat > versions.yml <<-END_VERSIONS
     "${task.process}":

@@ -13,9 +13,10 @@ process EVALUATE {
 
     script:
     def args = task.ext.args ?: ''
+    def memory = task.memory ? "--memory-limit ${task.memory.toMega().intdiv(2)}M" : ''
     def prefix = task.ext.prefix ?: meta.id
     """
-    stmcdi evaluate ${args} "${imputed}" "${truth}" "${prefix}_metrics.json"
+    stmcdi evaluate ${memory} ${args} "${imputed}" "${truth}" "${prefix}_metrics.json"
 
     cat > versions.yml <<-END_VERSIONS
     "${task.process}":

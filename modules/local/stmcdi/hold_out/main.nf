@@ -13,12 +13,13 @@ process HOLD_OUT {
 
     script:
     def args = task.ext.args ?: ''
+    def memory = task.memory ? "--memory-limit ${task.memory.toMega().intdiv(2)}M" : ''
     def prefix = task.ext.prefix ?: meta.id
     if (h5ad.name in ["${prefix}_held_out.h5ad".toString(), "${prefix}_truth.h5ad".toString()]) {
         error("HOLD_OUT: input and output are both named ${h5ad.name}; set another ext.prefix")
     }
     """
-    stmcdi hold-out ${args} "${h5ad}" "${prefix}_held_out.h5ad" "${prefix}_truth.h5ad"
+    stmcdi hold-out ${memory} ${args} "${h5ad}" "${prefix}_held_out.h5ad" "${prefix}_truth.h5ad"
 
     cat > versions.yml <<-END_VERSIONS
     "${task.process}":

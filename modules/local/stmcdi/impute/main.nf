@@ -1,5 +1,6 @@
 // Draws the missing values from a trained model. Chooses its device as TRAIN does. Where meta.shard is set, such as to
-// '2/5', it fills that part of the spots alone, for MERGE.
+// '2/5', it fills that part of the spots alone, for MERGE. A task that is tried again takes the batches of spots that the one
+// before had done, if both are given the same folder `lasting`.
 process IMPUTE {
     tag "${meta.shard ? "${meta.id} ${meta.shard}" : meta.id}"
     label 'process_high'
@@ -7,6 +8,7 @@ process IMPUTE {
 
     input:
     tuple val(meta), path(h5ad), path(model)
+    path lasting, stageAs: 'lasting/*' // folder that outlives the task and holds a folder parts/; [] for none
 
     output:
     tuple val(meta), path('*_imputed.h5ad'), emit: h5ad
@@ -14,15 +16,17 @@ process IMPUTE {
 
     script:
     def args = task.ext.args ?: ''
+    def memory = task.memory ? "--memory-limit ${task.memory.toMega().intdiv(2)}M" : ''
     def shard = meta.shard ? "--shard ${meta.shard}" : ''
     def part = meta.shard ? "_${meta.shard.replace('/', '_of_')}" : ''
     def output = "${task.ext.prefix ?: meta.id}${part}_imputed.h5ad"
+    def parts = lasting ? "--parts '${lasting}/parts/${task.process.replace(':', '_')}_${output}'" : ''
     if (h5ad.name == output) {
         error("IMPUTE: input and output are both named ${output}; set another ext.prefix")
     }
     """
     export OMP_NUM_THREADS=${task.cpus}
-    stmcdi impute ${args} ${shard} "${h5ad}" "${model}" "${output}"
+    stmcdi impute ${memory} ${args} ${shard} ${parts} "${h5ad}" "${model}" "${output}"
 
     cat > versions.yml <<-END_VERSIONS
     "${task.process}":

@@ -12,12 +12,13 @@ process JOIN {
 
     script:
     def args = task.ext.args ?: ''
+    def memory = task.memory ? "--memory-limit ${task.memory.toMega().intdiv(2)}M" : ''
     def output = "${task.ext.prefix ?: meta.id}_joined.h5ad"
     def names = meta.samples.collect { name -> "--name '${name}'" }.join(' ')
     def section = meta.section_key ? "--section-key '${meta.section_key}'" : ''
     def files = (h5ads instanceof List ? h5ads : [h5ads]).collect { file -> "'${file}'" }.join(' ')
     """
-    stmcdi join ${args} ${names} ${section} ${files} "${output}"
+    stmcdi join ${memory} ${args} ${names} ${section} ${files} "${output}"
 
     cat > versions.yml <<-END_VERSIONS
     "${task.process}":

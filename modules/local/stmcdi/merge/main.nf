@@ -12,9 +12,10 @@ process MERGE {
 
     script:
     def args = task.ext.args ?: ''
+    def memory = task.memory ? "--memory-limit ${task.memory.toMega().intdiv(2)}M" : ''
     def output = "${task.ext.prefix ?: meta.id}_imputed.h5ad"
     """
-    stmcdi merge ${args} shards/* "${output}"
+    stmcdi merge ${memory} ${args} shards/* "${output}"
 
     cat > versions.yml <<-END_VERSIONS
     "${task.process}":

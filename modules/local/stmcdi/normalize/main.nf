@@ -12,12 +12,13 @@ process NORMALIZE {
 
     script:
     def args = task.ext.args ?: ''
+    def memory = task.memory ? "--memory-limit ${task.memory.toMega().intdiv(2)}M" : ''
     def output = "${task.ext.prefix ?: meta.id}_normalized.h5ad"
     if (h5ad.name == output) {
         error("NORMALIZE: input and output are both named ${output}; set another ext.prefix")
     }
     """
-    stmcdi normalize ${args} "${h5ad}" "${output}"
+    stmcdi normalize ${memory} ${args} "${h5ad}" "${output}"
 
     cat > versions.yml <<-END_VERSIONS
     "${task.process}":

@@ -13,13 +13,14 @@ process SELECT_HVG {
 
     script:
     def args = task.ext.args ?: ''
+    def memory = task.memory ? "--memory-limit ${task.memory.toMega().intdiv(2)}M" : ''
     def list = genes ? "--genes '${genes}'" : ''
     def output = "${task.ext.prefix ?: meta.id}_hvg.h5ad"
     if (h5ad.name == output) {
         error("SELECT_HVG: input and output are both named ${output}; set another ext.prefix")
     }
     """
-    stmcdi select-hvg ${args} ${list} "${h5ad}" "${output}"
+    stmcdi select-hvg ${memory} ${args} ${list} "${h5ad}" "${output}"
 
     cat > versions.yml <<-END_VERSIONS
     "${task.process}":

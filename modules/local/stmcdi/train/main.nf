@@ -18,8 +18,7 @@ process TRAIN {
     def args = task.ext.args ?: ''
     def devices = task.accelerator && task.accelerator.request > 1 ? "--devices ${task.accelerator.request}" : ''
     def output = "${task.ext.prefix ?: meta.id}_model"
-    def stand = "${lasting}/checkpoints/${task.process.replace(':', '_')}_${output}"
-    def checkpoint = lasting ? "--checkpoint '${stand}'" : ''
+    def checkpoint = lasting ? "--checkpoint '${lasting}/checkpoints/${task.process.replace(':', '_')}_${output}'" : ''
     if (h5ad.name == output) {
         error("TRAIN: input and output are both named ${output}; set another ext.prefix")
     }
