@@ -24,7 +24,7 @@ TABLE, PAGE, PLOT = (ROOT / "benchmarks" / name for name in ("scale.tsv", "scale
 COLUMNS = ["spots", "step", "wall_s", "cpu_s", "peak_mb", "output_mb"]
 SPOTS = (10_000, 100_000, 1_000_000)
 STEPS = {
-    "simulate": "raw.h5ad --n-spots {spots} --n-genes 1000 --depth 62 --no-rates",
+    "simulate": "raw.h5ad --n-spots {spots} --n-genes 1000 --depth 95 --no-rates",
     "normalize": "raw.h5ad normalized.h5ad",
     "select-hvg": "normalized.h5ad selected.h5ad --min-spots 1e-6",
     "build-graph": "selected.h5ad graph.h5ad",

@@ -7,13 +7,16 @@ from pathlib import Path
 
 from stmcdi_cli.errors import InputError, OptionError
 
-BYTES_PER_ENTRY = 64
+BYTES_PER_ENTRY = 160
 """What a step needs at most, in all its arrays, for each entry of the rows it has in hand."""
-FEWEST_ENTRIES = 2**14
-"""Entries for which there is always room: else a limit would stop a step that has begun."""
+RESERVE = 2**26
+"""Bytes for what HDF5 and the allocator keep at hand."""
+FEWEST_ENTRIES = 2**17
+"""Entries below which a step would not get on."""
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 _limit: int | None = None
+_entries: int | None = None
 
 
 def parse(text: str) -> int:
@@ -33,8 +36,8 @@ def parse(text: str) -> int:
 
 def set_limit(size: int | None) -> None:
     """Limit this process to so many bytes; None: what the system grants."""
-    global _limit
-    _limit = size
+    global _limit, _entries
+    _limit, _entries = size, None
 
 
 def limit() -> int:
@@ -71,19 +74,24 @@ def room() -> int:
 
 
 def entries() -> int:
-    """Entries of matrices that there is room for at a time."""
-    return max(FEWEST_ENTRIES, room() // BYTES_PER_ENTRY)
+    """Entries of matrices that there is room for at a time, as found when the process first asks."""
+    global _entries
+    if _entries is None:
+        _entries = max(FEWEST_ENTRIES, (room() - RESERVE) // BYTES_PER_ENTRY)
+    return _entries
 
 
 def check(what: str) -> None:
-    """Refuse a limit that leaves no room beside what a step always holds.
+    """Find out again what there is room for, now that ``what`` is in memory; refuse a limit that leaves none.
 
     Raises
     ------
     OptionError
         There is none.
     """
-    least = resident() + FEWEST_ENTRIES * BYTES_PER_ENTRY
+    global _entries
+    _entries = None
+    least = resident() + RESERVE + FEWEST_ENTRIES * BYTES_PER_ENTRY
     if _limit is not None and _limit < least:
         raise OptionError(
             f"expected `memory_limit` of at least {least / 2**20:.0f}M for {what}, found `{_limit / 2**20:.0f}M`; "

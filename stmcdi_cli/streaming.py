@@ -45,7 +45,7 @@ Block = Mapping[str, "sp.csr_matrix | np.ndarray"]
 MATRIX_COMPRESSION = {**COMPRESSION, "shuffle": True}
 CHUNK = 2**16
 """Numbers that HDF5 compresses together, about."""
-CACHE = 2**24
+CACHE = 2**21
 """Bytes of a data set that HDF5 keeps at hand: blocks end anywhere; a chunk that two share is compressed once."""
 
 

@@ -193,22 +193,26 @@ def test_what_is_no_size_is_refused(text):
         memory.parse(text)
 
 
-def test_the_limit_sets_the_rows_held_at_a_time(monkeypatch):
+@pytest.fixture
+def no_limit():
+    yield memory.set_limit(None)
+    memory.set_limit(None)
+
+
+def test_the_limit_sets_the_rows_held_at_a_time(no_limit, monkeypatch):
     monkeypatch.setattr(memory, "resident", lambda: 200 * 2**20)
-    monkeypatch.setattr(memory, "_limit", None)
     usual = len(list(sparse.row_chunks((10**6, 1000))))
-    memory.set_limit(300 * 2**20)
+    memory.set_limit(400 * 2**20)
     assert len(list(sparse.row_chunks((10**6, 1000)))) > 2 * usual
     memory.check("a file")
-    memory.set_limit(200 * 2**20)
-    with pytest.raises(OptionError, match="at least 201M for a file, found `200M`; give more"):
+    memory.set_limit(250 * 2**20)
+    with pytest.raises(OptionError, match="at least 284M for a file, found `250M`; give more"):
         memory.check("a file")
 
 
-def test_a_container_s_limit_is_found(tmp_path, monkeypatch):
+def test_a_container_s_limit_is_found(no_limit, tmp_path, monkeypatch):
     group = tmp_path / "memory.max"
     monkeypatch.setattr(memory, "_limit_files", lambda: [group, tmp_path / "none"])
-    monkeypatch.setattr(memory, "_limit", None)
     free = memory.granted()
     group.write_text("max\n")
     assert memory.granted() == pytest.approx(free, rel=0.2)
