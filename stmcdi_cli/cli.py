@@ -236,6 +236,7 @@ def hold_out(input: Path, output: Path, truth: Path, **options: Any) -> None:
 @click.option(
     "--resume/--no-resume", default=True, help="Go on from a checkpoint of the same data, settings and software."
 )
+@MEMORY_LIMIT
 @click.option("--quiet", is_flag=True, default=False, help="Show no progress.")
 def train(input: Path, model_dir: Path, **options: Any) -> None:
     """Learn from the visible entries (paper, Algorithm 1) and write the model to the folder MODEL_DIR."""

@@ -53,17 +53,17 @@ def test_data_steps_hold_a_chunk_not_the_tissue(chain):
     folder, costs = chain
     assert all(spent["peak_mb"] < MOST_MB for spent in costs.values()), costs
     with streaming.opened(folder / "masked.h5ad") as masked:
-        assert masked.shape == (SPOTS, GENES)
-        share = masked.layers["missing"].group["data"].size / SPOTS / GENES
-        assert share == pytest.approx(0.2, abs=0.01)
-        assert masked.X.group["data"].size / SPOTS / GENES == pytest.approx(0.04, abs=0.005)
+        n_entries = masked.n_obs * masked.n_vars
+        assert masked.n_obs == SPOTS and masked.n_vars > 0.95 * GENES
+        assert masked.layers["missing"].group["data"].size / n_entries == pytest.approx(0.2, abs=0.01)
+        assert 0.03 < masked.X.group["data"].size / n_entries < 0.05
 
 
 def test_a_memory_limit_is_kept(chain):
     folder, costs = chain
     limit = 340
     out = ("strict.h5ad", "answer.h5ad", "--memory-limit", f"{limit}M")
-    spent = cost(folder, "hold-out", "raw.h5ad", *out)
+    spent = cost(folder, "hold-out", "graph.h5ad", *out)
     assert spent["peak_mb"] < limit * 2**20 / 1e6 < costs["hold-out"]["peak_mb"]
     for strict, usual in (("strict.h5ad", "masked.h5ad"), ("answer.h5ad", "truth.h5ad")):
         with streaming.opened(folder / strict) as one, streaming.opened(folder / usual) as other:
@@ -81,7 +81,7 @@ def test_scores_hold_a_chunk_not_the_tissue(chain):
     spent = cost(folder, "evaluate", "imputed.h5ad", "truth.h5ad", "metrics.json")
     assert spent["peak_mb"] < MOST_MB, spent
     scores = json.loads((folder / "metrics.json").read_text())
-    assert scores["n_hidden"] == pytest.approx(0.2 * SPOTS * GENES, rel=0.01) and scores["pcc"] == 0
+    assert scores["n_hidden"] == pytest.approx(0.2 * SPOTS * GENES, rel=0.05) and scores["pcc"] == 0
 
 
 def _parts(matrix):
@@ -90,19 +90,17 @@ def _parts(matrix):
     return (rows_of(matrix, rows) for rows in row_chunks(matrix.shape))
 
 
-FEW = ["--n-genes", "50"]
-
-
 @pytest.mark.real_data
+@pytest.mark.skipif(not LONG, reason="trains on 10,000 spots; STMCDI_LONG=1 runs it")
 def test_a_sparse_and_poor_real_tissue_goes_through_every_step(shared_data, tmp_path):
     """Slide-seq: 10,000 spots x 15,149 genes, 0.3 % of the entries above zero."""
     source = shared_data / "slideseq_cerebellum.h5ad"
     steps = [
         ("normalize", source, "normalized.h5ad"),
-        ("select-hvg", "normalized.h5ad", "selected.h5ad", "--min-spots", "0.005", *([] if LONG else FEW)),
+        ("select-hvg", "normalized.h5ad", "selected.h5ad", "--min-spots", "0.005", "--n-genes", "1000"),
         ("build-graph", "selected.h5ad", "graph.h5ad"),
         ("hold-out", "graph.h5ad", "masked.h5ad", "truth.h5ad"),
-        ("train", "masked.h5ad", "model", "--device", "cpu", "--quiet", *([] if LONG else ["--epochs", "1"])),
+        ("train", "masked.h5ad", "model", "--device", "cpu", "--quiet"),
         ("impute", "masked.h5ad", "model", "imputed.h5ad", "--n-samples", "2", "--device", "cpu", "--quiet"),
         ("evaluate", "imputed.h5ad", "truth.h5ad", "metrics.json"),
     ]
