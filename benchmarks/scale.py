@@ -1,14 +1,15 @@
 """Time and memory of every step against the number of spots: ``python -m benchmarks.scale [--spots 10000 100000]``.
 
 Simulates a tissue of each size (1,000 genes, 5 % of the entries above zero) and runs every step on it as a process of
-its own. Each gives a row of benchmarks/scale.tsv when it is done; steps that have a row are not run again, so that
-a run can be interrupted. Then writes benchmarks/scale.md and its plot. Files are in benchmarks/.work/scale.
+its own. Each gives a row of benchmarks/scale.tsv when it is done; steps that have a row are not run again. With
+``--piece SECONDS`` a step is killed after so long, and this program ends; the next run goes on with it (as train and
+impute can), and the costs of the pieces are added up. Then writes benchmarks/scale.md and its plot. Files are in
+benchmarks/.work/scale.
 """
 
 import argparse
 import json
 import os
-import shutil
 import subprocess
 import sys
 
@@ -44,6 +45,7 @@ def main() -> None:
     parser.add_argument("--spots", nargs="+", type=int, default=list(SPOTS), help="sizes (default: all three)")
     parser.add_argument("--steps", nargs="+", choices=STEPS, default=list(STEPS), help="steps (default: all)")
     parser.add_argument("--again", action="store_true", help="run steps again that have a row")
+    parser.add_argument("--piece", type=float, default=24 * 3600, help="most seconds of a step at a time")
     parser.add_argument("--page", action="store_true", help="only write the page and its plot")
     options = parser.parse_args()
     if not options.page:
@@ -52,20 +54,27 @@ def main() -> None:
                 table = load()
                 done = ((table["spots"] == spots) & (table["step"] == step)).any()
                 if options.again or not done:
-                    save(table, run(step, spots))
+                    save(table, run(step, spots, options.piece))
     write_page(load())
 
 
-def run(step: str, spots: int) -> dict[str, object]:
-    """Run a step on a tissue of a size; says what it cost."""
+def run(step: str, spots: int, piece: float) -> dict[str, object]:
+    """Run a step on a tissue of a size, or go on with it; says what it cost in all."""
     folder = WORK / "scale" / str(spots)
     folder.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(folder / "model", ignore_errors=True) if step == "train" else None
+    unfinished = folder / f"{step}.json"
+    before = json.loads(unfinished.read_text()) if unfinished.exists() else {"wall_s": 0, "cpu_s": 0, "peak_mb": 0}
     command = [sys.executable, "-m", "stmcdi_cli.cli", step, *STEPS[step].format(spots=spots).split()]
-    measure = [sys.executable, str(ROOT / "benchmarks" / "measure.py"), str(24 * 3600), str(folder / "log")]
+    measure = [sys.executable, str(ROOT / "benchmarks" / "measure.py"), str(piece), str(folder / "log")]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     shown = subprocess.run([*measure, *command], cwd=folder, env=environment, check=True, stdout=subprocess.PIPE)
     cost = json.loads(shown.stdout)
+    cost |= {name: cost[name] + before[name] for name in ("wall_s", "cpu_s")}
+    cost["peak_mb"] = max(cost["peak_mb"], before["peak_mb"])
+    if cost["timed_out"]:
+        unfinished.write_text(json.dumps(cost))
+        raise SystemExit(f"{step} at {spots} spots: {cost['wall_s']:.0f} s so far; run this again to go on")
+    unfinished.unlink(missing_ok=True)
     if cost["exit_code"]:
         raise SystemExit(f"{step} at {spots} spots failed: {(folder / 'log').read_text()[-2000:]}")
     output = folder / OUTPUTS[step]
