@@ -25,7 +25,7 @@ from stmcdi_cli.model.factor_graph import BLOCK, HEADROOM, FactorGraph, Scores
 from stmcdi_cli.model.observation import Observation, Observer
 from stmcdi_cli.model.restart import Part, Restart
 from stmcdi_cli.model.schedule import Schedule
-from stmcdi_cli.model.score_diffusion import Pairs, ScoreDiffusion
+from stmcdi_cli.model.score_diffusion import Masking, Pairs, ScoreDiffusion
 from stmcdi_cli.model.tissue import VALIDATION_STREAM, Tissue, validation_entries
 from stmcdi_cli.model.trainer import Trainer, Training
 
@@ -36,8 +36,6 @@ _SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Shares of the draws that the second link may have."""
 _TRAINING_SPOTS = 20_000
 """Spots the denoisers learn from, at most: they are small, and what they learn holds for spots in general."""
-_MASKS = 8
-"""Ways in which each of these spots is masked."""
 _VALIDATION_SPOTS = 1024
 _VALIDATION_PART = 10  # one spot in
 _ROUNDS = 5  # of validation, each with other masks, steps and noise
@@ -61,7 +59,7 @@ class LatentModel(ImputationModel):
             # Rates are of counts.
             self.links = links if config.get("scale") else ("linear",)
             low, high = map(float, masking["hidden"])
-            self.hidden_share = low, high
+            self.masking = Masking(hidden=(low, high), whole=float(masking["whole"]))
             self.validation_share = float(masking["validation"])
             self.updates = int(training.pop("updates"))
             training.pop("spots", None)  # chosen before there is a model
@@ -99,7 +97,7 @@ class LatentModel(ImputationModel):
         learnt = restart.part("learnt")
         if learnt.state is None:
             scores = [member.encode(partial) for member in self.members]
-            self._train(tissue, partial, seed=seed, device=device, report=report, part=restart.part("training"))
+            self._train(tissue, partial, chosen, seed=seed, device=device, report=report, part=restart.part("training"))
             self._weigh(tissue, chosen, scores)
             if tissue.scale is not None:
                 self._fit_dispersion(tissue, partial, scores)
@@ -113,31 +111,44 @@ class LatentModel(ImputationModel):
             member.graph.fit(tissue, sweeps=sweeps, seed=seed, start=member.graph, part=part)
 
     def _train(
-        self, tissue: Tissue, partial: Tissue, *, seed: int, device: torch.device, report: Reporter, part: Part
+        self,
+        tissue: Tissue,
+        partial: Tissue,
+        chosen: sp.csr_matrix,
+        *,
+        seed: int,
+        device: torch.device,
+        report: Reporter,
+        part: Part,
     ) -> None:
         """Train all denoisers together, on most spots; the others tell when to stop.
 
         What a network would remember of a spot is of no use for another: only what holds for spots in general lasts.
         """
-        order = np.random.default_rng(seed).permutation(tissue.n_spots)[:_TRAINING_SPOTS]
-        n_kept = min(_VALIDATION_SPOTS, len(order) // _VALIDATION_PART)
-        learnt, kept = np.sort(order[n_kept:]), np.sort(order[:n_kept] if n_kept else order)
-        generator = torch.Generator().manual_seed(seed + 1)
-
-        def make_pairs(data: Tissue, spots: np.ndarray) -> list[Pairs]:
-            share = self.hidden_share
-            return [m.pairs(data, spots, partial, share, _MASKS, generator).to(device) for m in self.members]
-
-        pairs, kept_pairs = make_pairs(partial, learnt), make_pairs(tissue, kept)
+        told = np.diff(partial.missing.indptr) < tissue.n_genes  # spots with nothing visible have nothing to teach
+        order = np.random.default_rng(seed).permutation(np.flatnonzero(told))[:_TRAINING_SPOTS]
+        if not len(order):
+            return
+        kept = np.zeros(tissue.n_spots, dtype=bool)
+        kept[order[: len(order) // _VALIDATION_PART]] = True
+        # A kept spot's scores are drawn from inner validation entries as well.
+        sources = tissue.without(sp.csr_matrix(chosen.multiply(~kept[:, None])))
+        pairs, kept_pairs = [], []
+        for member in self.members:
+            generator = torch.Generator().manual_seed(seed + 1)
+            of_all, spots = member.pairs(sources, partial, np.sort(order), self.masking, generator)
+            judge = torch.from_numpy(kept[spots])
+            pairs.append(of_all.of(~judge).to(device))
+            kept_pairs.append(of_all.of(judge if judge.any() else ~judge).to(device))
+        n_learnt, n_kept = len(pairs[0].offset), len(kept_pairs[0].offset)
 
         def losses(networks: nn.Module, pairs: list[Pairs], items: Tensor, generator: torch.Generator) -> Tensor:
-            """Loss of each member on one mask of each item, taken at random."""
-            mask = torch.randint(_MASKS, (len(items),), generator=generator)
+            """Loss of each member on some pairs."""
             t = torch.randint(1, self.schedule.T + 1, (len(items),), generator=generator)
             out = []
             for member, network, of in zip(self.members, networks.children(), pairs, strict=True):
                 noise, eps = torch.randn(2, len(items), member.graph.rank, generator=generator).to(device)
-                u, condition = of.draw(items * _MASKS + mask, noise)
+                u, condition = of.draw(items, noise)
                 out.append(member.loss(network, u, condition, t.to(device), eps))
             return torch.stack(out)
 
@@ -147,19 +158,19 @@ class LatentModel(ImputationModel):
         @torch.no_grad()
         def validation_losses(networks: nn.Module) -> Tensor:
             generator = torch.Generator().manual_seed(seed + 2)  # the same masks, steps and noise every time
-            items = torch.arange(len(kept))
+            items = torch.arange(n_kept)
             return torch.stack([losses(networks, kept_pairs, items, generator) for _ in range(_ROUNDS)]).mean(0)
 
         networks = nn.ModuleList(member.network for member in self.members).to(device)
         untrained = validation_losses(networks.eval())
-        per_epoch = -(-len(learnt) // self.training.batch_size)
+        per_epoch = -(-n_learnt // self.training.batch_size)
         settings = replace(self.training, epochs=self.training.epochs or -(-self.updates // per_epoch))
         report(Row(settings.epochs, epoch=0, validation_loss=untrained.mean().item()))
         trainer = Trainer(
             networks,
             training_loss,
             lambda networks: validation_losses(networks).mean().item(),
-            len(learnt),
+            n_learnt,
             settings,
             seed=seed,
         )

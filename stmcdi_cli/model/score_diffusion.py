@@ -7,10 +7,14 @@ exact posterior. The network predicts v and starts at 0: it is at first the clos
 that misses.
 """
 
+import copy
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
 
@@ -51,21 +55,75 @@ class LatentDenoiser(nn.Module):
         nn.init.zeros_(self.leave.bias)
 
     def forward(self, u_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
-        """Predict v [B, r] from u_t [B, r], steps t [B] and conditions [B, c]."""
+        """Predict v [B, r] from u_t [B, r], steps t [B] and conditions [B, c].
+
+        Its say is the prior's part in the posterior: what a spot's own entries tell, the closed form has right.
+        """
         h = self.enter(torch.cat([u_t, condition], dim=-1)) + self.step(t)
         for block in self.blocks:
             h = h + block(h)
-        return self.leave(nn.functional.silu(h))
+        return self.leave(nn.functional.silu(h)) * condition[:, -1:]
 
 
 def condition_size(rank: int) -> int:
     """Numbers in a spot's condition."""
-    return 3 * rank + 1
+    return 3 * rank + 2
 
 
-def make_condition(mean: Tensor, factor: Tensor, prior: Tensor, depth: Tensor) -> Tensor:
-    """What the network is told of spots: posterior mean and log variance of their scores, neighbours, depth [B, c]."""
-    return torch.cat([mean, prior, variances(factor).log(), depth.log()[:, None]], dim=1)
+def make_condition(mean: Tensor, factor: Tensor, prior: Tensor, innovation: Tensor, depth: Tensor) -> Tensor:
+    """What the network is told of spots [B, c].
+
+    Posterior mean and log variance of their scores, the neighbours' prior, log depth, and last the prior's part in the
+    posterior: 1 where nothing of the spot is visible, near 0 where much is.
+    """
+    variance = variances(factor)
+    part = (variance / innovation).mean(1, keepdim=True)
+    return torch.cat([mean, prior, variance.log(), depth.log()[:, None], part], dim=1)
+
+
+@dataclass(frozen=True)
+class Masking:
+    """How spots are masked in training.
+
+    Attributes
+    ----------
+    hidden
+        Range from which the share of a masked spot's visible entries that is hidden is drawn.
+    whole
+        Share of the masked spots of which everything is hidden instead.
+    part
+        Share of the spots that are masked at a time.
+    pairs
+        Masked spots wanted, in as many rounds as that takes.
+    most_rounds
+        Never more rounds than these.
+    """
+
+    hidden: tuple[float, float]
+    whole: float
+    part: float = 0.25
+    pairs: int = 20_000
+    most_rounds: int = 16
+
+    def rounds(self, n_spots: int) -> int:
+        """How often to mask some of so many spots."""
+        return min(self.most_rounds, math.ceil(self.pairs / max(1.0, self.part * n_spots)))
+
+    def draw(self, tissue: Tissue, spots: np.ndarray, generator: torch.Generator) -> sp.csr_matrix:
+        """Choose visible entries to hide from some spots, in ascending order; CSR bool, as large as the tissue."""
+        low, high = self.hidden
+        share = low + (high - low) * torch.rand(len(spots), 1, generator=generator)
+        share[torch.rand(len(spots), generator=generator) < self.whole] = 1.0
+        rows = []
+        for i in range(0, len(spots), BLOCK):
+            some, of = spots[i : i + BLOCK], share[i : i + BLOCK]
+            hidden = (torch.rand(len(some), tissue.n_genes, generator=generator) < of).numpy()
+            rows.append(sp.csr_matrix(hidden & ~tissue.missing[some].toarray()))
+        chosen = sp.vstack([sp.csr_matrix((0, tissue.n_genes), dtype=bool), *rows], format="csr")
+        length = np.zeros(tissue.n_spots, np.int64)
+        length[spots] = np.diff(chosen.indptr)
+        indptr = np.concatenate([[0], length.cumsum()])
+        return sp.csr_matrix((chosen.data, chosen.indices, indptr), shape=(tissue.n_spots, tissue.n_genes))
 
 
 class Pairs(NamedTuple):
@@ -86,6 +144,10 @@ class Pairs(NamedTuple):
     def to(self, device: torch.device) -> "Pairs":
         """Move all to a device."""
         return Pairs(*(part.to(device) for part in self))
+
+    def of(self, items: Tensor) -> "Pairs":
+        """Some of them."""
+        return Pairs(*(part[items] for part in self))
 
     def draw(self, items: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Draw u_0 [B, r] of some items with standard normal noise [B, r]; and their conditions [B, c]."""
@@ -118,13 +180,16 @@ class ScoreDiffusion:
 
     def encode(self, tissue: Tissue, known: Scores | None = None) -> Scores:
         """Let the encoder tell of every spot of a tissue what the conditions are made of, unless it is known."""
-        self._tissue = tissue
         self.graph.use_table(tissue)
+        self._depth = torch.from_numpy(tissue.depth.astype(np.float32))
+        return self._know(tissue, known)
+
+    def _know(self, tissue: Tissue, known: Scores | None = None) -> Scores:
+        self._tissue = tissue
         scores = self.graph.encode(tissue) if known is None else known
         self._mean = scores.mean
         self._at = scores if self.graph.link == "log" else None  # else covariances are of no more use
         self._prior = self.graph.prior(neighbor_mean(tissue.graph), scores.mean)
-        self._depth = torch.from_numpy(tissue.depth.astype(np.float32))
         return scores
 
     def encoded(self) -> Scores:
@@ -134,52 +199,53 @@ class ScoreDiffusion:
     def _evidence(self, tissue: Tissue, spots: np.ndarray) -> tuple[Tensor, Tensor]:
         return self.graph.evidence(tissue, spots, None if self._at is None else self._at.of(spots))
 
+    def _told(self, spots: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean and factor of the precision of some spots' scores, and what the network is told of them."""
+        prior = self._prior[spots]
+        mean, factor = self.graph.posterior(*self._evidence(self._tissue, spots), prior)
+        return mean, factor, make_condition(mean, factor, prior, self.graph.innovation, self._depth[spots])
+
     # Training
 
     def pairs(
-        self,
-        tissue: Tissue,
-        spots: np.ndarray,
-        visible: Tissue,
-        hidden_share: tuple[float, float],
-        n_masks: int,
-        generator: torch.Generator,
-    ) -> Pairs:
-        """Mask each of some spots `n_masks` times; `Pairs` of spots x masks, the masks of a spot together.
+        self, tissue: Tissue, visible: Tissue, spots: np.ndarray, masking: "Masking", generator: torch.Generator
+    ) -> tuple[Pairs, np.ndarray]:
+        """Mask some spots again and again, encode what is left, and pair it with what all entries say.
+
+        Each round is encoded anew, so that neighbours have not seen what is masked either: at imputation they won't.
 
         Parameters
         ----------
         tissue
             The tissue encoded, or the same with more visible entries: what scores are drawn from.
-        spots
-            Which spots [B].
         visible
             The tissue encoded: what a condition may see, but for the masks.
-        hidden_share
-            Range from which the share that a mask hides is drawn.
-        n_masks
-            Masks of each spot.
+        spots
+            Spots to mask.
+        masking
+            How.
         generator
             Of the masks.
+
+        Returns
+        -------
+        The pairs, and the spot of each.
         """
-        low, high = hidden_share
-        parts = []
-        for some in np.array_split(spots, -(-len(spots) // BLOCK)):
-            response, weight = self._evidence(tissue, some)
-            seen = torch.from_numpy(~visible.missing[some].toarray())
-            prior, depth = self._prior[some], self._depth[some]
-            full_mean, full_factor = self.graph.posterior(response, weight, prior)
-            inverse = torch.linalg.inv(full_factor)
-            masks = []
-            for _ in range(n_masks):
-                share = low + (high - low) * torch.rand(len(some), 1, generator=generator)
-                kept = seen & (torch.rand(weight.shape, generator=generator) >= share)
-                mean, factor = self.graph.posterior(response, weight * kept, prior)
+        parts, of = [], []
+        for _ in range(masking.rounds(len(spots))):
+            some = torch.randperm(len(spots), generator=generator)[: math.ceil(masking.part * len(spots))]
+            chosen = spots[np.sort(some.numpy())]
+            masked = copy.copy(self)
+            masked._know(visible.without(masking.draw(visible, chosen, generator)))
+            for i in range(0, len(chosen), BLOCK):
+                some = chosen[i : i + BLOCK]
+                full_mean, full_factor = self.graph.posterior(*self._evidence(tissue, some), self._prior[some])
+                mean, factor, condition = masked._told(some)
                 offset = torch.einsum("nba,nb->na", factor, full_mean - mean)
-                spread = factor.mT @ inverse.mT
-                masks.append(Pairs(offset, spread, make_condition(mean, factor, prior, depth)))
-            parts.append(Pairs(*(torch.stack(part, dim=1).flatten(0, 1) for part in zip(*masks, strict=True))))
-        return Pairs(*(torch.cat(part) for part in zip(*parts, strict=True)))
+                spread = factor.mT @ torch.linalg.inv(full_factor).mT
+                parts.append(Pairs(offset, spread, condition))
+                of.append(some)
+        return Pairs(*(torch.cat(part) for part in zip(*parts, strict=True))), np.concatenate(of)
 
     def loss(self, network: nn.Module, u: Tensor, condition: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         """Mean squared error of a network's v at steps t [B] with noise eps [B, r] (eq. 8)."""
@@ -201,9 +267,8 @@ class ScoreDiffusion:
 
         Draws come in opposite pairs: what is symmetric around the encoder's mean cancels from their mean at once.
         """
-        response, weight = self._evidence(self._tissue, spots)
-        centre, factor = self.graph.posterior(response, weight, self._prior[spots])
-        condition = make_condition(centre, factor, self._prior[spots], self._depth[spots]).to(self._device)
+        centre, factor, condition = self._told(spots)
+        condition = condition.to(self._device)
         decode = self.graph.decoder(self._tissue.depth[spots])
 
         silent = not any(parameter.any() for parameter in self.network.leave.parameters())
