@@ -12,6 +12,9 @@ from stmcdi_cli.errors import InputError, OptionError
 if TYPE_CHECKING:
     from anndata import AnnData
 
+FARTHEST = 1e100
+"""Coordinates as large as this are as good as infinite: their distances are."""
+
 
 def at_least(name: str, value: float, least: float) -> None:
     """Refuse an option below its least value."""
@@ -64,7 +67,7 @@ def coordinates(adata: "AnnData") -> np.ndarray:
         raise InputError(
             f"expected obsm['{keys.SPATIAL}'] to have 2 or 3 columns, found shape {xy.shape}; keep x and y"
         )
-    bad = ~np.isfinite(xy).all(1)
+    bad = ~(np.abs(xy) < FARTHEST).all(1)
     if bad.any():
         raise InputError(
             f"expected finite coordinates in obsm['{keys.SPATIAL}'], found NaN or infinite ones at {bad.sum()} spots "

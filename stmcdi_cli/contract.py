@@ -64,12 +64,20 @@ def _matrices(adata: "AnnData") -> Iterator[tuple[str, Any]]:
 
 
 def _check_matrix(matrix: Any, where: str) -> None:
-    if getattr(getattr(matrix, "dtype", None), "kind", "O") not in "biuf":
+    if _kind(matrix) not in "biuf":
         raise InputError(f"expected numbers in {where}, found another kind of data; convert or remove them")
     if sp.issparse(matrix):
         check_sound(matrix, where)
     elif not on_disk(matrix) and not isinstance(matrix, np.ndarray):
         raise InputError(f"expected a matrix in {where}, found {type(matrix).__name__}; convert it")
+
+
+def _kind(matrix: Any) -> str:
+    """Kind of a matrix's values, as numpy has it; of objects where there are none to be found."""
+    try:
+        return matrix.dtype.kind
+    except (AttributeError, KeyError):  # no matrix; or one on disk without its parts
+        return "O"
 
 
 def _check_columns(obs: pd.DataFrame) -> None:

@@ -40,7 +40,7 @@ def read(path: Path, coordinates: Path | None) -> "AnnData":
             table = table.T
         xy = match(place, table.index, coordinates)
     elif pair := _axes(table):
-        xy = table[list(pair)].to_numpy(np.float64)
+        xy = _numbers(table[list(pair)], path)
         table = table.drop(columns=list(pair))
     else:
         if _places(table.index) is None and _places(table.columns) is not None:
@@ -83,7 +83,16 @@ def match(place: "DataFrame", spots: "Index", path: Path) -> np.ndarray:
     unplaced = spots.difference(place.index)
     if len(unplaced):
         raise InputError(f"{path}: expected a row for every spot, found none for {checks.some(unplaced)}; add them")
-    return place.loc[spots].to_numpy(np.float64)
+    return _numbers(place.loc[spots], path)
+
+
+def _numbers(table: "DataFrame", path: Path) -> np.ndarray:
+    try:
+        return table.to_numpy(np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"{path}: expected coordinates as numbers, found others ({_short(error)}); correct them"
+        ) from error
 
 
 def _read_table(path: Path) -> "DataFrame":

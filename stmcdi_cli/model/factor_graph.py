@@ -441,8 +441,20 @@ class FactorGraph:
         return {name: getattr(self, name).contiguous() for name in self.STATE}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Take back what `state` gave."""
+        """Take back what `state` gave.
+
+        Raises
+        ------
+        ValueError
+            Its parts do not belong together.
+        """
+        genes, rank = len(state["rate"]), len(state["innovation"])  # few genes have fewer scores than were asked for
+        shapes: dict[str, tuple[int, ...]] = dict.fromkeys(("rate", "scale", "psi"), (genes,))
+        shapes |= {"loadings": (genes, rank + 1), "loadings_cov": (genes, rank + 1, rank + 1)}
+        shapes["innovation"] = (rank,)
         for name in self.STATE:
+            if state[name].shape != shapes[name] or not state[name].is_floating_point():
+                raise ValueError(f"{name} are not numbers of shape {shapes[name]}")
             setattr(self, name, state[name])
 
 

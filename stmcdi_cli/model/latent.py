@@ -364,9 +364,17 @@ class LatentModel(ImputationModel):
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Take back what `state` gave."""
-        self.weights, self.dispersion, self.tail = state["weights"], state["dispersion"], state["tail"]
+        for name in ("weights", "dispersion", "tail"):
+            given, usual = state[name], getattr(self, name)
+            if given.shape != usual.shape or given.dtype != usual.dtype:
+                raise ValueError(f"{name} are not {usual.dtype} of shape {tuple(usual.shape)}")
+            setattr(self, name, given)
+        if not 0 <= self.dispersion.min() <= self.dispersion.max() < len(DISPERSIONS):
+            raise ValueError(f"dispersion is not among 0 to {len(DISPERSIONS) - 1}")
         for link, member in zip(self.links, self.members, strict=True):
             member.graph.load_state(_part(state, f"{link}.encoder."))
+            if len(member.graph.rate) != len(self.genes):
+                raise ValueError(f"it knows {len(member.graph.rate)} genes, and {len(self.genes)} are named")
             member.network.load_state_dict(_part(state, f"{link}.network."))
 
 
