@@ -1,6 +1,7 @@
 """The configuration as Nextflow reads it."""
 
 import json
+import re
 from functools import cache
 
 import pytest
@@ -73,17 +74,44 @@ def test_every_process_has_a_container(nextflow, root, tmp_path):
     assert {process["container"] for process in processes} == {"localhost/stmcdi:0.1.0-cpu"}
 
 
+GPU_OPTION = {
+    "docker": "--gpus all",
+    "podman": "--device nvidia.com/gpu=all",
+    "singularity": "--nv",
+    "apptainer": "--nv",
+}
+STAND_IN = """#!/usr/bin/env bash
+# Stands in for a container engine: runs the task here.
+if [[ $1 != run && $1 != exec ]]; then exit; fi
+until [[ $1 == *stmcdi:0.1.0-cuda || $1 == *.sif ]]; do shift; done
+exec "${@:2}"
+"""
+
+
 @pytest.mark.parametrize("profile", [*ENGINES, "gpu", "slurm", "k8s", "awsbatch", "test_full"])
 def test_stub_run_under_every_profile(nextflow, root, tmp_path, profile):
-    """The profile's settings, with the work done here: engines and queues that this machine lacks are not started."""
+    """The profile's settings, with the work done here: of engines and queues nothing but their command line is used."""
     here = "process { executor = 'local'; queue = null; clusterOptions = null; conda = null }\n"
-    off = "".join(f"{engine}.enabled = false\n" for engine in ENGINES)
-    (tmp_path / "here.config").write_text(here + off)
+    here += "".join(f"{engine}.enabled = false\n" for engine in ENGINES if engine not in (set(GPU_OPTION) & {profile}))
+    if GPU_OPTION.get(profile) == "--nv":
+        here += f"process.container = '{tmp_path}/stmcdi.sif'\n"
+    (tmp_path / "here.config").write_text(here)
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for engine in GPU_OPTION:
+        (programs / engine).write_text(STAND_IN)
+        (programs / engine).chmod(0o755)
     # As nf-core's institutions have it: a base with a file that says what the site is.
     (tmp_path / "nfcore_custom.config").write_text("process.afterScript = 'touch institute'\n")
-    chosen = profile if profile == "test_full" else f"test,{profile}"
+    chosen = profile if profile == "test_full" else f"test,{profile},gpu"
     arguments = ["-stub-run", "-profile", chosen, "-c", "here.config", "--custom_config_base", tmp_path]
-    done = nextflow(tmp_path, "-q", "run", root, *arguments)
+    done = nextflow(tmp_path, "-q", "run", root, *arguments, path=programs)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "results/tissue/tissue_imputed.h5ad").exists()
     assert len(list(tmp_path.glob("work/*/*/institute"))) == 9
+    if profile in GPU_OPTION:
+        for script in tmp_path.glob("work/*/*/.command.run"):
+            step = re.search(r"^### name: '(?:STMCDI:)?(\w+)", script.read_text(), re.M)[1]
+            (launch,) = re.findall(rf"^.*\b{profile} (?:run|exec) .*", script.read_text(), re.M)
+            assert (GPU_OPTION[profile] in launch) == (step in ("TRAIN", "IMPUTE")), launch
+            assert "CUDA_VISIBLE_DEVICES" in launch
