@@ -54,7 +54,7 @@ def main() -> None:
                 table = load()
                 done = ((table["spots"] == spots) & (table["step"] == step)).any()
                 if options.again or not done:
-                    save(table, run(step, spots, options.piece))
+                    save(run(step, spots, options.piece))
     write_page(load())
 
 
@@ -89,8 +89,9 @@ def load() -> pd.DataFrame:
     return pd.read_csv(TABLE, sep="\t") if TABLE.exists() else pd.DataFrame(columns=COLUMNS)
 
 
-def save(table: pd.DataFrame, row: dict[str, object]) -> None:
+def save(row: dict[str, object]) -> None:
     """Put a row into the table, in place of an older one."""
+    table = load()
     table = table[(table["spots"] != row["spots"]) | (table["step"] != row["step"])]
     table = pd.concat([table, pd.DataFrame([row])]) if len(table) else pd.DataFrame([row])
     order = table["step"].map(list(STEPS).index)

@@ -74,7 +74,7 @@ def stream(adata: "AnnData", *, layer: str | None = None, log: bool = True, skip
         return without(values, missing), missing
 
     visible_total, gene_total, whole_counts = np.empty(adata.n_obs), np.zeros(adata.n_vars), True
-    empty, n_values, n_missing = np.empty(adata.n_obs, bool), 0, 0
+    empty, n_values, n_missing, n_nan = np.empty(adata.n_obs, bool), 0, 0, 0
     for rows in row_chunks(adata.shape):
         values, missing = read(rows)
         checks.values(values, where)
@@ -84,13 +84,18 @@ def stream(adata: "AnnData", *, layer: str | None = None, log: bool = True, skip
         visible_total[rows], gene_total = row_sums(values), add_columns(gene_total, values.indices, values.data)
         empty[rows] = np.diff(values.indptr) == 0
         n_values, n_missing = n_values + values.nnz, n_missing + missing.nnz
+        n_nan += missing.nnz - missing_entries(adata, rows).nnz
     checks.some_value(n_values, where)
+
+    def all_missing() -> Iterator[tuple[slice, sp.csr_matrix]]:
+        for rows in row_chunks(adata.shape):
+            yield rows, read(rows)[1] if n_nan else missing_entries(adata, rows)
 
     size_factor = np.ones(adata.n_obs)
     if not skip:
         total = visible_total
         if n_missing:
-            total = spot_totals(visible_total, gene_total, lambda: ((r, read(r)[1]) for r in row_chunks(adata.shape)))
+            total = spot_totals(visible_total, gene_total, all_missing)
         size_factor = np.where(total > 0, total / np.median(total[total > 0]), 1.0)
     keeps_counts = skip and keys.COUNTS in adata.layers
     made = ["X"]
@@ -137,15 +142,20 @@ def spot_totals(
     missing
         Goes through the missing entries: runs of spots, and CSR bool, spots of the run x genes.
     """
-    total = visible_total
+
+    def hidden_by_gene(total: np.ndarray, rows: slice, mask: sp.csr_matrix, so_far: np.ndarray) -> np.ndarray:
+        return add_columns(so_far, mask.indices, np.repeat(total[rows], np.diff(mask.indptr)))
+
+    total, hidden = visible_total, np.zeros(gene_total.size)
+    for rows, mask in missing():
+        hidden = hidden_by_gene(total, rows, mask, hidden)
     for _ in range(100):
-        exposure = np.full(gene_total.size, total.sum())
-        for rows, mask in missing():
-            exposure = add_columns(exposure, mask.indices, -np.repeat(total[rows], np.diff(mask.indptr)))
-        share = np.divide(gene_total, exposure, out=np.zeros_like(gene_total), where=gene_total > 0)
+        share = np.divide(gene_total, total.sum() - hidden, out=np.zeros_like(gene_total), where=gene_total > 0)
         share /= share.sum()
-        unseen = np.concatenate([mask @ share for _, mask in missing()])
-        previous, total = total, visible_total / np.maximum(1 - unseen, 1e-12)
+        previous, total, hidden = total, np.empty_like(total), np.zeros(gene_total.size)
+        for rows, mask in missing():  # a spot's total is that of its own row: one pass gives both
+            total[rows] = visible_total[rows] / np.maximum(1 - mask @ share, 1e-12)
+            hidden = hidden_by_gene(total, rows, mask, hidden)
         if np.allclose(previous, total, rtol=1e-9, atol=0):
             break
     return total
