@@ -47,6 +47,8 @@ table says otherwise. Packages that take no mask get hidden entries as zeros or 
 each run.py says which. All get the same help: predictions that are negative become 0, those that are not finite the
 gene's mean. *baseline NAME* is `stmcdi baseline --method NAME`. The spatial graph that stmcdi asks for is built
 beforehand, outside the time.
+
+Time and memory with up to 1,000,000 spots are in [scale](scale.md), table and plot.
 """
 
 CRPS_NOTE = """CRPS and coverage exist where a method says how sure it is. Ours: CRPS of 20 draws (without bias from

@@ -122,7 +122,9 @@ def write_page(table: pd.DataFrame) -> None:
         "",
         "## Seconds",
         "",
-        *_table(["step", *head], [[step, *(_cell(cells, size, step, "wall_s") for size in sizes)] for step in steps]),
+        "Wall time / CPU time, user and system, which other work on a shared machine disturbs less.",
+        "",
+        *_table(["step", *head], [[step, *(_seconds(cells, size, step) for size in sizes)] for step in steps]),
         "",
         "## Peak memory, MB",
         "",
@@ -142,13 +144,18 @@ def write_page(table: pd.DataFrame) -> None:
             ],
         ),
         "",
-        "![Seconds and memory against spots](plots/scale.svg)",
+        "![CPU seconds and memory against spots](plots/scale.svg)",
     ]  # fmt: skip
     write_texts({PAGE: "\n".join(lines) + "\n", PLOT: plots.svg(figure(table))})
 
 
 def _table(head: list[str], rows: list[list[str]]) -> list[str]:
     return [f"| {' | '.join(row)} |" for row in (head, ["---", *["--:"] * (len(head) - 1)], *rows)]
+
+
+def _seconds(cells: dict, size: int, step: str) -> str:
+    parts = [_cell(cells, size, step, column) for column in ("wall_s", "cpu_s")]
+    return " / ".join(parts) if all(parts) else ""
 
 
 def _cell(cells: dict, size: int, step: str, column: str) -> str:
@@ -160,9 +167,9 @@ def _cell(cells: dict, size: int, step: str, column: str) -> str:
 
 
 def figure(table: pd.DataFrame) -> Figure:
-    """Seconds and memory against spots, a line per step."""
+    """CPU seconds and memory against spots, a line per step."""
     drawn, axes = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
-    for axis, column, title in zip(axes, ("wall_s", "peak_mb"), ("seconds", "peak memory, MB"), strict=True):
+    for axis, column, title in zip(axes, ("cpu_s", "peak_mb"), ("CPU seconds", "peak memory, MB"), strict=True):
         for color, (step, rows) in zip(plt.cm.tab10.colors, table.groupby("step", sort=False), strict=False):
             axis.plot(rows["spots"], rows[column], "o-", ms=4, lw=1, color=color, label=step)
         axis.set(xscale="log", yscale="log", xlabel="spots", ylabel=title)
