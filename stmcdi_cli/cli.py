@@ -1,7 +1,8 @@
 """The ``stmcdi`` command line: Click commands, nothing else.
 
-Each command reads its input, calls the function of the same name in ``stmcdi_cli.steps`` with the same parameters and
-defaults, and writes. Heavy imports happen inside the commands, so that ``--help`` answers at once.
+Each command opens its input, calls the function of the same name in ``stmcdi_cli.steps``, or the ``stream`` behind it,
+with the same parameters and defaults, and writes. Heavy imports happen inside the commands, so that
+``--help`` answers at once.
 """
 
 from pathlib import Path
