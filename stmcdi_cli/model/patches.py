@@ -4,8 +4,8 @@ import numpy as np
 import scipy.sparse as sp
 from scipy.sparse.csgraph import connected_components
 
-SIZE = 1000
-"""Spots in a patch: few enough for many patches, enough that most of them have all their neighbours in it."""
+SIZE = 250
+"""Spots in a patch: few, for many places of the tissue; enough that most have all their neighbours in it."""
 
 
 def patches(graph: sp.csr_matrix, n_spots: int, seed: int) -> np.ndarray:
