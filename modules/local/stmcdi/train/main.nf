@@ -16,6 +16,7 @@ process TRAIN {
 
     script:
     def args = task.ext.args ?: ''
+    def memory = task.memory ? "--memory-limit ${task.memory.toMega().intdiv(2)}M" : ''
     def devices = task.accelerator && task.accelerator.request > 1 ? "--devices ${task.accelerator.request}" : ''
     def output = "${task.ext.prefix ?: meta.id}_model"
     def checkpoint = lasting ? "--checkpoint '${lasting}/checkpoints/${task.process.replace(':', '_')}_${output}'" : ''
@@ -24,7 +25,7 @@ process TRAIN {
     }
     """
     export OMP_NUM_THREADS=${task.cpus}
-    stmcdi train ${args} ${devices} ${checkpoint} "${h5ad}" "${output}"
+    stmcdi train ${memory} ${args} ${devices} ${checkpoint} "${h5ad}" "${output}"
 
     cat > versions.yml <<-END_VERSIONS
     "${task.process}":
