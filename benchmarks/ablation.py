@@ -1,7 +1,7 @@
-"""What each part of the default model is for: ``python -m benchmarks.ablation [--cases NAME ...] [--seed 0]``.
+"""What each part of the default model is for: ``python -m benchmarks.ablation [--cases NAME ...] [--hidden KIND ...]``.
 
-Takes one part away at a time and scores the rest on the same hidden entries (20 %), then writes ablation.tsv and
-ablation.md beside it. Cases that have rows for the seed are skipped; `--again` runs them anew.
+Takes one part away at a time and scores the rest on the same hidden entries, a fifth of all or those of a fifth of the
+spots, then writes ablation.tsv and ablation.md beside it. Cases that have rows are skipped; `--again` runs them anew.
 """
 
 import argparse
@@ -19,16 +19,27 @@ import torch
 import yaml
 
 from benchmarks import cells
-from benchmarks.draws import add_draws
-from benchmarks.scoring import score
+from benchmarks.draws import N_DRAWS, add_draws
+from benchmarks.scoring import SAMPLE, dense, joint, score
 from stmcdi_cli.model.device import one_thread
 from stmcdi_cli.model.latent import LatentModel
 from stmcdi_cli.model.tissue import Tissue
 
 TABLE, PAGE = cells.ROOT / "benchmarks" / "ablation.tsv", cells.ROOT / "benchmarks" / "ablation.md"
 CPU = torch.device("cpu")
-FIGURES = ("skill", "pcc", "mae_median", "crps", "coverage_90", "draw_var_ratio", "draw_zero_error", "draw_corr_error")
-TITLES = ("skill", "PCC", "MAE of the median", "CRPS", "90 % coverage", "variance", "zeros", "correlations")
+FIGURES = {
+    "skill": "skill",
+    "pcc": "PCC",
+    "crps": "CRPS",
+    "coverage_90": "90 % coverage",
+    "draw_var_ratio": "variance",
+    "draw_zero_error": "zeros",
+    "corr_error": "correlations",
+    "set_crps": "CRPS of gene sets",
+    "set_coverage": "90 % coverage of gene sets",
+}
+KEYS = ("case", "hidden", "seed", "variant")
+KINDS = {"0.2": "A fifth of the entries hidden", cells.SPOTS: "A fifth of the spots hidden, with all their entries"}
 VARIANTS = {
     "full": "**the default**",
     "silent": "without what the networks learnt",
@@ -45,23 +56,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     usual = [name for name in cells.case_names() if name not in cells.NOT_BY_DEFAULT]
     parser.add_argument("--cases", nargs="+", choices=cells.case_names(), default=usual)
-    parser.add_argument("--seed", type=int, default=0, help="of the hidden entries (default: 0)")
+    parser.add_argument("--hidden", nargs="+", choices=list(KINDS), default=list(KINDS), help="what is hidden")
+    parser.add_argument("--seed", type=int, default=0, help="of what is hidden (default: 0)")
     parser.add_argument("--again", action="store_true", help="run cases that have rows already")
     options = parser.parse_args()
-    rows = load()
-    for case in options.cases:
-        if not options.again and any((row["case"], row["seed"]) == (case, str(options.seed)) for row in rows):
-            continue
-        with one_thread():
-            found = list(ablate(case, options.seed))
-        rows = [row for row in load() if (row["case"], row["seed"]) != (case, str(options.seed))] + found
-        save(rows)
-        PAGE.write_text(page(rows), "utf-8")
+    for hidden in options.hidden:
+        for case in options.cases:
+            cell = {"case": case, "hidden": hidden, "seed": str(options.seed)}
+
+            def others(rows: list[dict[str, str]], cell: dict[str, str] = cell) -> list[dict[str, str]]:
+                return [row for row in rows if not cell.items() <= row.items()]
+
+            if not options.again and len(others(load())) < len(load()):
+                continue
+            with one_thread():
+                found = [cell | row for row in ablate(case, hidden, options.seed)]
+            rows = others(load()) + found
+            save(rows)
+            PAGE.write_text(page(rows), "utf-8")
 
 
-def ablate(case: str, seed: int) -> Iterator[dict[str, str]]:
+def ablate(case: str, hidden: str, seed: int) -> Iterator[dict[str, str]]:
     """Score every variant on one case."""
-    folder = cells.cut(case, "0.2", seed)
+    folder = cells.cut(case, hidden, seed)
+    true = ad.read_h5ad(folder / "truth.h5ad")
+    truth, missing = dense(true.X).astype(float), dense(true.layers["missing"]).astype(bool)
     masked = ad.read_h5ad(folder / "graph.h5ad")
     tissue = Tissue.from_anndata(masked)
     alone = sp.csr_matrix(tissue.graph.shape, dtype=np.float32)
@@ -89,9 +108,12 @@ def ablate(case: str, seed: int) -> Iterator[dict[str, str]]:
             file = Path(scratch) / "imputed.h5ad"
             imputed.write_h5ad(file)
             scores = score(file, folder / "truth.h5ad")
-            row = {"case": case, "seed": str(seed), "variant": variant}
-            row |= {name: "" if scores.get(name) is None else f"{scores[name]:.5g}" for name in FIGURES}
-            print(*row.values(), flush=True)
+            draws = np.stack([dense(imputed.layers[f"{SAMPLE}{i:02d}"]) for i in range(N_DRAWS)])
+            scores |= joint(draws, truth, missing)
+            row = {"variant": variant} | {
+                name: "" if scores.get(name) is None else f"{scores[name]:.5g}" for name in FIGURES
+            }
+            print(case, hidden, seed, *row.values(), flush=True)
             yield row
 
 
@@ -138,10 +160,8 @@ def fix(model: LatentModel) -> None:
     for member in model.members:
 
         def expect(spots, pairs, *, member=member, **_):
-            graph = member.graph
-            known = member._scores.of(spots)
-            centre, _ = graph.posterior(*graph.evidence(member._tissue, spots, known), member._prior[spots])
-            expected = graph.decoder(member._tissue.depth[spots])(centre)
+            centre, _, _ = member._told(spots)
+            expected = member.graph.decoder(member._tissue.depth[spots])(centre)
             for pair in pairs:
                 yield pair, expected, expected
 
@@ -149,9 +169,9 @@ def fix(model: LatentModel) -> None:
 
 
 def make_gaussian(imputed: ad.AnnData, model: LatentModel, tissue: Tissue) -> None:
-    """Give each gene one standard deviation: that of its visible entries around what is expected of them."""
+    """Give each gene one standard deviation: that of its visible entries around what is expected of them; and draws."""
     spots = np.arange(tissue.n_spots)
-    scores = [member._scores for member in model.members]
+    scores = [member.graph.encode(tissue) for member in model.members]
     expected = np.average(model._expected(spots, scores, tissue), axis=0, weights=model.weights.numpy())
     visible = ~tissue.missing.toarray()
     residual = np.where(visible, tissue.x.toarray() - expected, 0)
@@ -159,6 +179,10 @@ def make_gaussian(imputed: ad.AnnData, model: LatentModel, tissue: Tissue) -> No
     for name in ("imputed_q05", "imputed_q95", "imputed_median"):
         del imputed.layers[name]
     imputed.layers["imputed_sd"] = sp.csr_matrix(np.where(visible, 0, sd).astype(np.float32))
+    mean, random = dense(imputed.layers["imputed"]), np.random.default_rng(0)
+    for i in range(N_DRAWS):
+        draw = np.maximum(mean + sd * random.standard_normal(mean.shape), 0)
+        imputed.layers[f"{SAMPLE}{i:02d}"] = sp.csr_matrix(np.where(visible, 0, draw).astype(np.float32))
 
 
 def load() -> list[dict[str, str]]:
@@ -172,36 +196,45 @@ def load() -> list[dict[str, str]]:
 def save(rows: list[dict[str, str]]) -> None:
     """Write all rows."""
     with open(TABLE, "w", newline="") as file:
-        writer = csv.DictWriter(file, ["case", "seed", "variant", *FIGURES], delimiter="\t", lineterminator="\n")
+        writer = csv.DictWriter(file, [*KEYS, *FIGURES], delimiter="\t", lineterminator="\n")
         writer.writeheader()
-        writer.writerows(sorted(rows, key=lambda row: (row["case"], row["seed"], list(VARIANTS).index(row["variant"]))))
+        order = list(VARIANTS)
+        writer.writerows(sorted(rows, key=lambda row: (*(row[key] for key in KEYS[:-1]), order.index(row["variant"]))))
 
 
 def page(rows: list[dict[str, str]]) -> str:
-    """Tables: the mean over the cases, then case by case."""
+    """Tables: for each kind the mean over the cases, then case by case."""
     lines = [
         "# What each part is for",
         "",
-        "Made by `python -m benchmarks.ablation`: 20 % of entries hidden; one part taken away at a time.",
+        "Made by `python -m benchmarks.ablation`: one part taken away at a time.",
         "",
         "- *variance*: of a draw's hidden entries over the true one's, median over genes; 1 is right",
         "- *zeros*: error in a gene's share of zeros in a draw, mean over genes",
-        "- *correlations*: root mean square error, over pairs of genes, in the matrix completed by a draw",
+        "- *correlations*: root mean square error of the gene-gene correlations of the completed matrix, averaged over "
+        f"{N_DRAWS} draws",
+        "- *gene sets*: sums of a spot's hidden entries over sets of 50 genes; CRPS in standard deviations of the sums",
         "",
     ]
-    groups = {"Mean over the cases": rows} | {
-        case: [row for row in rows if row["case"] == case] for case in dict.fromkeys(row["case"] for row in rows)
-    }
-    for title, group in groups.items():
-        lines += [f"## {title}", "", "| | " + " | ".join(TITLES) + " |", "|---|" + "---|" * len(TITLES)]
-        for variant, label in VARIANTS.items():
-            chosen = [row for row in group if row["variant"] == variant]
-            if not chosen:
-                continue
-            figures = [[float(row[name]) for row in chosen if row[name]] for name in FIGURES]
-            lines.append(f"| {label} | " + " | ".join(f"{np.mean(f):.4f}" if f else "" for f in figures) + " |")
-        lines.append("")
+    for kind, title in KINDS.items():
+        of_kind = [row for row in rows if row["hidden"] == kind]
+        cases = list(dict.fromkeys(row["case"] for row in of_kind))
+        lines += [f"## {title}", ""]
+        lines += table(f"Mean over {len(cases)} cases", of_kind)
+        for case in cases:
+            lines += table(case, [row for row in of_kind if row["case"] == case])
     return "\n".join(lines)
+
+
+def table(title: str, rows: list[dict[str, str]]) -> list[str]:
+    """One table: a row for each variant, means over what there is of it."""
+    lines = [f"### {title}", "", "| | " + " | ".join(FIGURES.values()) + " |", "|---|" + "---|" * len(FIGURES)]
+    for variant, label in VARIANTS.items():
+        chosen = [row for row in rows if row["variant"] == variant]
+        figures = [[float(row[name]) for row in chosen if row[name]] for name in FIGURES]
+        if chosen:
+            lines.append(f"| {label} | " + " | ".join(f"{np.mean(f):.4f}" if f else "" for f in figures) + " |")
+    return [*lines, ""]
 
 
 if __name__ == "__main__":

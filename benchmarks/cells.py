@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import anndata as ad
+import numpy as np
+import scipy.sparse as sp
 
 import stmcdi_cli as stmcdi
 from stmcdi_cli.io import write_h5ad
@@ -20,7 +22,9 @@ SHARED = Path(os.environ.get("STMCDI_SHARED", ROOT / "../shared")).resolve()
 
 HIDDEN = ("0.2", "0.1", "0.5", "nonzero")
 """What is hidden: a share of all entries, or a fifth of those above zero."""
-NONZERO_FRACTION = 0.2
+SPOTS = "spots"
+"""A fifth of the spots, with all their entries; the ablation has it too."""
+FIFTH = 0.2
 SEEDS = (0, 1, 2)
 NOT_BY_DEFAULT = ("slideseq_cerebellum",)
 
@@ -64,17 +68,31 @@ def cut(case: str, hidden: str, seed: int) -> Path:
 
 
 def _cut(case: str, hidden: str, seed: int, folder: Path) -> None:
-    fraction = "0" if hidden == "nonzero" else hidden
+    fraction = "0" if hidden in ("nonzero", SPOTS) else hidden
     script, source = SHARED / "benchmark" / "make_case.py", SHARED / "data" / f"{case}.h5ad"
     options = ["--fraction", fraction, "--seed", str(seed)]
     subprocess.run([sys.executable, script, source, folder, *options], check=True, stdout=subprocess.DEVNULL)
     masked = ad.read_h5ad(folder / "masked.h5ad")
     if hidden == "nonzero":
-        masked, truth = stmcdi.hold_out(masked, fraction=NONZERO_FRACTION, seed=seed, of="nonzero")
+        masked, truth = stmcdi.hold_out(masked, fraction=FIFTH, seed=seed, of="nonzero")
+    if hidden == SPOTS:
+        masked, truth = hide_spots(masked, np.random.default_rng(seed).random(masked.n_obs) < FIFTH)
+    if hidden in ("nonzero", SPOTS):
         write_h5ad(masked, folder / "masked.h5ad")
         write_h5ad(truth, folder / "truth.h5ad")
     graph = stmcdi.build_graph(masked, section_key="section" if "section" in masked.obs else None)
     write_h5ad(graph, folder / "graph.h5ad")
+
+
+def hide_spots(adata: ad.AnnData, spots: np.ndarray) -> tuple[ad.AnnData, ad.AnnData]:
+    """Hide all entries of some spots (bool) of a case in which nothing is hidden; gives masked and truth."""
+    masked, truth = adata.copy(), adata.copy()
+    seen = sp.diags((~spots).astype(np.float32))
+    masked.X, masked.layers["counts"] = sp.csr_matrix(seen @ adata.X), sp.csr_matrix(seen @ adata.layers["counts"])
+    for data in (masked, truth):
+        data.layers["missing"] = sp.csr_matrix(np.repeat(spots[:, None], adata.n_vars, axis=1))
+    del truth.layers["counts"]
+    return masked, truth
 
 
 @contextmanager
