@@ -79,7 +79,7 @@ def stream(tissues: "Sequence[AnnData]", *, names: Sequence[str] = (), section_k
         joined = shallow_copy(joined, raw={"X": empty, "var": raw.var, "varm": dict(raw.varm)})
     record(joined, "join", {"names": list(names), "section_key": section_key})
     size = sum(stored(matrix) for tissue in tissues for matrix in matrices(tissue).values())
-    return Stream(joined, _blocks(tissues, joined), size)
+    return Stream(joined, _blocks(names, tissues, joined), size)
 
 
 def _concatenated(parts: "dict[str, AnnData]") -> "AnnData":
@@ -94,17 +94,23 @@ def _empty_raw(tissue: "AnnData") -> "AnnData":
     return anndata.AnnData(obs=tissue.obs[[]], var=tissue.raw.var, varm=dict(tissue.raw.varm))
 
 
-def _blocks(tissues: "Sequence[AnnData]", joined: "AnnData") -> Iterator[Block]:
+def _blocks(names: Sequence[str], tissues: "Sequence[AnnData]", joined: "AnnData") -> Iterator[Block]:
     """Yield the rows of one tissue after the other, of the matrices and genes that all have."""
-    found = [{key: by_rows(matrix) for key, matrix in matrices(tissue).items()} for tissue in tissues]
+    found = []
+    for name, tissue in zip(names, tissues, strict=True):
+        with naming(f"tissue {name}"):
+            found.append({key: by_rows(matrix) for key, matrix in matrices(tissue).items()})
     common = [key for key in found[0] if all(key in of for of in found)]
     dense = {key for key in common if all(hasattr(of[key], "ndim") and not sp.issparse(of[key]) for of in found)}
     kind = {key: np.result_type(*(of[key].dtype for of in found)) for key in common}
-    for tissue, of in zip(tissues, found, strict=True):
+    for name, tissue, of in zip(names, tissues, found, strict=True):
         column = {key: _columns(tissue, joined, key) for key in common}
 
-        def block(rows: slice, of: dict[str, Any] = of, column: dict[str, np.ndarray] = column) -> Block:
-            parts = {key: rows_of(of[key], rows)[:, column[key]] for key in common}
+        def block(
+            rows: slice, name: str = name, of: dict[str, Any] = of, column: dict[str, np.ndarray] = column
+        ) -> Block:
+            with naming(f"tissue {name}"):
+                parts = {key: rows_of(of[key], rows)[:, column[key]] for key in common}
             return {
                 key: part.astype(kind[key]) if key in dense else to_csr(part, kind[key]) for key, part in parts.items()
             }

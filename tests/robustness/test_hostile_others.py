@@ -178,12 +178,8 @@ def test_contents_no_step_can_work_with(case, refuses, tmp_path):
             continue  # a matter of normalize
         if step == "join" and "value" in case:
             continue  # likewise
-        said = refuses(
-            [step, tmp_path / "in.h5ad", *(tmp_path / f"{i}.h5ad" for i in range(outputs))],
-            "tissue 1"
-            if step == "join" and case in ("infinite place", "same spot twice", "same gene twice")
-            else "in.h5ad",
-        )
+        said = refuses([step, tmp_path / "in.h5ad", *(tmp_path / f"{i}.h5ad" for i in range(outputs))])
+        assert "in.h5ad" in said or (step == "join" and "tissue 1" in said), said
         assert said[:-1].isprintable()
 
 
