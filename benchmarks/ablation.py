@@ -20,7 +20,7 @@ import yaml
 
 from benchmarks import cells
 from benchmarks.draws import N_DRAWS, add_draws
-from benchmarks.scoring import SAMPLE, dense, joint, score
+from benchmarks.scoring import SAMPLE, Z90, dense, joint, score
 from stmcdi_cli.model.device import one_thread
 from stmcdi_cli.model.latent import LatentModel
 from stmcdi_cli.model.tissue import Tissue
@@ -176,10 +176,11 @@ def make_gaussian(imputed: ad.AnnData, model: LatentModel, tissue: Tissue) -> No
     visible = ~tissue.missing.toarray()
     residual = np.where(visible, tissue.x.toarray() - expected, 0)
     sd = np.sqrt((residual**2).sum(0) / np.maximum(visible.sum(0), 1))
-    for name in ("imputed_q05", "imputed_q95", "imputed_median"):
-        del imputed.layers[name]
+    del imputed.layers["imputed_median"]
     imputed.layers["imputed_sd"] = sp.csr_matrix(np.where(visible, 0, sd).astype(np.float32))
     mean, random = dense(imputed.layers["imputed"]), np.random.default_rng(0)
+    for name, end in (("imputed_q05", mean - Z90 * sd), ("imputed_q95", mean + Z90 * sd)):
+        imputed.layers[name] = sp.csr_matrix(np.where(visible, 0, end).astype(np.float32))
     for i in range(N_DRAWS):
         draw = np.maximum(mean + sd * random.standard_normal(mean.shape), 0)
         imputed.layers[f"{SAMPLE}{i:02d}"] = sp.csr_matrix(np.where(visible, 0, draw).astype(np.float32))
@@ -219,8 +220,10 @@ def page(rows: list[dict[str, str]]) -> str:
     for kind, title in KINDS.items():
         of_kind = [row for row in rows if row["hidden"] == kind]
         cases = list(dict.fromkeys(row["case"] for row in of_kind))
+        if not cases:
+            continue
         lines += [f"## {title}", ""]
-        lines += table(f"Mean over {len(cases)} cases", of_kind)
+        lines += table(f"Mean over the cases ({len(cases)})", of_kind)
         for case in cases:
             lines += table(case, [row for row in of_kind if row["case"] == case])
     return "\n".join(lines)
