@@ -26,8 +26,14 @@ COLORS = {
 KINDS = ("0.1", "0.2", "0.5", "nonzero")
 
 
-def write(mean: pd.DataFrame, cases: list[str], metrics: dict[str, tuple[str, bool | None]], folder: Path) -> None:
-    """Write all plots; ``mean`` has a row per (hidden, case, method)."""
+def write(
+    mean: pd.DataFrame,
+    cases: list[str],
+    metrics: dict[str, tuple[str, bool | None]],
+    scales: pd.DataFrame,
+    folder: Path,
+) -> None:
+    """Write all plots; ``mean`` has a row per (hidden, case, method), ``scales`` one per step and number of spots."""
     folder.mkdir(exist_ok=True)
     a_fifth = mean[mean["hidden"] == "0.2"]
     figures = {
@@ -35,6 +41,8 @@ def write(mean: pd.DataFrame, cases: list[str], metrics: dict[str, tuple[str, bo
         "hidden": by_hidden(mean),
         "cost": cost(a_fifth),
     }
+    if len(scales):
+        figures["scale"] = scale(scales)
     write_texts({folder / f"{name}.svg": svg(figure) for name, figure in figures.items()})
 
 
@@ -85,6 +93,22 @@ def cost(mean: pd.DataFrame) -> Figure:
     axes[0].set_ylabel("mean skill over the cases (below -0.1: at -0.1)")
     legend(figure, set(mean["method"]))
     return figure
+
+
+def scale(table: pd.DataFrame) -> Figure:
+    """Wall seconds and memory against spots, a line per step."""
+    drawn, axes = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
+    for axis, column, title in zip(axes, ("wall_s", "peak_mb"), ("seconds", "peak memory, MB"), strict=True):
+        for color, (step, rows) in zip(plt.cm.tab10.colors, table.groupby("step", sort=False), strict=False):
+            axis.plot(rows["spots"], rows[column], "o-", ms=4, lw=1, color=color, label=step)
+        axis.set(xscale="log", yscale="log", xlabel="spots", ylabel=title)
+    first = table["spots"].min()
+    ends = [first, table["spots"].max()]
+    axes[0].plot(ends, [10 * end / first for end in ends], ":", color="0.5", lw=1, label="linear")
+    axes[1].axhline(8 * 2**30 / 1e6, color="0.5", lw=0.5)
+    axes[1].annotate("8 GiB", (first, 8 * 2**30 / 1e6), va="bottom", color="0.5", fontsize=8)
+    drawn.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
+    return drawn
 
 
 def legend(figure: Figure, found: set[str]) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from benchmarks import cells, methods, plots, results
+from benchmarks import cells, methods, plots, results, scale_page
 from stmcdi_cli.io import write_texts
 
 README = cells.ROOT / "benchmarks" / "README.md"
@@ -46,9 +46,7 @@ Each package runs in an environment of its own under `benchmarks/.work`, install
 table says otherwise. Packages that take no mask get hidden entries as zeros or as gene means, whichever did better;
 each run.py says which. All get the same help: predictions that are negative become 0, those that are not finite the
 gene's mean. *baseline NAME* is `stmcdi baseline --method NAME`. The spatial graph that stmcdi asks for is built
-beforehand, outside the time.
-
-Time and memory with up to 1,000,000 spots are in [scale](scale.md), table and plot.
+beforehand, outside the time. Time and memory with up to 1,000,000 spots are [below](#scale).
 """
 
 CRPS_NOTE = """CRPS and coverage exist where a method says how sure it is. Ours: CRPS of 20 draws (without bias from
@@ -91,8 +89,8 @@ def write(table: pd.DataFrame, readme: Path = README) -> None:
     pages += ["## By what is hidden\n", "![Skill by what is hidden](plots/hidden.svg)\n"]
     pages += ["## Distribution\n", DISTRIBUTION_NOTE, distribution_table(mean)]
     pages += ["## Cost\n", COST_NOTE, "![Skill and cost](plots/cost.svg)\n", cost_table(mean)]
-    pages += [versions(table), failures(table)]
-    plots.write(mean.reset_index(), cases, METRICS, readme.parent / "plots")
+    pages += [scale_page.section(scales := scale_page.load()), versions(table), failures(table)]
+    plots.write(mean.reset_index(), cases, METRICS, scales, readme.parent / "plots")
     write_texts({readme: "\n".join(page for page in pages if page)})
 
 

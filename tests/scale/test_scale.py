@@ -1,6 +1,6 @@
 """Memory of every step is bounded by a chunk: a tissue too large for copies goes through within little memory.
 
-The page benchmarks/scale.md has the same at up to 1,000,000 spots; SPOTS can be raised here, too.
+benchmarks/README.md has the same at up to 1,000,000 spots; SPOTS can be raised here, too.
 """
 
 import json
