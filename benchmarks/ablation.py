@@ -37,6 +37,8 @@ FIGURES = {
     "corr_error": "correlations",
     "set_crps": "CRPS of gene sets",
     "set_coverage": "90 % coverage of gene sets",
+    "spot_crps": "CRPS of spots",
+    "spot_coverage": "90 % coverage of spots",
 }
 KEYS = ("case", "hidden", "seed", "variant")
 KINDS = {"0.2": "A fifth of the entries hidden", cells.SPOTS: "A fifth of the spots hidden, with all their entries"}
@@ -214,7 +216,8 @@ def page(rows: list[dict[str, str]]) -> str:
         "- *zeros*: error in a gene's share of zeros in a draw, mean over genes",
         "- *correlations*: root mean square error of the gene-gene correlations of the completed matrix, averaged over "
         f"{N_DRAWS} draws",
-        "- *gene sets*: sums of a spot's hidden entries over sets of 50 genes; CRPS in standard deviations of the sums",
+        "- *gene sets*, *spots*: sums of a spot's hidden entries over sets of 50 genes, and over all genes; CRPS in "
+        "standard deviations of the sums",
         "",
     ]
     for kind, title in KINDS.items():

@@ -13,6 +13,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stmcdi_cli import trial
 from stmcdi_cli.errors import InputError
 from stmcdi_cli.texts import read_text
 
@@ -36,12 +37,14 @@ CODECS = {
     *("bytes", "crc32", "crc32c", "delta", "sharding_indexed", "shuffle", "transpose", "vlen-bytes", "vlen-utf8"),
 }
 """Ways in which zarr packs numbers and text."""
+PATIENCE = 20
+"""Seconds of a processor's time in which HDF5 has to have read all that is not numbers."""
 WORKING_ROOM = 2**30
 """Bytes that reading may take beside a few times what it reads."""
 
 
 def check_hdf5(file: "h5py.File") -> int:
-    """Walk through an open HDF5 file without reading its data.
+    """Walk through an open HDF5 file without reading its numbers.
 
     Returns
     -------
@@ -51,8 +54,11 @@ def check_hdf5(file: "h5py.File") -> int:
     ------
     InputError
         The file links to others or in circles, is nested too deeply, holds kinds of data that no table has, declares
-        much more than it stores, or is packed in a way that cannot be unpacked here.
+        much more than it stores, is packed in a way that cannot be unpacked here, or is so damaged that HDF5 never
+        comes to its end with it.
     """
+    if not trial.ends(lambda: _read_texts(file), PATIENCE):
+        raise InputError(f"{file.filename}: damaged (reading it does not end); make the file again")
     try:
         return sum(_sizes(file))
     except _Refusal as refusal:
@@ -60,6 +66,20 @@ def check_hdf5(file: "h5py.File") -> int:
     except Exception as error:  # whatever HDF5 trips over, the file is what is wrong
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{file.filename}: damaged ({reason}); make the file again") from error
+
+
+def _read_texts(file: "h5py.File") -> None:
+    """Read attributes and texts, whose storage HDF5 follows without asking where it leads."""
+    import h5py
+
+    def read(_: str, thing: "h5py.Group | h5py.Dataset") -> None:
+        dict(thing.attrs)
+        if isinstance(thing, h5py.Dataset) and h5py.check_string_dtype(thing.dtype) is not None:
+            thing[()]
+
+    with bounded(sum(_sizes(file))):
+        read("", file)
+        file.visititems(read)
 
 
 class _Refusal(Exception):

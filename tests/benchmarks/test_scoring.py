@@ -84,3 +84,17 @@ def test_draws_go_before_the_standard_deviation(small, tmp_path):
     assert scores["spread_from"] == "draws"
     assert scores["crps"] == pytest.approx(0, abs=1e-6)
     assert (scores["draw_var_ratio"], scores["draw_zero_error"]) == pytest.approx((1, 0))
+
+
+def test_sums_of_genes_tell_whether_their_errors_hang_together():
+    random = np.random.default_rng(0)
+    hidden = np.ones((2000, 60), dtype=bool)
+    own = random.normal(size=(21, 2000, 60))
+    together = own + random.normal(size=(21, 2000, 1))
+    right = scoring.joint(together[1:], together[0], hidden)
+    assert right["set_coverage"] == pytest.approx(0.9, abs=0.02) and right["spot_coverage"] == pytest.approx(
+        0.9, abs=0.02
+    )
+    # Each gene by itself has the right spread, but what the genes share is missing.
+    wrong = scoring.joint(own[1:] * np.sqrt(2), together[0], hidden)
+    assert wrong["spot_coverage"] < 0.5 and wrong["spot_crps"] > 1.1 * right["spot_crps"]

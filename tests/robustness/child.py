@@ -17,6 +17,8 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["robustness_imports"])
 LATE = 250
 """Seconds after which a process says what it is doing."""
+LOST = 255
+"""Exit code that multiprocessing gives where it has lost the real one."""
 NETWORK = 99
 """Exit code of a process that was told to stay offline and did not."""
 
@@ -81,8 +83,11 @@ class Child:
         late = self.process.is_alive()
         if late:
             self.kill()
-        text, _, peak = self.said.read_text("utf-8", errors="replace").partition("\0")
-        return Ended(None if late else self.process.exitcode, text, int(peak or 0))
+        text, _, last = self.said.read_text("utf-8", errors="replace").partition("\0")
+        code, peak = map(int, last.split() or (LOST, 0))
+        if self.process.exitcode != LOST:
+            code = self.process.exitcode
+        return Ended(None if late else code, text, peak)
 
     def stop(self, number: int, seconds: float = 60) -> Ended:
         """Send a signal that it can do something about, and wait for its end."""
@@ -145,12 +150,15 @@ def _main(
 
     from stmcdi_cli.cli import main
 
+    code = 0
     try:
         main(arguments)
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
     except Exception:  # noqa: BLE001 - said here, so that the last word is how much memory was taken
         traceback.print_exc()
-        sys.exit(1)
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os.write(handle, b"\0%d" % (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.write(handle, b"\0%d %d" % (code, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
+    sys.exit(code)

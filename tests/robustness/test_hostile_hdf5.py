@@ -199,3 +199,15 @@ def test_damaged_files_are_named(tmp_path):
     path.write_bytes(content)
     with pytest.raises(InputError, match="a.h5ad: "):
         io.read_h5ad(path)
+
+
+def test_damage_on_which_hdf5_never_ends_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(structure, "PATIENCE", 1)
+    file = tmp_path / "raw.h5ad"
+    make_raw().write_h5ad(file)
+    content = bytearray(file.read_bytes())
+    heap = content.find(b"GCOL")  # where HDF5 keeps texts: it goes from one to the next by their lengths
+    content[heap + 16 : heap + 2064] = bytes(2048)
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=r"raw\.h5ad: damaged \(reading it does not end\); make the file again"):
+        io.read_h5ad(file)
