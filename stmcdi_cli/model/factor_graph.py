@@ -40,6 +40,10 @@ _REACH = (-8.0, 4.0)
 """Log rates, relative to the gene's, that the log link can predict."""
 HEADROOM = 20
 """Mean counts that are tabulated, over those of the commonest gene in the deepest spot."""
+_FEWEST_SPOTS = 10
+"""Spots that a factor needs: what sets apart fewer dies out from sweep to sweep."""
+_FEWEST_SIGMAS = 3
+"""Standard deviations that a score may always be off by."""
 _SWEEPS_PER_LINEARISATION = 5
 _LINEARISATIONS = 3
 _LINE = 16  # single-precision numbers in a cache line
@@ -286,8 +290,10 @@ class FactorGraph:
             scores = self._scores(_one_by_one(blocks), mean_of_neighbors, tissue.n_spots, start=scores.mean, sweeps=1)
             prior = self.prior(mean_of_neighbors, scores.mean)
             spread = (scores.mean - prior) ** 2 + scores.variances
-            # Never above the scores' own unit: one odd spot must not make room for itself.
-            self.innovation = spread.mean(0).clamp(1e-4, 1.0)
+            # A few odd spots must not make room for themselves: none counts for more than its part of a factor, and no
+            # variance is above the scores' own unit.
+            most = max(_FEWEST_SIGMAS**2, tissue.n_spots / _FEWEST_SPOTS)
+            self.innovation = torch.minimum(spread, most * self.innovation).mean(0).clamp(1e-4, 1.0)
         part.stands(self._standing(sweeps))
 
     def _standing(self, sweep: int, scores: Scores | None = None, at: Scores | None = None) -> dict[str, Any]:
