@@ -284,3 +284,27 @@ def test_the_state_is_all_there_is(drawn):
     other = FactorGraph(rank=drawn.model.rank, smoothing=0.9, full_depth=0.25)
     other.load_state(drawn.model.state())
     assert decode(other, drawn.data).tobytes() == decode(drawn.model, drawn.data).tobytes()
+
+
+def test_a_few_odd_spots_make_no_factor_of_their_own(drawn, monkeypatch):
+    random, odd = np.random.default_rng(1), np.array([45, 160, 301])
+    depth = drawn.data.depth.copy()
+    depth[odd] = 0.26
+    x = drawn.x.copy()
+    for spot in odd:  # few molecules, most of them of a few genes that are rare elsewhere
+        counts = random.poisson(0.1, GENES) + 40 * (random.random(GENES) < 0.3)
+        x[spot] = np.log1p(counts / depth[spot])
+    data = make_tissue(x, drawn.missing, drawn.data.graph, depth)
+
+    def of_odd_spots():
+        model = FactorGraph(rank=RANK + 2, smoothing=0.9, full_depth=0.25)
+        model.fit(data, sweeps=30, seed=0)
+        hidden = np.zeros_like(drawn.missing)
+        hidden[odd] = drawn.missing[odd]
+        return np.abs(model.encode(data).mean[odd].numpy()).max(), skill(decode(model, data), x, hidden)
+
+    largest, ours = of_odd_spots()
+    monkeypatch.setattr("stmcdi_cli.model.factor_graph._FEWEST_SPOTS", 1)
+    alone, theirs = of_odd_spots()
+    assert largest < 3 < alone
+    assert ours > theirs + 0.1
