@@ -42,6 +42,8 @@ HEADROOM = 20
 """Mean counts that are tabulated, over those of the commonest gene in the deepest spot."""
 _FEWEST_SPOTS = 10
 """Spots that a factor needs: what sets apart fewer dies out from sweep to sweep."""
+_LEAST_ALPHA = 1.0
+"""Least precision of the loadings; a factor of a whole tissue that moves most has 2 and more."""
 _FEWEST_SIGMAS = 3
 """Standard deviations that a score may always be off by."""
 _SWEEPS_PER_LINEARISATION = 5
@@ -346,7 +348,8 @@ class FactorGraph:
         self.loadings_cov = _symmetric(torch.linalg.inv(precision))
         self.loadings = torch.einsum("gab,gb->ga", self.loadings_cov, targets / self.psi[:, None])
         second = self.loadings[:, :, None] * self.loadings[:, None, :] + self.loadings_cov
-        self._alpha = n_genes / torch.diagonal(second, dim1=1, dim2=2).sum(0)
+        # Bounded: small scores with large loadings would get around the bound on what one spot counts for.
+        self._alpha = (n_genes / torch.diagonal(second, dim1=1, dim2=2).sum(0)).clamp(min=_LEAST_ALPHA)
         residual = squares - 2 * (targets * self.loadings).sum(1) + (products * second).sum((1, 2))
         self.psi = ((residual + 1) / (n_seen + 1)).clamp(min=0.05)
 
