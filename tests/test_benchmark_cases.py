@@ -10,14 +10,16 @@ import pytest
 
 pytestmark = pytest.mark.real_data
 
-SMALL = {"mob_rep11": 0.15, "melanoma_mel1_rep1": 0.0}
-"""Tissue and the skill to exceed."""
+SMALL = {"mob_rep11": 0.198, "melanoma_mel1_rep1": 0.104}
+"""Tissue, and the skill of the best peer on it, which is to be exceeded (benchmarks/README.md)."""
+ODD = {"heart_dev_8sections:5_CN74_E1": 0.2305}
+"""A section by itself, with a few spots so shallow that each could pass for a programme of its own."""
 LARGE = {
-    "breast_cancer_stahl_4layers": 0.0,
-    "mouse_hippo_2k_sec5": 0.0,
-    "heart_dev_8sections": 0.0,
-    "starmap_visual_cortex": 0.0,
-    "visium_prostate_normal_cancer_1255genes": 0.0,
+    "breast_cancer_stahl_4layers": 0.062,
+    "mouse_hippo_2k_sec5": 0.106,
+    "heart_dev_8sections": 0.293,
+    "starmap_visual_cortex": 0.100,
+    "visium_prostate_normal_cancer_1255genes": 0.286,
 }
 ALL = os.environ.get("STMCDI_ALL_CASES") == "1"
 
@@ -29,12 +31,17 @@ def python(*arguments):
     return result.stdout
 
 
-@pytest.mark.parametrize(("name", "least"), (SMALL | (LARGE if ALL else {})).items())
-def test_a_real_tissue_is_imputed_better_than_by_gene_means(name, least, shared_data, benchmark_scripts, tmp_path):
+@pytest.mark.parametrize(("name", "least"), (SMALL | ODD | (LARGE if ALL else {})).items())
+def test_a_real_tissue_is_imputed_better_than_by_the_best_peer(name, least, shared_data, benchmark_scripts, tmp_path):
     def stmcdi(*arguments):
         assert python("-m", "stmcdi_cli.cli", *arguments) == ""  # results go to files, progress to stderr
 
+    name, _, section = name.partition(":")
     source = shared_data / f"{name}.h5ad"
+    if section:
+        tissue = ad.read_h5ad(source)
+        source = tmp_path / "section.h5ad"
+        tissue[tissue.obs["section"] == section].copy().write_h5ad(source)
     python(benchmark_scripts / "make_case.py", source, tmp_path)
     masked, graph, imputed = (tmp_path / f"{part}.h5ad" for part in ("masked", "graph", "imputed"))
     sections = ("--section-key", "section") if "section" in ad.read_h5ad(masked, backed="r").obs else ()
