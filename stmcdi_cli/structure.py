@@ -8,7 +8,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,9 +73,10 @@ def _read_texts(file: "h5py.File") -> None:
     import h5py
 
     def read(_: str, thing: "h5py.Group | h5py.Dataset") -> None:
-        dict(thing.attrs)
-        if isinstance(thing, h5py.Dataset) and h5py.check_string_dtype(thing.dtype) is not None:
-            thing[()]
+        with suppress(Exception):  # what can be caught is told of later
+            dict(thing.attrs)
+            if isinstance(thing, h5py.Dataset) and h5py.check_string_dtype(thing.dtype) is not None:
+                thing[()]
 
     with bounded(sum(_sizes(file))):
         read("", file)

@@ -2,6 +2,7 @@
 
 import faulthandler
 import os
+import signal
 import warnings
 from collections.abc import Callable
 
@@ -18,7 +19,8 @@ def ends(action: Callable[[], object], seconds: int) -> bool:
 
     Returns
     -------
-    False where it took longer or crashed. True where the system knows no such copies.
+    False where it took longer or crashed. True where the system knows no such copies, or killed this one, for memory
+    perhaps, which says nothing of the action.
     """
     try:
         import resource
@@ -28,7 +30,8 @@ def ends(action: Callable[[], object], seconds: int) -> bool:
         warnings.simplefilter("ignore", DeprecationWarning)  # threads do not come along, and none is needed
         copy = os.fork()
     if copy:
-        return os.WIFEXITED(os.waitpid(copy, 0)[1])
+        status = os.waitpid(copy, 0)[1]
+        return os.WIFEXITED(status) or os.WTERMSIG(status) == signal.SIGKILL
     try:
         faulthandler.disable()
         for kind, most in ((resource.RLIMIT_CPU, seconds), (resource.RLIMIT_CORE, 0)):

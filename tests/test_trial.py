@@ -18,6 +18,10 @@ def test_what_crashes_does_not_end():
     assert not trial.ends(lambda: os.kill(os.getpid(), signal.SIGSEGV), 5)
 
 
+def test_one_that_the_system_killed_says_nothing():
+    assert trial.ends(lambda: os.kill(os.getpid(), signal.SIGKILL), 5)
+
+
 def test_what_goes_on_for_ever_is_stopped():
     def turn():
         while True:
