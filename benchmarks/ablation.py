@@ -20,6 +20,7 @@ import yaml
 
 from benchmarks import cells
 from benchmarks.draws import N_DRAWS, add_draws
+from benchmarks.markdown import markdown
 from benchmarks.scoring import SAMPLE, Z90, dense, joint, score
 from stmcdi_cli.model.device import one_thread
 from stmcdi_cli.model.latent import LatentModel
@@ -234,13 +235,13 @@ def page(rows: list[dict[str, str]]) -> str:
 
 def table(title: str, rows: list[dict[str, str]]) -> list[str]:
     """One table: a row for each variant, means over what there is of it."""
-    lines = [f"### {title}", "", "| | " + " | ".join(FIGURES.values()) + " |", "|---|" + "---|" * len(FIGURES)]
+    lines = []
     for variant, label in VARIANTS.items():
         chosen = [row for row in rows if row["variant"] == variant]
         figures = [[float(row[name]) for row in chosen if row[name]] for name in FIGURES]
         if chosen:
-            lines.append(f"| {label} | " + " | ".join(f"{np.mean(f):.4f}" if f else "" for f in figures) + " |")
-    return [*lines, ""]
+            lines.append([label, *(f"{np.mean(f):.4f}" if f else "" for f in figures)])
+    return [f"### {title}", "", markdown(["", *FIGURES.values()], lines)]
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks import cells, methods, plots, results, scale_page
+from benchmarks.markdown import markdown
 from stmcdi_cli.io import write_texts
 
 README = cells.ROOT / "benchmarks" / "README.md"
@@ -241,9 +242,3 @@ def failures(table: pd.DataFrame) -> str:
 def figure(value: float, digits: int = 3) -> str:
     """A number for a table."""
     return "–" if np.isnan(value) else f"{value:.{digits}f}"
-
-
-def markdown(header: list[str], rows: list[list[str]]) -> str:
-    """A table."""
-    lines = [header, ["---"] + ["--:"] * (len(header) - 1), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)

@@ -3,6 +3,7 @@
 import pandas as pd
 
 from benchmarks.cells import ROOT
+from benchmarks.markdown import markdown
 
 TABLE = ROOT / "benchmarks" / "scale.tsv"
 COLUMNS = ["spots", "step", "wall_s", "cpu_s", "peak_mb", "output_mb"]
@@ -40,7 +41,7 @@ def section(table: pd.DataFrame) -> str:
         "Peak memory, MB": wide(costs["peak_mb"]),
     }
     note = f"`{BY_STEPS}` takes a number of steps that no spot adds to, and learns from at most 30,000 spots.\n"
-    return "\n".join([HEAD, *(_markdown(title, values) for title, values in parts.items()), note])
+    return "\n".join([HEAD, *(_table(title, values) for title, values in parts.items()), note])
 
 
 def wide(values: pd.Series) -> pd.DataFrame:
@@ -54,10 +55,10 @@ def growth(values: pd.Series) -> pd.DataFrame:
     return pd.DataFrame({spots: table[spots] / table[spots / 10] / 10 for spots in table if spots / 10 in table})
 
 
-def _markdown(title: str, values: pd.DataFrame) -> str:
+def _table(title: str, values: pd.DataFrame) -> str:
     digits = 2 if title.startswith("Growth") else 0
-    rows = [[title, *(f"{spots:,} spots" for spots in values)], ["---", *["--:"] * values.shape[1]]]
+    rows = []
     for step, line in values.iterrows():
         shown = [f"{value:,.{digits or int(value < 10)}f}" if value == value else "" for value in line]
-        rows.append([step, *shown])
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+        rows.append([str(step), *shown])
+    return markdown([title, *(f"{spots:,} spots" for spots in values)], rows)

@@ -38,7 +38,9 @@ CODECS = {
 }
 """Ways in which zarr packs numbers and text."""
 PATIENCE = 20
-"""Seconds of a processor's time in which HDF5 has to have read all that is not numbers."""
+"""Seconds of a processor's time in which HDF5 has to have read all that is not numbers..."""
+TEXT_RATE = 2**23
+"""... and one more for so many bytes of the file."""
 WORKING_ROOM = 2**30
 """Bytes that reading may take beside a few times what it reads."""
 
@@ -57,7 +59,8 @@ def check_hdf5(file: "h5py.File") -> int:
         much more than it stores, is packed in a way that cannot be unpacked here, or is so damaged that HDF5 never
         comes to its end with it.
     """
-    if not trial.ends(lambda: _read_texts(file), PATIENCE):
+    patience = PATIENCE + os.path.getsize(file.filename) // TEXT_RATE
+    if not trial.ends(lambda: _read_texts(file), patience):
         raise InputError(f"{file.filename}: damaged (reading it does not end); make the file again")
     try:
         return sum(_sizes(file))

@@ -92,9 +92,7 @@ def test_sums_of_genes_tell_whether_their_errors_hang_together():
     own = random.normal(size=(21, 2000, 60))
     together = own + random.normal(size=(21, 2000, 1))
     right = scoring.joint(together[1:], together[0], hidden)
-    assert right["set_coverage"] == pytest.approx(0.9, abs=0.02) and right["spot_coverage"] == pytest.approx(
-        0.9, abs=0.02
-    )
+    assert (right["set_coverage"], right["spot_coverage"]) == pytest.approx((0.9, 0.9), abs=0.02)
     # Each gene by itself has the right spread, but what the genes share is missing.
     wrong = scoring.joint(own[1:] * np.sqrt(2), together[0], hidden)
     assert wrong["spot_coverage"] < 0.5 and wrong["spot_crps"] > 1.1 * right["spot_crps"]
