@@ -23,7 +23,7 @@ from benchmarks.draws import N_DRAWS, add_draws
 from benchmarks.markdown import markdown
 from benchmarks.scoring import SAMPLE, Z90, dense, joint, score
 from stmcdi_cli.model.device import one_thread
-from stmcdi_cli.model.latent import LatentModel
+from stmcdi_cli.model.latent.model import LatentModel
 from stmcdi_cli.model.tissue import Tissue
 
 TABLE, PAGE = cells.ROOT / "benchmarks" / "ablation.tsv", cells.ROOT / "benchmarks" / "ablation.md"

@@ -18,7 +18,7 @@ import yaml
 from torch import Tensor, nn
 
 import stmcdi_cli
-from stmcdi_cli.model.denoiser import Denoiser, TransformerLayer
+from stmcdi_cli.model.attention.denoiser import Denoiser, TransformerLayer
 
 
 class PlainLayer(nn.Module):

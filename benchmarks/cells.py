@@ -14,7 +14,7 @@ import numpy as np
 import scipy.sparse as sp
 
 import stmcdi_cli as stmcdi
-from stmcdi_cli.io import write_h5ad
+from stmcdi_cli.io.h5ad import write_h5ad
 
 ROOT = Path(__file__).resolve().parents[1]
 WORK = ROOT / "benchmarks" / ".work"

@@ -12,7 +12,7 @@ import scipy.sparse as sp
 import torch
 
 from benchmarks.scoring import SAMPLE
-from stmcdi_cli.model import checkpoint
+from stmcdi_cli.model import save_load
 from stmcdi_cli.model.base import ImputationModel
 from stmcdi_cli.model.tissue import Tissue
 
@@ -34,7 +34,7 @@ def main() -> None:
     tissue, imputed, model = (
         Tissue.from_anndata(ad.read_h5ad(graph)),
         ad.read_h5ad(imputed_file),
-        checkpoint.load(model_dir),
+        save_load.load(model_dir),
     )
     model.prepare(tissue, device=torch.device("cpu"))
     add_draws(model, tissue, imputed)

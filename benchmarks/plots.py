@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from stmcdi_cli.io import write_texts
+from stmcdi_cli.io.output import write_texts
 
 matplotlib.use("svg")
 plt.rcParams.update({"svg.hashsalt": "stmcdi", "svg.fonttype": "none", "font.size": 8, "axes.spines.top": False})

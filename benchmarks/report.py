@@ -7,7 +7,7 @@ import pandas as pd
 
 from benchmarks import cells, methods, plots, results, scale_page
 from benchmarks.markdown import markdown
-from stmcdi_cli.io import write_texts
+from stmcdi_cli.io.output import write_texts
 
 README = cells.ROOT / "benchmarks" / "README.md"
 NOT_PEERS = [methods.OURS, "baseline-gan", "baseline-vae", "baseline-mlp"]

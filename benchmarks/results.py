@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from benchmarks.cells import ROOT, WORK, Cell, locked
-from stmcdi_cli.io import write_texts
+from stmcdi_cli.io.output import write_texts
 
 FILE = ROOT / "benchmarks" / "results.tsv"
 KEY = ["case", "hidden", "seed", "method"]

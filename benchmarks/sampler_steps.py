@@ -12,9 +12,9 @@ import numpy as np
 import torch
 import yaml
 
-from stmcdi_cli.model import noise as keyed
-from stmcdi_cli.model.samplers import sample
-from stmcdi_cli.model.schedule import Schedule
+from stmcdi_cli.model.diffusion import keyed_noise as keyed
+from stmcdi_cli.model.diffusion.samplers import sample
+from stmcdi_cli.model.diffusion.schedule import Schedule
 
 N = 50_000
 WEIGHTS, SD = np.array([0.3, 0.7]), 0.4

@@ -18,7 +18,7 @@ import pandas as pd
 from benchmarks import report, results
 from benchmarks.cells import ROOT, WORK
 from benchmarks.scale_page import COLUMNS, TABLE, load
-from stmcdi_cli.io import write_texts
+from stmcdi_cli.io.output import write_texts
 
 SPOTS = (10_000, 100_000, 1_000_000)
 STEPS = {

@@ -1,5 +1,12 @@
 """What can go wrong that is not our fault, and the exit code each ends in."""
 
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 
 class StmcdiError(Exception):
     """An error whose message is all the user needs: what is wrong, where, and what to do."""
@@ -36,3 +43,14 @@ class Stopped(StmcdiError):
     def __str__(self) -> str:
         """Only what there is to read."""
         return str(self.args[0])
+
+
+@contextmanager
+def naming(path: str | os.PathLike[str]) -> "Iterator[None]":
+    """Put the file's name before the message of an error that is about its content."""
+    try:
+        yield
+    except OptionError:
+        raise
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error

@@ -3,8 +3,31 @@
 All functions take the hidden entries alone, as vectors of equal length: ``truth`` t and ``predicted`` p.
 """
 
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
 import numpy as np
+import scipy.sparse as sp
 from scipy.special import ndtr
+
+from stmcdi_cli import anndata_keys as keys
+from stmcdi_cli import validation
+from stmcdi_cli.errors import InputError
+from stmcdi_cli.sparse import (
+    add_columns,
+    by_rows,
+    missing_entries,
+    row_chunks,
+    rows_of,
+    scale_rows,
+    to_csr,
+    values_at,
+    without,
+)
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from pandas import DataFrame
 
 
 def mae(predicted: np.ndarray, truth: np.ndarray) -> float:
@@ -47,3 +70,230 @@ def pinball_each(quantiles: dict[float, np.ndarray], truth: np.ndarray) -> np.nd
 def pinball(quantiles: dict[float, np.ndarray], truth: np.ndarray) -> float:
     """Mean of `pinball_each`."""
     return float(np.mean(pinball_each(quantiles, truth)))
+
+
+class Hidden(NamedTuple):
+    """The hidden entries, one element each.
+
+    Attributes
+    ----------
+    mask
+        Which entries they are, CSR bool, spots x genes.
+    gene
+        Column of each entry.
+    truth
+        The hidden value, on the scale of the imputed file's ``X``.
+    predicted
+        The imputed value.
+    guess
+        Mean of the entry's gene over visible entries.
+    """
+
+    mask: sp.csr_matrix
+    gene: np.ndarray
+    truth: np.ndarray
+    predicted: np.ndarray
+    guess: np.ndarray
+
+
+def hidden_entries(imputed: "AnnData", truth: "AnnData", layer: str) -> Hidden:
+    """Take the hidden entries out of both files; parameters and errors are those of :func:`evaluate`."""
+    scoring = _Scoring(imputed, truth, layer)
+    blocks = [(mask, values_at(values, mask), scoring.predicted(rows, mask)) for rows, mask, values in scoring.rows()]
+    mask = sp.vstack([mask for mask, _, _ in blocks], format="csr", dtype=bool)
+    t, p = (np.concatenate([block[i] for block in blocks]) for i in (1, 2))
+    return Hidden(mask, mask.indices, t, p, scoring.guess[mask.indices])
+
+
+class _Scoring:
+    """Goes through both files, on disk or in memory, a few spots at a time.
+
+    Parameters and errors are those of :func:`evaluate`.
+    """
+
+    def __init__(self, imputed: "AnnData", truth: "AnnData", layer: str) -> None:
+        self.imputed, self.truth, self.layer, self.column = imputed, truth, layer, _column(imputed, truth, layer)
+        self.x = by_rows(truth.X)
+        names = {name: f"{layer}_{name}" for name in ("sd", "median", "q05", "q95")}
+        self.layers = {name: by_rows(imputed.layers[key]) for name, key in names.items() if key in imputed.layers}
+        self.values = by_rows(imputed.layers[layer])
+        self._first_look()
+
+    def rows(self) -> Iterator[tuple[slice, sp.csr_matrix, sp.csr_matrix]]:
+        """Yield a run of spots, its hidden entries (CSR bool) and its true values on the imputed file's scale."""
+        for rows in row_chunks(self.truth.shape):
+            mask = to_csr(missing_entries(self.truth, rows)[:, self.column], bool)
+            values = to_csr(rows_of(self.x, rows), np.float64)[:, self.column]
+            yield rows, mask, _on_scale_of(self.imputed, self.truth, values, rows)
+
+    def predicted(self, rows: slice, mask: sp.csr_matrix) -> np.ndarray:
+        """Imputed values at the hidden entries of a run of spots."""
+        return values_at(rows_of(self.values, rows), mask)
+
+    def spread(self, rows: slice, mask: sp.csr_matrix) -> dict[str, np.ndarray]:
+        """What else is said of these entries, by the names of the layers that are there."""
+        return {name: values_at(rows_of(layer, rows), mask) for name, layer in self.layers.items()}
+
+    def _first_look(self) -> None:
+        """Find what every score is measured from: each gene's mean over visible entries, and over hidden ones."""
+        visible, unseen, n, t_sum, p_sum = np.zeros((5, self.column.size))
+        self.n_spots, ranges = 0, []
+        for rows, mask, values in self.rows():
+            t, p = values_at(values, mask), self.predicted(rows, mask)
+            if not np.isfinite(p).all():
+                raise InputError(
+                    f"expected a finite value at every hidden entry of layers['{self.layer}'], "
+                    "found NaN or infinite ones"
+                )
+            hidden = mask + missing_entries(self.imputed, rows)
+            shown = without(values, hidden)
+            visible = add_columns(visible, shown.indices, shown.data)
+            unseen = add_columns(unseen, hidden.indices, hidden.data)
+            n = add_columns(n, mask.indices, mask.data)
+            t_sum, p_sum = (add_columns(total, mask.indices, of) for total, of in ((t_sum, t), (p_sum, p)))
+            self.n_spots += int(np.count_nonzero(np.diff(mask.indptr)))
+            if t.size:
+                ranges.append((p.min(), p.max(), t.min(), t.max()))
+        if not ranges:
+            raise InputError("expected hidden entries among these genes, found none; give the truth of hold-out")
+        low, high = np.min(ranges, axis=0), np.max(ranges, axis=0)
+        self.constant = high[1] == low[0] or high[3] == low[2]
+        self.n, self.guess = n, visible / np.maximum(self.truth.n_obs - unseen, 1)
+        self.t_mean, self.p_mean = t_sum / np.maximum(n, 1), p_sum / np.maximum(n, 1)
+
+    def sums(self) -> "_Sums":
+        """Sum what the scores are made of over the hidden entries of each gene."""
+        total: dict[str, np.ndarray] = {}
+        for rows, mask, values in self.rows():
+            t, gene = values_at(values, mask), mask.indices
+            p, spread = self.predicted(rows, mask), self.spread(rows, mask)
+            dt, dp = t - self.t_mean[gene], p - self.p_mean[gene]
+            found = {"tt": t * t, "pp": p * p, "tp": t * p, "dtdt": dt * dt, "dpdp": dp * dp, "dtdp": dt * dp}
+            found |= {"squared": (p - t) ** 2, "trivial": (self.guess[gene] - t) ** 2, "absolute": np.abs(p - t)}
+            if "median" in spread:
+                found["median"] = np.abs(spread["median"] - t)
+            if "sd" in spread:
+                found["crps"] = crps_gaussian_each(p, spread["sd"], t)
+            if {"q05", "q95"} <= set(spread):
+                found["covered"] = covered(spread["q05"], spread["q95"], t)
+            if {"q05", "median", "q95"} <= set(spread):
+                quantiles = {0.05: spread["q05"], 0.5: spread["median"], 0.95: spread["q95"]}
+                found["pinball"] = pinball_each(quantiles, t)
+            for name, each in found.items():
+                total[name] = add_columns(total.get(name, np.zeros(self.n.size)), gene, each)
+        return _Sums(total, self.n, self.t_mean, self.p_mean, self.constant, self.n_spots)
+
+
+def _column(imputed: "AnnData", truth: "AnnData", layer: str) -> np.ndarray:
+    """Column in the truth of each imputed gene; refuses files that do not belong together."""
+    if layer not in imputed.layers:
+        raise InputError(
+            f"expected imputed values in layers['{layer}'], found {validation.some(imputed.layers)}; run impute"
+        )
+    if keys.MISSING not in truth.layers:
+        raise InputError(f"expected hidden entries in the truth's layers['{keys.MISSING}'], found none; run hold-out")
+    if not imputed.obs_names.equals(truth.obs_names):
+        raise InputError("expected the spots of the truth in their order, found others; spots were lost or reordered")
+    column = truth.var_names.get_indexer(imputed.var_names)
+    if (column < 0).any():
+        unknown = validation.some(imputed.var_names[column < 0])
+        raise InputError(f"expected genes of the truth, found {unknown}; give the truth that belongs to this file")
+    if (np.diff(column) <= 0).any():
+        raise InputError("expected the genes in the order of the truth, found another; genes were reordered")
+    return column
+
+
+class _Sums(NamedTuple):
+    """Sums over the hidden entries of each gene.
+
+    Attributes
+    ----------
+    total
+        Sums by their names; those that lack a layer are absent.
+    n
+        Number of hidden entries.
+    t_mean, p_mean
+        Mean of the hidden and of the imputed values.
+    constant
+        Whether the hidden or the imputed values are all the same.
+    n_spots
+        Spots with hidden entries.
+    """
+
+    total: dict[str, np.ndarray]
+    n: np.ndarray
+    t_mean: np.ndarray
+    p_mean: np.ndarray
+    constant: bool
+    n_spots: int
+
+
+def _over_all(sums: _Sums) -> dict[str, float | int | None]:
+    """Give the scores of all hidden entries pooled."""
+    total, n = {name: values.sum() for name, values in sums.total.items()}, sums.n.sum()
+
+    def mean(name: str) -> float | None:
+        return float(total[name] / n) if name in total else None
+
+    t, p = (of - (sums.n * of).sum() / n for of in (sums.t_mean, sums.p_mean))  # genes' means from the mean of all
+    dtdt, dpdp, dtdp = (
+        total[name] + (sums.n * product).sum() for name, product in (("dtdt", t * t), ("dpdp", p * p), ("dtdp", t * p))
+    )
+    return {
+        "pcc": 0.0 if sums.constant else _cosine(dtdp, dtdt, dpdp),
+        "cs": _cosine(total["tp"], total["tt"], total["pp"]),
+        "rmse": float(np.sqrt(total["squared"] / n)),
+        "mae": mean("absolute"),
+        "mae_median": mean("median"),
+        "skill": float(1 - total["squared"] / total["trivial"]) if total["trivial"] > 0 else None,
+        "gene_pcc": _none_if_nan(_correlations(sums)),
+        "coverage_90": mean("covered"),
+        "crps_gaussian": mean("crps"),
+        "pinball": mean("pinball"),
+        "n_hidden": int(n),
+        "n_spots": sums.n_spots,
+        "n_genes": int(np.count_nonzero(sums.n)),
+    }
+
+
+def _over_genes(sums: _Sums, imputed: "AnnData") -> "DataFrame":
+    """Give the scores of every gene by itself."""
+    import pandas as pd
+
+    n = np.maximum(sums.n, 1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        skill = np.where(sums.total["trivial"] > 0, 1 - sums.total["squared"] / sums.total["trivial"], np.nan)
+    rmse = np.where(sums.n > 0, np.sqrt(sums.total["squared"] / n), np.nan)
+    table = {"n_hidden": sums.n.astype(int), "pcc": _correlations(sums), "rmse": rmse, "skill": skill}
+    return pd.DataFrame(table, index=imputed.var_names.rename("gene"))
+
+
+def _correlations(sums: _Sums) -> np.ndarray:
+    """Correlation of each gene; 0 for constant predictions, NaN where the truth is constant or there is too little."""
+    n = np.maximum(sums.n, 1)
+    t_sd, p_sd, covariance = (np.sqrt(sums.total["dtdt"] / n), np.sqrt(sums.total["dpdp"] / n), sums.total["dtdp"] / n)
+    nothing = 1e-9  # a constant's standard deviation, up to rounding
+    with np.errstate(divide="ignore", invalid="ignore"):
+        correlation = np.where(p_sd > nothing, covariance / (t_sd * p_sd), 0.0)
+    correlation[(sums.n < 3) | (t_sd <= nothing)] = np.nan
+    return correlation
+
+
+def _cosine(product: float, one: float, other: float) -> float:
+    """Cosine of the angle between two vectors, from their product and their squares; 0 where either is zero."""
+    return float(product / (np.sqrt(one * other) + 1e-12))
+
+
+def _on_scale_of(imputed: "AnnData", truth: "AnnData", values: sp.csr_matrix, rows: slice) -> sp.csr_matrix:
+    """Do to the truth what ``normalize`` did to the imputed file after the values were hidden, if it did."""
+    done = imputed.uns.get(keys.PROVENANCE, {}).get("normalize")
+    if done is None or "normalize" in truth.uns.get(keys.PROVENANCE, {}) or done["parameters"]["skip"]:
+        return values
+    size_factor = imputed.obs[keys.SIZE_FACTOR].to_numpy(np.float64)[rows]
+    return scale_rows(values, size_factor, log=bool(done["parameters"]["log"]))
+
+
+def _none_if_nan(values: np.ndarray) -> float | None:
+    """Mean of the values there are."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else None

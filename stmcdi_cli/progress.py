@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
-from stmcdi_cli.log import note
+from stmcdi_cli.logging import note
 
 T = TypeVar("T")
 

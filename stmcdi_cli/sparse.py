@@ -1,17 +1,18 @@
 """Sparse matrices in which some entries have no value, in memory or on disk, read a few rows at a time."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
 
 from stmcdi_cli import anndata_keys as keys
-from stmcdi_cli import memory
+from stmcdi_cli import resources
 from stmcdi_cli.errors import InputError
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
 
 CHUNK_ENTRIES = 2**22
 """Entries of a matrix that are ever dense at one time, where memory allows it; more make nothing faster."""
@@ -19,13 +20,13 @@ CHUNK_ENTRIES = 2**22
 
 def row_chunks(shape: tuple[int, int]) -> Iterator[slice]:
     """Cut the rows of a matrix into runs small enough to be made dense."""
-    step = max(1, min(CHUNK_ENTRIES, memory.entries()) // max(1, shape[1]))
+    step = max(1, min(CHUNK_ENTRIES, resources.entries()) // max(1, shape[1]))
     for start in range(0, shape[0], step):
         yield slice(start, min(start + step, shape[0]))
 
 
 def on_disk(matrix: Any) -> bool:
-    """Whether a matrix is still in its file, as those of `streaming.opened` are."""
+    """Whether a matrix is still in its file, as those of `io.h5ad.opened` are."""
     return hasattr(matrix, "group") or hasattr(matrix, "id")
 
 
@@ -84,7 +85,7 @@ def by_rows(matrix: Any) -> Any:
         return matrix
     if on_disk(matrix):
         need = 2 * sum(part.size * part.dtype.itemsize for part in (matrix.group["data"], matrix.group["indices"]))
-        if need > memory.room():
+        if need > resources.room():
             raise InputError(
                 f"a matrix is stored by columns (CSC), and to turn it takes {need / 2**30:.1f} GiB of memory; "
                 "store it by rows (adata.X = adata.X.tocsr()) or raise --memory-limit"
@@ -189,3 +190,8 @@ def add_columns(total: np.ndarray, column: np.ndarray, values: np.ndarray) -> np
     """Add values to a total per column, one by one: the result is the same however rows are cut into blocks."""
     columns = np.concatenate([np.arange(total.size), column])
     return np.bincount(columns, np.concatenate([total, values]), total.size)
+
+
+def stacked(parts: "Sequence[sp.csr_matrix | np.ndarray]") -> "sp.csr_matrix | np.ndarray":
+    """Put blocks of rows together."""
+    return sp.vstack(parts, format="csr", dtype=parts[0].dtype) if sp.issparse(parts[0]) else np.concatenate(parts)

@@ -1,17 +1,14 @@
 import os
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import anndata as ad
 import pytest
 from click.testing import CliRunner
+from helpers import make_raw
 
 import stmcdi_cli as stmcdi
 from stmcdi_cli.cli import main
-
-sys.path.insert(0, str(Path(__file__).parent))  # so that tests can import helpers.py
-from helpers import make_raw
 
 FIRST = ("test_podman.py", "test_slurm.py", "test_reuse.py", "test_configuration.py")
 """What takes longest begins first where files are shared out over processes, or one would end long after the others."""

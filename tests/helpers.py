@@ -1,6 +1,13 @@
 """What several test files need."""
 
+import fcntl
+import os
+import pty
 import re
+import struct
+import subprocess
+import sys
+import termios
 from pathlib import Path
 
 import anndata as ad
@@ -72,3 +79,32 @@ def same_results(one: Path, other: Path, rtol: float = 0) -> None:
             np.testing.assert_allclose(
                 dense(ours.layers[layer]), dense(theirs.layers[layer]), rtol=rtol, atol=rtol, err_msg=f"{file}: {layer}"
             )
+
+
+def shell(*arguments, **options):
+    """Run the command line in a process of its own."""
+    command = [sys.executable, "-m", "stmcdi_cli.cli", *map(str, arguments)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, **options)
+
+
+def on_terminal(code, **environment):
+    """Run Python with stderr on a pseudo-terminal; what it printed there."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))  # lines and columns
+    settings = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
+    settings |= {"TERM": "xterm", **environment}
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=theirs, stdout=subprocess.DEVNULL, env=settings)
+    os.close(theirs)
+    said = b""
+    while True:
+        try:
+            part = os.read(ours, 4096)
+        except OSError:  # the other side is closed
+            break
+        if not part:
+            break
+        said += part
+    process.wait(60)
+    os.close(ours)
+    return said.decode()

@@ -9,7 +9,8 @@ import scipy.sparse as sp
 from helpers import dense, make_raw, same
 
 import stmcdi_cli as stmcdi
-from stmcdi_cli import shards, sparse
+from stmcdi_cli import sparse
+from stmcdi_cli.io import shards
 
 FORMS = {"csr": sp.csr_matrix, "csc": sp.csc_matrix, "dense": np.asarray}
 

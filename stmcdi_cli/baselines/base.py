@@ -10,17 +10,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 import scipy.sparse as sp
 import torch
-from scipy.spatial import KDTree
 from torch import Tensor
 
 from stmcdi_cli import anndata_keys as keys
-from stmcdi_cli import checks
+from stmcdi_cli import validation
 from stmcdi_cli.errors import InputError
+from stmcdi_cli.graph import nearest
 from stmcdi_cli.model.tissue import Tissue
 from stmcdi_cli.sparse import to_csr
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
 
 BLOCK = 256
 """Spots worked on at a time; fixed, so that no result depends on it."""
@@ -62,11 +63,11 @@ class Visible:
         InputError
             ``X``, the coordinates or the sections cannot be used.
         """
-        checks.table(adata)
+        validation.table(adata)
         if section_key is None:  # as the graph was built
             section_key = adata.uns.get(keys.NEIGHBORS, {}).get("params", {}).get("section_key")
-        section = checks.sections(adata, section_key)
-        xy = checks.coordinates(adata) if keys.SPATIAL in adata.obsm else None
+        section = validation.sections(adata, section_key)
+        xy = validation.coordinates(adata) if keys.SPATIAL in adata.obsm else None
         tissue = Tissue.from_anndata(_with_graph(adata, xy, section))
         return cls(tissue, tissue.x.toarray(), ~tissue.missing.toarray(), xy, section)
 
@@ -113,23 +114,6 @@ def _with_graph(adata: "AnnData", xy: np.ndarray | None, section: np.ndarray) ->
         graph = sp.csr_matrix((adata.n_obs,) * 2, dtype=np.float32) if xy is None else nearest(xy, section, 5)
     layers = {keys.MISSING: adata.layers[keys.MISSING]} if keys.MISSING in adata.layers else None
     return anndata.AnnData(adata.X, obs=adata.obs, var=adata.var, layers=layers, obsp={keys.CONNECTIVITIES: graph})
-
-
-def nearest(xy: np.ndarray, section: np.ndarray, k: int) -> sp.csr_matrix:
-    """Join each spot to the k nearest others of its section, or to all where there are fewer; CSR float32 [n, n]."""
-    rows, columns = [np.empty(0, int)], [np.empty(0, int)]
-    for code in np.unique(section):
-        spots = np.flatnonzero(section == code)
-        size = min(k, len(spots) - 1)
-        if size < 1:
-            continue
-        found = KDTree(xy[spots]).query(xy[spots], size + 1)[1]
-        itself = found == np.arange(len(spots))[:, None]
-        itself[~itself.any(1), -1] = True  # crowded out by spots at the same place
-        rows.append(np.repeat(spots, size))
-        columns.append(spots[found[~itself]])
-    row, column = np.concatenate(rows), np.concatenate(columns)
-    return sp.csr_matrix((np.ones(len(row), np.float32), (row, column)), shape=(len(xy),) * 2)
 
 
 def gene_mean(x: np.ndarray, seen: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ learns to pass for an observation and to be near the targets.
 import torch
 from torch import Tensor, nn
 
-from stmcdi_cli.baselines import base, graph_latent
+from stmcdi_cli.baselines import base, latent_network
 
 WIDTH = 128
 NOISE = 8
@@ -20,7 +20,7 @@ ALPHA = 10.0
 N_DRAWS = 4
 
 
-class AdversarialNetwork(graph_latent.LatentNetwork):
+class AdversarialNetwork(latent_network.LatentNetwork):
     """Generator from latent and noise to standardised expression [B, G], and its discriminator."""
 
     def __init__(self, n_inputs: int, n_genes: int) -> None:
@@ -42,12 +42,12 @@ class AdversarialNetwork(graph_latent.LatentNetwork):
         """Give each player an optimiser."""
         self.generator_optimizer, self.discriminator_optimizer = (
             torch.optim.AdamW(
-                player.parameters(), lr=graph_latent.LEARNING_RATE, weight_decay=graph_latent.WEIGHT_DECAY
+                player.parameters(), lr=latent_network.LEARNING_RATE, weight_decay=latent_network.WEIGHT_DECAY
             )
             for player in (self.generator, self.discriminator)
         )
 
-    def update(self, batch: graph_latent.Batch) -> None:
+    def update(self, batch: latent_network.Batch) -> None:
         """Take one step of the discriminator, then one of the generator."""
         generated = self._generate(batch.latent)
         filled = torch.where(batch.seen > 0, batch.z, generated)
@@ -90,4 +90,4 @@ def impute(data: base.Visible, *, seed: int) -> base.Estimate:
     InputError
         The data have neither a spatial graph nor coordinates to build one from.
     """
-    return graph_latent.impute(data, AdversarialNetwork, seed=seed)
+    return latent_network.impute(data, AdversarialNetwork, seed=seed)

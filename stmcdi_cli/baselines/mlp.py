@@ -2,13 +2,13 @@
 
 from torch import Tensor, nn
 
-from stmcdi_cli.baselines import base, graph_latent
+from stmcdi_cli.baselines import base, latent_network
 
 WIDTH = 128
 DROPOUT = 0.4
 
 
-class Perceptron(graph_latent.LatentNetwork):
+class Perceptron(latent_network.LatentNetwork):
     """Three layers from the latent [B, c] to standardised expression [B, G]."""
 
     def __init__(self, n_inputs: int, n_genes: int) -> None:
@@ -23,7 +23,7 @@ class Perceptron(graph_latent.LatentNetwork):
             nn.Linear(WIDTH, n_genes),
         )
 
-    def loss(self, batch: graph_latent.Batch) -> Tensor:
+    def loss(self, batch: latent_network.Batch) -> Tensor:
         """Squared error of the hidden entries."""
         return batch.error(self.predict(batch.latent))
 
@@ -40,4 +40,4 @@ def impute(data: base.Visible, *, seed: int) -> base.Estimate:
     InputError
         The data have neither a spatial graph nor coordinates to build one from.
     """
-    return graph_latent.impute(data, Perceptron, seed=seed)
+    return latent_network.impute(data, Perceptron, seed=seed)

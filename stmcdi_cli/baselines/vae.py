@@ -7,14 +7,14 @@ entries hidden from the latent.
 import torch
 from torch import Tensor, nn
 
-from stmcdi_cli.baselines import base, graph_latent
+from stmcdi_cli.baselines import base, latent_network
 
 WIDTH = 128
 CODE = 16
 DROPOUT = 0.3
 
 
-class VariationalAutoencoder(graph_latent.LatentNetwork):
+class VariationalAutoencoder(latent_network.LatentNetwork):
     """Latent [B, c] to a code [B, CODE] to standardised expression [B, G]."""
 
     def __init__(self, n_inputs: int, n_genes: int) -> None:
@@ -25,7 +25,7 @@ class VariationalAutoencoder(graph_latent.LatentNetwork):
         self.decoder = nn.Sequential(nn.Linear(CODE, WIDTH), nn.SiLU(), nn.Dropout(DROPOUT), nn.Linear(WIDTH, n_genes))
         self.log_noise = nn.Parameter(torch.zeros(()))
 
-    def loss(self, batch: graph_latent.Batch) -> Tensor:
+    def loss(self, batch: latent_network.Batch) -> Tensor:
         """Negative evidence lower bound per target, times 2, for noise whose variance is learnt."""
         mean, log_variance = self.encoder(batch.latent).chunk(2, dim=1)
         log_variance = log_variance.clamp(-10, 5)
@@ -47,4 +47,4 @@ def impute(data: base.Visible, *, seed: int) -> base.Estimate:
     InputError
         The data have neither a spatial graph nor coordinates to build one from.
     """
-    return graph_latent.impute(data, VariationalAutoencoder, seed=seed)
+    return latent_network.impute(data, VariationalAutoencoder, seed=seed)

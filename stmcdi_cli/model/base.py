@@ -10,21 +10,9 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from stmcdi_cli.model.restart import Restart
 from stmcdi_cli.model.tissue import Tissue
-
-
-class Row(dict[str, float]):
-    """A row of the training history (``epoch``, ``loss``, ...); `of` is the last epoch there can be."""
-
-    def __init__(self, of: int, **values: float) -> None:
-        super().__init__(values)
-        self.of = of
-
-
-Reporter = Callable[[Row], None]
-"""Receives one row of the training history at a time."""
-
+from stmcdi_cli.model.training.checkpoint import Restart
+from stmcdi_cli.model.training.trainer import Reporter
 
 Keep = Callable[[int, slice, np.ndarray], None]
 """Receives the number of a draw, which of the spots asked for, and their values in that draw, float32 [spots, G]."""

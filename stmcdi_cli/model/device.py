@@ -8,8 +8,8 @@ from typing import TypeVar
 
 import torch
 
-from stmcdi_cli.cores import n_workers as n_workers
 from stmcdi_cli.errors import DeviceMemoryError, OptionError
+from stmcdi_cli.resources import n_workers as n_workers
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -10,11 +10,10 @@ import scipy.sparse as sp
 
 from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli.errors import InputError
-from stmcdi_cli.model import noise
-from stmcdi_cli.model.counts import SCALES, SHALLOWEST, ScaleSearch
-from stmcdi_cli.sparse import by_rows, row_chunks, rows_of, take_rows, to_csr, without
+from stmcdi_cli.model.diffusion import keyed_noise
+from stmcdi_cli.model.scales import SCALES, SHALLOWEST, ScaleSearch
+from stmcdi_cli.sparse import by_rows, row_chunks, rows_of, stacked, take_rows, to_csr, without
 from stmcdi_cli.sparse import on_disk as is_on_disk
-from stmcdi_cli.streaming import stacked
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -63,7 +62,7 @@ class Tissue:
     depth
         Spot total over median total; 1 where the file does not tell.
     scale
-        How `x` was made from counts, a name in `counts.SCALES`; None where it is no function of counts.
+        How `x` was made from counts, a name in `scales.SCALES`; None where it is no function of counts.
     genes
         Gene names in order.
     """
@@ -191,6 +190,6 @@ def validation_entries(tissue: Tissue, share: float, seed: int) -> sp.csr_matrix
     rows = []
     for chunk in row_chunks(tissue.x.shape):
         spots = np.arange(chunk.start, chunk.stop)
-        picked = noise.uniform(seed, spots, np.array([0]), VALIDATION_STREAM, tissue.n_genes)[0] < share
+        picked = keyed_noise.uniform(seed, spots, np.array([0]), VALIDATION_STREAM, tissue.n_genes)[0] < share
         rows.append(sp.csr_matrix(picked & ~tissue.missing[spots].toarray()))
     return sp.vstack(rows, format="csr")

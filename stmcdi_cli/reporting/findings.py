@@ -11,12 +11,12 @@ import numpy as np
 import scipy.sparse as sp
 
 from stmcdi_cli import anndata_keys as keys
-from stmcdi_cli import checks
+from stmcdi_cli import validation
 from stmcdi_cli.errors import InputError
-from stmcdi_cli.io import shallow_copy
+from stmcdi_cli.io.h5ad import shallow_copy
+from stmcdi_cli.io.text import read_text, read_yaml
 from stmcdi_cli.reporting.reliability import RARE_SHARE, RARE_SPOTS, TRUST, reliability
 from stmcdi_cli.sparse import missing_entries, row_sums, to_csr, values_at, without
-from stmcdi_cli.texts import read_text, read_yaml
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -118,11 +118,11 @@ def gather(
     for layer in (keys.IMPUTED, keys.IMPUTED_SD):
         if layer not in adata.layers:
             raise InputError(
-                f"expected layers['{layer}'], found {checks.some(adata.layers)}; "
+                f"expected layers['{layer}'], found {validation.some(adata.layers)}; "
                 "run impute (--layers, where given, must name it), then report on its output"
             )
-    checks.table(adata)
-    xy = checks.coordinates(adata)[:, :2]
+    validation.table(adata)
+    xy = validation.coordinates(adata)[:, :2]
     section_key = adata.uns.get(keys.PROVENANCE, {}).get("build-graph", {}).get("parameters", {}).get("section_key")
     sections, names = np.zeros(adata.n_obs, dtype=int), ["all spots"]
     if section_key is not None and section_key in adata.obs:
@@ -174,7 +174,8 @@ def _overview(adata: "AnnData", here: np.ndarray, depth: np.ndarray, name: str) 
 
 def _score(found: Findings, truth: "AnnData", baseline: "Sequence[AnnData]") -> None:
     """Score the imputation, each gene's mean and the baselines on the hidden entries."""
-    from stmcdi_cli.steps.evaluate import evaluate, evaluate_genes, hidden_entries
+    from stmcdi_cli.metrics import hidden_entries
+    from stmcdi_cli.steps.evaluate import evaluate, evaluate_genes
 
     adata = found.adata
     found.methods = [("stmcdi", evaluate(adata, truth))]

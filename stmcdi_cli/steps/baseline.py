@@ -6,9 +6,10 @@ import numpy as np
 import scipy.sparse as sp
 
 from stmcdi_cli import anndata_keys as keys
-from stmcdi_cli import checks
-from stmcdi_cli.io import record, shallow_copy
-from stmcdi_cli.log import note
+from stmcdi_cli import validation
+from stmcdi_cli.io.h5ad import shallow_copy
+from stmcdi_cli.logging import note
+from stmcdi_cli.provenance import record
 from stmcdi_cli.sparse import missing_entries
 
 if TYPE_CHECKING:
@@ -56,9 +57,9 @@ def baseline(
     from stmcdi_cli.baselines import METHODS, Visible
     from stmcdi_cli.model.device import one_thread
 
-    checks.one_of("method", method, METHODS)
-    checks.one_of("target", target, TARGETS)
-    checks.at_least("seed", seed, 0)
+    validation.one_of("method", method, METHODS)
+    validation.one_of("target", target, TARGETS)
+    validation.at_least("seed", seed, 0)
     data = Visible.from_anndata(adata, section_key)
     fill = np.ones(adata.shape, dtype=bool) if target == "all" else missing_entries(adata).toarray()
     if not fill.any():

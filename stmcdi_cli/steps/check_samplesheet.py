@@ -7,9 +7,8 @@ import re
 from pathlib import Path
 
 from stmcdi_cli.errors import InputError
-from stmcdi_cli.io import check_output
-from stmcdi_cli.texts import read_text
-from stmcdi_cli.whole import whole_file
+from stmcdi_cli.io.output import check_output, whole_file
+from stmcdi_cli.io.text import read_text
 
 REQUIRED = ("sample", "h5ad")
 COLUMNS = (*REQUIRED, "section_key", "group")

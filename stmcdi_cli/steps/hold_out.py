@@ -8,9 +8,11 @@ import numpy as np
 import scipy.sparse as sp
 
 from stmcdi_cli import anndata_keys as keys
-from stmcdi_cli import checks
+from stmcdi_cli import validation
 from stmcdi_cli.errors import InputError
-from stmcdi_cli.io import record
+from stmcdi_cli.io.h5ad import carried
+from stmcdi_cli.io.stream import Block, Stream, disk_size, gathered, stored
+from stmcdi_cli.provenance import record
 from stmcdi_cli.sparse import (
     by_rows,
     mask_from_chunks,
@@ -21,7 +23,6 @@ from stmcdi_cli.sparse import (
     to_csr,
     without,
 )
-from stmcdi_cli.streaming import Block, Stream, carried, disk_size, gathered, stored
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -65,10 +66,10 @@ def hold_out(adata: "AnnData", *, fraction: float = 0.2, seed: int = 0, of: str 
 
 def streams(adata: "AnnData", *, fraction: float = 0.2, seed: int = 0, of: str = "all") -> tuple[Stream, Stream]:
     """Do the work of :func:`hold_out` in blocks of spots, for both results at once; ``adata`` may be on disk."""
-    checks.fraction("fraction", fraction)
-    checks.at_least("seed", seed, 0)
-    checks.one_of("of", of, OF)
-    checks.table(adata)
+    validation.fraction("fraction", fraction)
+    validation.at_least("seed", seed, 0)
+    validation.one_of("of", of, OF)
+    validation.table(adata)
     has_counts = keys.COUNTS in adata.layers
 
     def blocks() -> Iterator[tuple[Block, Block]]:

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stmcdi_cli import anndata_keys as keys
-from stmcdi_cli import checks, contract
-from stmcdi_cli.errors import InputError
-from stmcdi_cli.formats import space_ranger, stores, tables
-from stmcdi_cli.io import checksum, naming, read_h5ad, record
+from stmcdi_cli import validation
+from stmcdi_cli.errors import InputError, naming
+from stmcdi_cli.io.h5ad import read_h5ad
+from stmcdi_cli.io.readers import space_ranger, zarr
+from stmcdi_cli.io.readers import table as tables
+from stmcdi_cli.provenance import checksum, record
 from stmcdi_cli.sparse import to_csr
 
 if TYPE_CHECKING:
@@ -61,7 +63,7 @@ def import_(
     InputError
         There is nothing to read, no coordinates, or the format is another.
     """
-    checks.one_of("format", format, FORMATS)
+    validation.one_of("format", format, FORMATS)
     path = Path(path)
     if not path.exists():
         raise InputError(f"{path}: no such file; check the path")
@@ -73,11 +75,11 @@ def import_(
         again = adata.var_names[adata.var_names.duplicated()].unique()
         adata.var_names_make_unique()
         if not quiet:
-            print(f"import: renamed repeated genes: {checks.some(again)}", file=sys.stderr)
+            print(f"import: renamed repeated genes: {validation.some(again)}", file=sys.stderr)
     with naming(path):
-        contract.check(adata)
-        checks.table(adata)
-        adata.obsm[keys.SPATIAL] = checks.coordinates(adata)
+        validation.check(adata)
+        validation.table(adata)
+        adata.obsm[keys.SPATIAL] = validation.coordinates(adata)
         adata.X = to_csr(adata.X, np.float32)
     parameters = {"path": str(path), "format": found, "coordinates": coordinates, "table": table}
     record(adata, "import", parameters | ({"bin_um": bin_um} if found == "visium-hd" else {}))
@@ -93,7 +95,7 @@ def _format(path: Path) -> str:
     if space_ranger.find(path):
         return "space-ranger"
     if path.is_dir():
-        known = stores.kind(path)
+        known = zarr.kind(path)
         if known:
             return known
         raise InputError(
@@ -114,17 +116,16 @@ def _read(path: Path, format: str, coordinates: Path | None, bin_um: int, table:
         if format == "visium-hd":
             sides = space_ranger.bins(path)
             if bin_um not in sides:
-                raise InputError(
-                    f"{path}: expected bins of {bin_um} micrometres, found {checks.some(sides)}; choose one (--bin-um)"
-                )
+                found = validation.some(sides)
+                raise InputError(f"{path}: expected bins of {bin_um} micrometres, found {found}; choose one (--bin-um)")
             folder = space_ranger.find(sides[bin_um])
         if folder is None:
             raise InputError(f"{path}: expected {space_ranger.MATRIX}, found none; give Space Ranger's output folder")
         return space_ranger.read(folder)
     if format == "zarr":
-        adata, source = stores.read_anndata(path), path
+        adata, source = zarr.read_anndata(path), path
     elif format == "spatialdata":
-        adata, source = stores.read_spatialdata(path, table), path
+        adata, source = zarr.read_spatialdata(path, table), path
     else:
         adata, source = read_h5ad(path), path
     if coordinates is not None:

@@ -1,30 +1,30 @@
 """``stmcdi impute``: draw the entries that have no value, starting from pure noise (Algorithm 2)."""
 
-import hashlib
 import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.sparse as sp
 
 from stmcdi_cli import anndata_keys as keys
-from stmcdi_cli import checks, shards
+from stmcdi_cli import validation
 from stmcdi_cli.errors import InputError
-from stmcdi_cli.io import record
-from stmcdi_cli.parts import Parts
-from stmcdi_cli.sparse import by_rows, row_chunks, rows_of, to_csr
-from stmcdi_cli.streaming import Block, Stream, carried, disk_size, gathered, matrices, stored, transform
+from stmcdi_cli.io import shards
+from stmcdi_cli.io.h5ad import carried, matrices
+from stmcdi_cli.io.partial import Parts, _kept_in
+from stmcdi_cli.io.stream import Block, Stream, disk_size, gathered, stored
+from stmcdi_cli.provenance import _digest, record
+from stmcdi_cli.sparse import by_rows, rows_of, to_csr
 
 if TYPE_CHECKING:
     import torch
     from anndata import AnnData
 
     from stmcdi_cli.model.base import ImputationModel
+
 
 TARGETS = ("missing", "zeros", "all")
 LAYERS = (keys.IMPUTED, keys.IMPUTED_SD, keys.IMPUTED_MEDIAN, keys.IMPUTED_Q05, keys.IMPUTED_Q95)
@@ -118,28 +118,28 @@ def stream(
     parts: Parts | None = None,
 ) -> Stream:
     """Do the work of :func:`impute` in blocks of spots; ``adata`` may be on disk; `parts` may hold finished blocks."""
-    from stmcdi_cli.model import checkpoint
+    from stmcdi_cli.model import save_load
     from stmcdi_cli.model.base import ImputationModel
     from stmcdi_cli.model.device import choose_device, cpu_fallback, in_order, memory_guard, one_thread
-    from stmcdi_cli.model.samplers import SAMPLERS
-    from stmcdi_cli.model.summary import Summary
+    from stmcdi_cli.model.diffusion.samplers import SAMPLERS
+    from stmcdi_cli.model.draw_summary import Summary
     from stmcdi_cli.model.tissue import Tissue
     from stmcdi_cli.progress import progress
 
     began = time.monotonic()
-    checks.one_of("target", target, TARGETS)
-    checks.one_of("sampler", sampler, SAMPLERS)
-    checks.at_least("seed", seed, 0)
+    validation.one_of("target", target, TARGETS)
+    validation.one_of("sampler", sampler, SAMPLERS)
+    validation.at_least("seed", seed, 0)
     for name, value in (("n_samples", n_samples), ("batch_size", batch_size), ("n_steps", n_steps)):
         if value is not None:
-            checks.at_least(name, value, 1)
+            validation.at_least(name, value, 1)
     wanted_layers = list(LAYERS) if layers is None else [name for name in LAYERS if name in layers]
     for name in layers or LAYERS:
-        checks.one_of("layers", name, LAYERS)
-    model = model_dir if isinstance(model_dir, ImputationModel) else checkpoint.load(model_dir)
+        validation.one_of("layers", name, LAYERS)
+    model = model_dir if isinstance(model_dir, ImputationModel) else save_load.load(model_dir)
     tissue = Tissue.from_anndata(adata, on_disk=model.from_disk)
-    checkpoint.check_genes(model, tissue)
-    checkpoint.check_scale(model, tissue)
+    save_load.check_genes(model, tissue)
+    save_load.check_scale(model, tissue)
     wanted, missing = _wanted_genes(genes, tissue.genes), by_rows(adata.layers.get(keys.MISSING))
     part = shards.spots_of(shard, tissue.n_spots)
     chosen = choose_device(device)
@@ -231,55 +231,6 @@ def stream(
     return Stream(header, blocks(), size)
 
 
-def write(
-    input: str | os.PathLike[str],
-    model_dir: str | os.PathLike[str],
-    output: str | os.PathLike[str],
-    *,
-    parts: str | os.PathLike[str] | None = None,
-    **options: Any,
-) -> None:
-    """Do the work of :func:`impute` from file to file; if it is killed, the same call goes on with it."""
-    output = Path(output)
-    with _kept_in(output.with_name(f".{output.name}.parts") if parts is None else parts) as kept:
-        transform("impute", stream, input, output, model_dir=model_dir, parts=kept, **options)
-
-
-@contextmanager
-def _kept_in(folder: str | os.PathLike[str] | None) -> Iterator[Parts | None]:
-    """Give a place for parts, and clear it up in the end."""
-    if folder is None:
-        yield None
-        return
-    parts = Parts(Path(folder))
-    try:
-        yield parts
-    except Exception:
-        if parts.count() == 0:  # where there are some, a disk that was full does not cost hours
-            parts.remove()
-        raise
-    parts.remove()
-
-
-def _digest(adata: "AnnData") -> str:
-    """Tell data apart, by all that a model sees of them; in memory or on disk, whatever is read at a time."""
-    digests = [hashlib.blake2b(digest_size=16) for _ in range(7)]
-    for name, three in ((None, digests[:3]), (keys.MISSING, digests[3:6])):
-        matrix = by_rows(adata.X if name is None else adata.layers.get(name))
-        for rows in row_chunks(adata.shape) if matrix is not None else ():
-            part = to_csr(rows_of(matrix, rows), np.float32 if name is None else bool)
-            for digest, values in zip(three, (part.data, part.indices, np.diff(part.indptr)), strict=True):
-                digest.update(values.astype(values.dtype if values.dtype.kind in "fb" else np.int64).tobytes())
-    graph = adata.obsp[keys.CONNECTIVITIES]
-    for key in (keys.SIZE_FACTOR, keys.EMPTY_SPOT):
-        if key in adata.obs:
-            digests[6].update(adata.obs[key].to_numpy(np.float64).tobytes())
-    for values in (graph.data, graph.indices, graph.indptr) if sp.issparse(graph) else (np.asarray(graph),):
-        digests[6].update(values.tobytes())
-    digests[6].update("\n".join(map(str, adata.var_names)).encode())
-    return "".join(digest.hexdigest() for digest in digests)
-
-
 def _tensors(arrays: "dict[str, np.ndarray]") -> "dict[str, torch.Tensor]":
     import torch
 
@@ -298,5 +249,5 @@ def _wanted_genes(chosen: Sequence[str] | None, genes: tuple[str, ...]) -> np.nd
         return np.ones(len(genes), dtype=bool)
     unknown = [gene for gene in chosen if gene not in set(genes)]
     if unknown:
-        raise InputError(f"expected genes the file has, found {checks.some(unknown)}; correct the list (--genes)")
+        raise InputError(f"expected genes the file has, found {validation.some(unknown)}; correct the list (--genes)")
     return np.isin(genes, list(chosen))

@@ -8,11 +8,12 @@ import pandas as pd
 import scipy.sparse as sp
 
 from stmcdi_cli import anndata_keys as keys
-from stmcdi_cli import checks
-from stmcdi_cli.errors import InputError, OptionError
-from stmcdi_cli.io import naming, record, shallow_copy
+from stmcdi_cli import validation
+from stmcdi_cli.errors import InputError, OptionError, naming
+from stmcdi_cli.io.h5ad import matrices, shallow_copy
+from stmcdi_cli.io.stream import Block, Stream, gathered, stored
+from stmcdi_cli.provenance import record
 from stmcdi_cli.sparse import by_rows, row_chunks, rows_of, to_csr
-from stmcdi_cli.streaming import Block, Stream, gathered, matrices, stored
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -55,9 +56,9 @@ def stream(tissues: "Sequence[AnnData]", *, names: Sequence[str] = (), section_k
     parts = {}
     for name, tissue in zip(names, tissues, strict=True):
         with naming(f"tissue {name}"):
-            checks.table(tissue)
-            checks.coordinates(tissue)
-            checks.sections(tissue, section_key)
+            validation.table(tissue)
+            validation.coordinates(tissue)
+            validation.sections(tissue, section_key)
         part = shallow_copy(tissue, X=None, layers={}, raw=None)
         part.obs[keys.SAMPLE] = name
         part.obs[keys.SECTION] = name if section_key is None else name + ":" + tissue.obs[section_key].astype(str)

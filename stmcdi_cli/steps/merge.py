@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from stmcdi_cli import anndata_keys as keys
-from stmcdi_cli import checks, shards
+from stmcdi_cli import validation
 from stmcdi_cli.errors import InputError
-from stmcdi_cli.streaming import Stream, gathered
+from stmcdi_cli.io import shards
+from stmcdi_cli.io.stream import Stream, gathered
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -50,12 +51,12 @@ def stream(parts: "Sequence[AnnData]") -> Stream:
         counts.add(n)
     if len(counts) > 1:
         raise InputError(
-            f"expected shards of one division, found some of {checks.some(sorted(counts))}; run them again"
+            f"expected shards of one division, found some of {validation.some(sorted(counts))}; run them again"
         )
     n = counts.pop()
     absent = [f"{number}/{n}" for number in range(1, n + 1) if number not in by_number]
     if absent:
-        raise InputError(f"expected all {n} shards, but {checks.some(absent)} is not there; name its file too")
+        raise InputError(f"expected all {n} shards, but {validation.some(absent)} is not there; name its file too")
 
     ordered = [by_number[number] for number in sorted(by_number)]
     for number, part in enumerate(ordered[1:], start=2):

@@ -7,9 +7,11 @@ import numpy as np
 import scipy.sparse as sp
 
 from stmcdi_cli import anndata_keys as keys
-from stmcdi_cli import checks
+from stmcdi_cli import validation
 from stmcdi_cli.errors import InputError
-from stmcdi_cli.io import record
+from stmcdi_cli.io.h5ad import carried
+from stmcdi_cli.io.stream import Block, Stream, disk_size, gathered
+from stmcdi_cli.provenance import record
 from stmcdi_cli.sparse import (
     add_columns,
     by_rows,
@@ -22,7 +24,6 @@ from stmcdi_cli.sparse import (
     to_csr,
     without,
 )
-from stmcdi_cli.streaming import Block, Stream, carried, disk_size, gathered
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -63,8 +64,8 @@ def normalize(adata: "AnnData", *, layer: str | None = None, log: bool = True, s
 
 def stream(adata: "AnnData", *, layer: str | None = None, log: bool = True, skip: bool = False) -> Stream:
     """Do the work of :func:`normalize` in blocks of spots; ``adata`` may be on disk. Goes through the file twice."""
-    checks.table(adata)
-    checks.coordinates(adata)
+    validation.table(adata)
+    validation.coordinates(adata)
     where = "X" if layer is None else f"layers['{layer}']"
     source = by_rows(_source(adata, layer))
 
@@ -77,15 +78,15 @@ def stream(adata: "AnnData", *, layer: str | None = None, log: bool = True, skip
     empty, n_values, n_missing, n_nan = np.empty(adata.n_obs, bool), 0, 0, 0
     for rows in row_chunks(adata.shape):
         values, missing = read(rows)
-        checks.values(values, where)
+        validation.values(values, where)
         if not skip:
-            checks.counts(values, where)
-        whole_counts = whole_counts and checks.is_counts(values)
+            validation.counts(values, where)
+        whole_counts = whole_counts and validation.is_counts(values)
         visible_total[rows], gene_total = row_sums(values), add_columns(gene_total, values.indices, values.data)
         empty[rows] = np.diff(values.indptr) == 0
         n_values, n_missing = n_values + values.nnz, n_missing + missing.nnz
         n_nan += missing.nnz - missing_entries(adata, rows).nnz
-    checks.some_value(n_values, where)
+    validation.some_value(n_values, where)
 
     def all_missing() -> Iterator[tuple[slice, sp.csr_matrix]]:
         for rows in row_chunks(adata.shape):
@@ -164,7 +165,7 @@ def spot_totals(
 def _source(adata: "AnnData", layer: str | None) -> Any:
     if layer is not None and layer not in adata.layers:
         raise InputError(
-            f"expected counts in layers['{layer}'], found only {checks.some(adata.layers)}; correct --layer"
+            f"expected counts in layers['{layer}'], found only {validation.some(adata.layers)}; correct --layer"
         )
     if layer is None and adata.X is None:
         raise InputError("expected counts in X, found no X; name the layer with counts (--layer)")

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stmcdi_cli import checks
+from stmcdi_cli import validation
 from stmcdi_cli.errors import InputError
-from stmcdi_cli.io import write_texts
+from stmcdi_cli.io.output import write_texts
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -61,7 +61,7 @@ def report(
 
     unknown = [gene for gene in genes or () if gene not in adata.var_names]
     if unknown:
-        raise InputError(f"expected genes the file has, found {checks.some(unknown)}; correct the list (--genes)")
+        raise InputError(f"expected genes the file has, found {validation.some(unknown)}; correct the list (--genes)")
     output = Path(output)
     name = title or output.stem.removesuffix("_report")
     found = gather(adata, model_dir=model_dir, truth=truth, baseline=baseline)

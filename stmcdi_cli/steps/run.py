@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from stmcdi_cli import checks
+from stmcdi_cli import validation
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -69,8 +69,8 @@ def run(
     from stmcdi_cli.steps.select_hvg import select_hvg
     from stmcdi_cli.steps.train import train
 
-    checks.at_least("n_samples", n_samples, 1)  # before minutes of training, not after
-    checks.one_of("target", target, TARGETS)
+    validation.at_least("n_samples", n_samples, 1)  # before minutes of training, not after
+    validation.one_of("target", target, TARGETS)
     prepared = build_graph(
         select_hvg(normalize(adata), n_genes=n_genes, genes=genes), n_neighbors=n_neighbors, section_key=section_key
     )

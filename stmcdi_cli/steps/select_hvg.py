@@ -8,11 +8,12 @@ import numpy as np
 import scipy.sparse as sp
 
 from stmcdi_cli import anndata_keys as keys
-from stmcdi_cli import checks
+from stmcdi_cli import validation
 from stmcdi_cli.errors import InputError, OptionError
-from stmcdi_cli.io import record, shallow_copy
+from stmcdi_cli.io.h5ad import carried, shallow_copy
+from stmcdi_cli.io.stream import Block, Stream, gathered, stored
+from stmcdi_cli.provenance import record
 from stmcdi_cli.sparse import add_columns, by_rows, missing_entries, row_chunks, rows_of, scale_rows, to_csr
-from stmcdi_cli.streaming import Block, Stream, carried, gathered, stored
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -77,13 +78,13 @@ def stream(
     subset: bool = True,
 ) -> Stream:
     """Do the work of :func:`select_hvg` in blocks of spots; ``adata`` may be on disk. Goes through the file twice."""
-    checks.one_of("method", method, METHODS)
-    checks.fraction("min_spots", min_spots)
+    validation.one_of("method", method, METHODS)
+    validation.fraction("min_spots", min_spots)
     if n_genes is not None:
-        checks.at_least("n_genes", n_genes, 1)
+        validation.at_least("n_genes", n_genes, 1)
         if genes is not None:
             raise OptionError("expected either `n_genes` or `genes`, found both; leave one out")
-    checks.table(adata)
+    validation.table(adata)
     stats = _scaled_statistics(adata)
     var = adata.var.copy()
     var[keys.MEANS] = stats.mean
@@ -150,11 +151,11 @@ def _scaled_statistics(adata: "AnnData") -> Statistics:
 
     def read(rows: slice) -> sp.csr_matrix:
         block = to_csr(rows_of(values, rows))
-        checks.values(block, "X")
+        validation.values(block, "X")
         return block
 
     stats = _statistics(adata, read, size_factor, empty_spots=False)
-    checks.some_value(int(np.count_nonzero(stats.mean)), "X")
+    validation.some_value(int(np.count_nonzero(stats.mean)), "X")
     return stats
 
 
@@ -205,7 +206,7 @@ def _seurat_v3(adata: "AnnData") -> np.ndarray:
 
     def read(rows: slice) -> sp.csr_matrix:
         block = to_csr(rows_of(counts, rows))
-        checks.counts(block, f"layers['{keys.COUNTS}']")
+        validation.counts(block, f"layers['{keys.COUNTS}']")
         return block
 
     stats = _statistics(adata, read, np.ones(adata.n_obs), empty_spots=True)
@@ -248,7 +249,7 @@ def _panel(adata: "AnnData", genes: Sequence[str]) -> np.ndarray:
     unknown = [gene for gene in dict.fromkeys(genes) if gene not in adata.var_names]
     if unknown:
         raise InputError(
-            f"expected every gene of the panel in the data, did not find {checks.some(unknown)}; correct it"
+            f"expected every gene of the panel in the data, did not find {validation.some(unknown)}; correct it"
         )
     if not len(genes):
         raise InputError("expected at least 1 gene in the panel, found none; give one name per line")

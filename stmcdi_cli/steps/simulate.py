@@ -8,10 +8,10 @@ import numpy as np
 import scipy.sparse as sp
 
 from stmcdi_cli import anndata_keys as keys
-from stmcdi_cli import checks
-from stmcdi_cli.cores import n_workers
-from stmcdi_cli.io import record
-from stmcdi_cli.streaming import Block, Stream, disk_size, gathered
+from stmcdi_cli import validation
+from stmcdi_cli.io.stream import Block, Stream, disk_size, gathered
+from stmcdi_cli.provenance import record
+from stmcdi_cli.resources import n_workers
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -108,14 +108,14 @@ def stream(
     import pandas as pd
     from anndata import AnnData
 
-    checks.at_least("n_genes", n_genes, 1)
-    checks.at_least("n_sections", n_sections, 1)
-    checks.at_least("n_spots", n_spots, n_sections)
-    checks.at_least("n_domains", n_domains, 1)
-    checks.at_least("n_programmes", n_programmes, 1)
-    checks.positive("depth", depth)
-    checks.at_least("dispersion", dispersion, 0)
-    checks.at_least("seed", seed, 0)
+    validation.at_least("n_genes", n_genes, 1)
+    validation.at_least("n_sections", n_sections, 1)
+    validation.at_least("n_spots", n_spots, n_sections)
+    validation.at_least("n_domains", n_domains, 1)
+    validation.at_least("n_programmes", n_programmes, 1)
+    validation.positive("depth", depth)
+    validation.at_least("dispersion", dispersion, 0)
+    validation.at_least("seed", seed, 0)
     tissue_seed, counts_seed = np.random.SeedSequence(seed).spawn(2)
     random = np.random.default_rng(tissue_seed)
 

@@ -8,16 +8,17 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stmcdi_cli import checks
+from stmcdi_cli import validation
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from anndata import AnnData
 
-    from stmcdi_cli.model.base import ImputationModel, Row
-    from stmcdi_cli.model.restart import Restart
+    from stmcdi_cli.model.base import ImputationModel
     from stmcdi_cli.model.tissue import Tissue
+    from stmcdi_cli.model.training.checkpoint import Restart
+    from stmcdi_cli.model.training.trainer import Row
 
 PRESETS = ("default", "paper")
 
@@ -81,25 +82,25 @@ def train(
     """
     import yaml
 
-    from stmcdi_cli.model import checkpoint as folder
-    from stmcdi_cli.model import parallel
+    from stmcdi_cli.model import save_load as folder
     from stmcdi_cli.model.device import choose_device, cpu_fallback
-    from stmcdi_cli.model.restart import Restart, key_of
     from stmcdi_cli.model.tissue import Tissue
+    from stmcdi_cli.model.training import distributed
+    from stmcdi_cli.model.training.checkpoint import Restart, key_of
 
     began = time.monotonic()
-    checks.one_of("preset", preset, PRESETS)
-    checks.at_least("seed", seed, 0)
-    checks.at_least("checkpoint_every", checkpoint_every, 0)
+    validation.one_of("preset", preset, PRESETS)
+    validation.at_least("seed", seed, 0)
+    validation.at_least("checkpoint_every", checkpoint_every, 0)
     changed = {name: value for name, value in (("epochs", epochs), ("batch_size", batch_size)) if value is not None}
     for name, value in (*changed.items(), ("devices", devices)):
-        checks.at_least(name, value, 1)
+        validation.at_least(name, value, 1)
     file = resources.files("stmcdi_cli") / "presets" / f"{preset}.yaml"
     config = yaml.safe_load(file.read_text("utf-8"))
     config["training"] |= changed
     config |= {"preset": preset, "seed": seed}
     chosen = choose_device(device)
-    parallel.check_devices(devices, chosen)
+    distributed.check_devices(devices, chosen)
     spots = _learnt_from(adata, config, seed)
     tissue = Tissue.from_anndata(adata, spots)
     config["scale"] = tissue.scale
@@ -117,14 +118,14 @@ def train(
     )
     arguments = (config, tissue, chosen, seed, restart, resume, quiet)
     if devices > 1:
-        state, history = parallel.launch(devices, chosen, _fit_apart, arguments)
+        state, history = distributed.launch(devices, chosen, _fit_apart, arguments)
         model = folder.build(config, tissue.genes)
         model.load_state(state)
         writes = True
     else:
-        with parallel.torchrun(chosen):
+        with distributed.torchrun(chosen):
             model, history = _fit(*arguments)
-            writes = parallel.rank() == 0
+            writes = distributed.rank() == 0
             quiet = quiet or not writes
     validated = [(row["validation_loss"], int(row["epoch"])) for row in history if "validation_loss" in row]
     if not quiet and validated:
@@ -142,8 +143,8 @@ def train(
 
 def _learnt_from(adata: "AnnData", config: Mapping[str, Any], seed: int) -> "np.ndarray | None":
     """Spots to learn from, where the preset says that there are more than are needed; None for all."""
-    from stmcdi_cli.model.patches import patches
     from stmcdi_cli.model.tissue import graph_of
+    from stmcdi_cli.model.training.patches import patches
 
     most = config["training"].get("spots")
     return patches(graph_of(adata), most, seed) if most and adata.n_obs > most else None
@@ -159,17 +160,18 @@ def _fit(
     quiet: bool,
 ) -> "tuple[ImputationModel, list[dict[str, float]]]":
     """Fit a model in this process, alone or as one of several; gives it and its history."""
-    from stmcdi_cli.model import checkpoint, parallel
+    from stmcdi_cli.model import save_load
     from stmcdi_cli.model.device import memory_guard, one_thread
+    from stmcdi_cli.model.training import distributed
     from stmcdi_cli.progress import Meter
 
-    quiet = quiet or parallel.rank() > 0
+    quiet = quiet or distributed.rank() > 0
     if resume:
         found = restart.load()
-        parallel.any_of(False)  # all have read it before one writes it again
+        distributed.any_of(False)  # all have read it before one writes it again
         if found and not quiet:
             print(f"train: {found}", file=sys.stderr, flush=True)
-    model = checkpoint.build(config, tissue.genes)
+    model = save_load.build(config, tissue.genes)
     before = restart.part("history")
     history: list[dict[str, float]] = list(before.state or [])
 
@@ -183,7 +185,7 @@ def _fit(
 
     with meter, memory_guard(), one_thread(), restart.stoppable():
         before.stands(history)
-        model.fit(tissue, seed=seed, device=parallel.device_of_rank(device), report=report, restart=restart)
+        model.fit(tissue, seed=seed, device=distributed.device_of_rank(device), report=report, restart=restart)
     return model, history
 
 

@@ -7,7 +7,7 @@ import pytest
 from helpers import dense
 
 import stmcdi_cli as stmcdi
-from stmcdi_cli.baselines import METHODS, Visible, graph_latent
+from stmcdi_cli.baselines import METHODS, Visible, latent_network
 from stmcdi_cli.model.device import one_thread
 
 
@@ -15,8 +15,8 @@ from stmcdi_cli.model.device import one_thread
 def short_training():
     """One small network in place of three: what is tested here does not depend on how well they are trained."""
     with pytest.MonkeyPatch.context() as patch, one_thread():
-        patch.setattr(graph_latent, "N_MEMBERS", 1)
-        patch.setattr(graph_latent, "MOST_EPOCHS", 60)
+        patch.setattr(latent_network, "N_MEMBERS", 1)
+        patch.setattr(latent_network, "MOST_EPOCHS", 60)
         yield
 
 

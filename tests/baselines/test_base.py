@@ -5,6 +5,7 @@ import torch
 from helpers import make_raw
 
 import stmcdi_cli as stmcdi
+from stmcdi_cli import graph
 from stmcdi_cli.baselines import base
 from stmcdi_cli.errors import InputError
 
@@ -12,13 +13,13 @@ from stmcdi_cli.errors import InputError
 def test_nearest_spots_stay_in_their_section():
     xy = np.array([[0.0, 0], [1, 0], [2, 0], [0, 0.1], [1, 0.1], [2, 0.1]])
     section = np.array([0, 0, 0, 1, 1, 1])
-    found = base.nearest(xy, section, 1)
+    found = graph.nearest(xy, section, 1)
     assert found.shape == (6, 6) and found.nnz == 6
     assert list(found.indices) == [1, found[1].indices[0], 1, 4, found[4].indices[0], 4]
     assert found[1].indices[0] in (0, 2) and found[4].indices[0] in (3, 5)
-    assert base.nearest(xy, section, 20).sum() == 12  # no more than there are
-    assert base.nearest(np.zeros((5, 2)), np.zeros(5, int), 3).diagonal().sum() == 0  # all at one place
-    assert base.nearest(xy[:2], np.array([0, 1]), 3).nnz == 0
+    assert graph.nearest(xy, section, 20).sum() == 12  # no more than there are
+    assert graph.nearest(np.zeros((5, 2)), np.zeros(5, int), 3).diagonal().sum() == 0  # all at one place
+    assert graph.nearest(xy[:2], np.array([0, 1]), 3).nnz == 0
 
 
 def test_the_mean_over_neighbors_heeds_what_is_seen():

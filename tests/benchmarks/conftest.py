@@ -1,4 +1,3 @@
-import sys
 from pathlib import Path
 
 import anndata as ad
@@ -8,8 +7,6 @@ import pytest
 import scipy.sparse as sp
 
 import stmcdi_cli as stmcdi
-
-sys.path.insert(0, str(Path(__file__).parents[2]))  # so that tests can import benchmarks
 
 
 @pytest.fixture

@@ -100,11 +100,8 @@ def test_every_step_has_a_page_that_names_its_options():
 
 def test_every_error_line_is_in_the_page():
     """Collected from the source; `tools/error_lines.py --write` renews the list."""
-    sys.path.insert(0, str(ROOT / "tools"))
-    try:
-        import error_lines
-    finally:
-        sys.path.pop(0)
+    import error_lines
+
     found = error_lines.lines()
     page = error_lines.PAGE.read_text("utf-8")
     absent = [line for messages in found.values() for line in messages if line not in page]
@@ -119,11 +116,8 @@ def test_error_lines_are_found_whatever_they_are_made_of():
     """The collector itself: every `raise` of ours that carries words is seen."""
     import ast
 
-    sys.path.insert(0, str(ROOT / "tools"))
-    try:
-        import error_lines
-    finally:
-        sys.path.pop(0)
+    import error_lines
+
     code = """
 def f(a):
     message = f"first {a} is wrong here"

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from stmcdi_cli.model import noise as keyed
-from stmcdi_cli.model.schedule import Schedule
+from stmcdi_cli.model.diffusion import keyed_noise as keyed
+from stmcdi_cli.model.diffusion.schedule import Schedule
 
 D, OBSERVED, TARGET = 6, [0, 2], [1, 3, 4, 5]
 

@@ -6,7 +6,7 @@ from helpers import dense, same
 
 import stmcdi_cli as stmcdi
 from stmcdi_cli.errors import InputError
-from stmcdi_cli.model.counts import SCALES
+from stmcdi_cli.model.scales import SCALES
 from stmcdi_cli.model.tissue import Tissue
 
 

@@ -1,13 +1,10 @@
 import os
-import sys
 from pathlib import Path
 
 import pytest
 
 HERE = str(Path(__file__).parent)
-sys.path.insert(
-    0, HERE
-)  # so that tests can import child.py, kill.py and steps.py, and the processes they start the rest
+# For the processes that tests start.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [HERE, os.environ.get("PYTHONPATH")]))
 
 

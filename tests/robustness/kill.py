@@ -10,7 +10,7 @@ from pathlib import Path
 
 from child import Child, run
 
-from stmcdi_cli.whole import LOCK, UNLOCKED_FOR
+from stmcdi_cli.io.output import LOCK, UNLOCKED_FOR
 
 
 def survives(
@@ -100,7 +100,7 @@ def _stray(name: str) -> bool:
 
 
 def _let_a_minute_pass(folder: Path) -> None:
-    """Make folders older that a process made and had no time to lock: they are nobody's after a minute (`whole`)."""
+    """Make folders older that a process made and had no time to lock: they are nobody's after a minute (`io.output`)."""
     then = time.time() - UNLOCKED_FOR - 1
     for path in folder.glob(".*.part"):
         if not (path / LOCK).exists():

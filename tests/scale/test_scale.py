@@ -12,7 +12,7 @@ from pathlib import Path
 import anndata as ad
 import pytest
 
-from stmcdi_cli import streaming
+from stmcdi_cli.io import h5ad, stream
 
 ROOT = Path(__file__).parents[2]
 LONG = os.environ.get("STMCDI_LONG") == "1"
@@ -52,7 +52,7 @@ def chain(tmp_path_factory) -> tuple[Path, dict[str, dict[str, float]]]:
 def test_data_steps_hold_a_chunk_not_the_tissue(chain):
     folder, costs = chain
     assert all(spent["peak_mb"] < MOST_MB for spent in costs.values()), costs
-    with streaming.opened(folder / "masked.h5ad") as masked:
+    with h5ad.opened(folder / "masked.h5ad") as masked:
         n_entries = masked.n_obs * masked.n_vars
         assert masked.n_obs == SPOTS and masked.n_vars > 0.95 * GENES
         assert masked.layers["missing"].group["data"].size / n_entries == pytest.approx(0.2, abs=0.01)
@@ -66,18 +66,18 @@ def test_a_memory_limit_is_kept(chain):
     spent = cost(folder, "hold-out", "graph.h5ad", *out)
     assert spent["peak_mb"] < limit * 2**20 / 1e6 < costs["hold-out"]["peak_mb"]
     for strict, usual in (("strict.h5ad", "masked.h5ad"), ("answer.h5ad", "truth.h5ad")):
-        with streaming.opened(folder / strict) as one, streaming.opened(folder / usual) as other:
+        with h5ad.opened(folder / strict) as one, h5ad.opened(folder / usual) as other:
             hidden = [adata.layers["missing"].group["indices"][-10_000:].tolist() for adata in (one, other)]
             assert hidden[0] == hidden[1]
 
 
 def test_scores_hold_a_chunk_not_the_tissue(chain):
     folder, _ = chain
-    with streaming.opened(folder / "masked.h5ad") as masked:
-        header = streaming.carried(masked, without=["X"])
-        stand_in = streaming.matrices(masked)
+    with h5ad.opened(folder / "masked.h5ad") as masked:
+        header = h5ad.carried(masked, without=["X"])
+        stand_in = h5ad.matrices(masked)
         blocks = ({"X": part, "layers/imputed": part} for part in _parts(stand_in["X"]))
-        streaming.write({folder / "imputed.h5ad": streaming.Stream(header, blocks)})
+        stream.write({folder / "imputed.h5ad": stream.Stream(header, blocks)})
     spent = cost(folder, "evaluate", "imputed.h5ad", "truth.h5ad", "metrics.json")
     assert spent["peak_mb"] < MOST_MB, spent
     scores = json.loads((folder / "metrics.json").read_text())

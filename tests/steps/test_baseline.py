@@ -10,8 +10,8 @@ import scipy.sparse as sp
 from helpers import dense, same
 
 import stmcdi_cli as stmcdi
-from stmcdi_cli.baselines import METHODS, graph_latent
-from stmcdi_cli.cli import BASELINE
+from stmcdi_cli.baselines import METHODS, latent_network
+from stmcdi_cli.cli.commands import BASELINE
 from stmcdi_cli.errors import OptionError
 from stmcdi_cli.model.device import n_workers
 
@@ -35,8 +35,8 @@ def test_the_command_knows_every_method():
 @pytest.mark.parametrize("target", ["missing", "all"])
 @pytest.mark.parametrize("method", METHODS)
 def test_fills_the_target_and_keeps_the_rest(case, method, target, monkeypatch):
-    monkeypatch.setattr(graph_latent, "N_MEMBERS", 1)
-    monkeypatch.setattr(graph_latent, "MOST_EPOCHS", 15)
+    monkeypatch.setattr(latent_network, "N_MEMBERS", 1)
+    monkeypatch.setattr(latent_network, "MOST_EPOCHS", 15)
     result = stmcdi.baseline(case.masked, method=method, target=target)
     fill = case.hidden if target == "missing" else np.ones_like(case.hidden)
     for name in LAYERS:

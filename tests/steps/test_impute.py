@@ -187,7 +187,7 @@ def test_quantiles_cost_nothing_where_nobody_wants_them(case, monkeypatch):
 
 @pytest.mark.parametrize("preset", ["default", "paper"])
 def test_the_spread_is_that_of_the_draws(case, tmp_path, preset):
-    from stmcdi_cli.model import checkpoint
+    from stmcdi_cli.model import save_load
     from stmcdi_cli.model.tissue import Tissue
 
     few, model = case.masked[:40].copy(), case.model
@@ -195,7 +195,7 @@ def test_the_spread_is_that_of_the_draws(case, tmp_path, preset):
         few = few[:, :20].copy()
         stmcdi.train(few, tmp_path / "model", preset="paper", epochs=1, device="cpu", quiet=True)
         model = tmp_path / "model"
-    loaded = checkpoint.load(model)
+    loaded = save_load.load(model)
     loaded.prepare(Tissue.from_anndata(few), device=torch.device("cpu"))
     draws = loaded.draw(np.arange(40), n_samples=6, seed=0, sampler="dpm", n_steps=3)
     result, hidden = stmcdi.impute(few, model, n_steps=3, **OPTIONS), dense(few.layers["missing"])
@@ -244,8 +244,8 @@ class Killed(BaseException):
 @pytest.fixture
 def broken_off(case, cli, tmp_path, monkeypatch):
     """An imputation that ended after three of its parts; the command, and what was drawn since."""
-    from stmcdi_cli.model.latent import LatentModel
-    from stmcdi_cli.parts import Parts
+    from stmcdi_cli.io.partial import Parts
+    from stmcdi_cli.model.latent.model import LatentModel
 
     monkeypatch.setattr("stmcdi_cli.steps.impute._FEWEST_SPOTS", 40)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -324,7 +324,7 @@ def test_a_link_at_the_place_of_parts_is_not_followed(case, cli, tmp_path):
 
 
 def test_parts_are_kept_where_asked_and_nothing_else_there_is_touched(case, tmp_path, monkeypatch):
-    from stmcdi_cli.parts import Parts
+    from stmcdi_cli.io.partial import Parts
 
     monkeypatch.setattr("stmcdi_cli.steps.impute._FEWEST_SPOTS", 40)
     folder, save = tmp_path / "a" / "parts", Parts.save
@@ -408,7 +408,7 @@ def test_values_on_another_scale_than_the_models_are_refused(case, refused, h5ad
 
 
 def test_a_failure_half_way_leaves_no_output(case, cli, tmp_path, monkeypatch):
-    from stmcdi_cli.model.latent import LatentModel
+    from stmcdi_cli.model.latent.model import LatentModel
 
     def fail(*arguments, **options):
         raise ZeroDivisionError

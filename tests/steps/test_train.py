@@ -11,7 +11,7 @@ import yaml
 from helpers import dense, same
 
 import stmcdi_cli as stmcdi
-from stmcdi_cli.model.latent import LatentModel
+from stmcdi_cli.model.latent.model import LatentModel
 
 FILES = ["config.yaml", "history.tsv", "model.safetensors"]
 

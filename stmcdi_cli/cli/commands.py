@@ -1,0 +1,414 @@
+"""The ``stmcdi`` command line: Click commands, nothing else.
+
+Each command opens its input, calls the function of the same name in ``stmcdi_cli.steps``, or the ``stream`` behind it,
+with the same parameters and defaults, and writes. Heavy imports happen inside the commands, so that
+``--help`` answers at once.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from stmcdi_cli import __version__
+from stmcdi_cli.cli.group import SHELLS, Steps, print_completion
+
+PATH = click.Path(path_type=Path)
+DEVICE = click.Choice(["auto", "cpu", "cuda"])
+TARGET = click.Choice(["missing", "zeros", "all"])
+SAMPLER = click.Choice(["dpm", "ddim", "ddpm", "langevin"])
+PRESET = click.Choice(["default", "paper"])
+FORMAT = click.Choice(["auto", "space-ranger", "visium-hd", "table", "h5ad", "zarr", "spatialdata"])
+BASELINE = click.Choice(
+    [
+        "gene-mean",
+        "spatial-neighbors",
+        "expression-neighbors",
+        "soft-impute",
+        "factor-analysis",
+        "gan",
+        "vae",
+        "mlp",
+    ]
+)
+
+
+def example(arguments: str) -> str:
+    """Close a command's help with an example, marked so that Click does not wrap it."""
+    return f"\b\nExample:\n  stmcdi {arguments}"
+
+
+def genes_from_file(ctx: click.Context, parameter: click.Parameter, path: Path | None) -> list[str] | None:
+    """Turn ``--genes FILE`` into the names in it."""
+    from stmcdi_cli.io.text import read_names
+
+    return None if path is None else read_names(path)
+
+
+def names_in(ctx: click.Context, parameter: click.Parameter, text: str | None) -> list[str] | None:
+    """Turn names with commas between them into a list."""
+    return None if text is None else [name.strip() for name in text.split(",")]
+
+
+def take_memory_limit(ctx: click.Context, parameter: click.Parameter, size: str | None) -> None:
+    """Set ``--memory-limit`` for the process; it changes no result."""
+    from stmcdi_cli import resources
+
+    resources.set_limit(None if size is None else resources.parse(size))
+
+
+MEMORY_LIMIT = click.option(
+    "--memory-limit",
+    default=None,
+    expose_value=False,
+    callback=take_memory_limit,
+    help="Memory to use, such as 4G (default: half of what is free); sets how many spots are held at a time.",
+)
+GENES = click.option(
+    "--genes",
+    type=PATH,
+    default=None,
+    callback=genes_from_file,
+    help="These only: a file with one gene name per line, or the folder of a model.",
+)
+
+
+@click.group("stmcdi", cls=Steps, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.version_option(__version__, prog_name="stmcdi")
+@click.option(
+    "--completion",
+    type=click.Choice(SHELLS),
+    is_eager=True,
+    expose_value=False,
+    callback=print_completion,
+    help='Print the shell\'s completion script: eval "$(stmcdi --completion bash)".',
+)
+def main() -> None:
+    """Fill in missing and dropped-out gene expression in spatial transcriptomics data."""
+
+
+@main.command(epilog=example("simulate tissue.h5ad --n-spots 1000 --n-sections 2"))
+@click.argument("output", type=PATH)
+@click.option("--n-spots", type=int, default=2000, help="Spots in all, shared out over the sections.")
+@click.option("--n-genes", type=int, default=2000, help="Genes.")
+@click.option("--n-sections", type=int, default=1, help="Tissue sections (obs['section']).")
+@click.option("--n-domains", type=int, default=5, help="Spatial domains (obs['domain']).")
+@click.option("--n-programmes", type=int, default=8, help="Gene programmes.")
+@click.option("--depth", type=float, default=600.0, help="Median count per spot.")
+@click.option("--dispersion", type=float, default=0.2, help="Overdispersion of the counts; 0: Poisson.")
+@click.option("--rates/--no-rates", default=True, help="Keep the noise-free expected counts in layers['rates'].")
+@click.option("--seed", type=int, default=0, help="Seed of everything random.")
+def simulate(output: Path, **options: Any) -> None:
+    """Make a tissue whose true expression is known."""
+    from stmcdi_cli.io.output import check_output
+    from stmcdi_cli.io.stream import write
+    from stmcdi_cli.steps.simulate import stream
+
+    check_output(output)
+    write({output: stream(**options)})
+
+
+@main.command(epilog=example("check-samplesheet samples.csv samples.valid.csv"))
+@click.argument("sheet", type=PATH)
+@click.argument("output", type=PATH)
+@click.option("--base", type=PATH, default=None, help="Folder that relative paths start from (default: the sheet's).")
+def check_samplesheet(sheet: Path, output: Path, **options: Any) -> None:
+    """Check a samplesheet (sample,h5ad[,section_key][,group]) and write it with absolute paths."""
+    from stmcdi_cli.steps.check_samplesheet import check_samplesheet
+
+    check_samplesheet(sheet, output, **options)
+
+
+@main.command(epilog=example("join left.h5ad right.h5ad brain.h5ad --name left --name right"))
+@click.argument("inputs", type=PATH, nargs=-1, required=True)
+@click.argument("output", type=PATH)
+@click.option("--name", "names", multiple=True, default=(), help="Name of each tissue, in their order (default: 1, 2).")
+@click.option("--section-key", default=None, help="Column of obs with the sections within each tissue.")
+@MEMORY_LIMIT
+def join(inputs: tuple[Path, ...], output: Path, **options: Any) -> None:
+    """Put several tissues into one file, as sections of one tissue: one model is then trained on all."""
+    from stmcdi_cli.cli.files import together
+    from stmcdi_cli.steps.join import stream
+
+    together(stream, inputs, output, **options)
+
+
+@main.command("import", epilog=example("import space_ranger/outs raw.h5ad"))
+@click.argument("input", type=PATH)
+@click.argument("output", type=PATH)
+@click.option("--format", type=FORMAT, default="auto", help="What INPUT is; auto finds it out.")
+@click.option("--coordinates", type=PATH, default=None, help="CSV or TSV with a row per spot: name, x, y.")
+@click.option("--bin-um", type=int, default=16, help="Side of the bins in micrometres (visium-hd).")
+@click.option("--table", default=None, help="Name of the table, where there are several (spatialdata).")
+@click.option("--quiet", is_flag=True, default=False, help="Do not tell of renamed genes.")
+def import_(input: Path, output: Path, **options: Any) -> None:
+    """Read Space Ranger folders, Visium HD bins, tables, AnnData or SpatialData; write counts with coordinates."""
+    from stmcdi_cli.io.h5ad import write_h5ad
+    from stmcdi_cli.io.output import check_output
+    from stmcdi_cli.steps.import_ import import_
+
+    check_output(output, input)
+    write_h5ad(import_(input, **options), output)
+
+
+@main.command(epilog=example("normalize raw.h5ad normalized.h5ad"))
+@click.argument("input", type=PATH)
+@click.argument("output", type=PATH)
+@click.option("--layer", default=None, help="Layer that holds the raw counts (default: X).")
+@click.option("--log/--no-log", default=True, help="Take log(1 + x) after scaling.")
+@click.option(
+    "--skip", is_flag=True, default=False, help="Keep the values as they are; note counts and missing entries."
+)
+@MEMORY_LIMIT
+def normalize(input: Path, output: Path, **options: Any) -> None:
+    """Scale every spot to the median total count and take log(1 + x) (paper, eq. 29)."""
+    from stmcdi_cli.cli.files import transform
+    from stmcdi_cli.steps.normalize import stream
+
+    transform("normalize", stream, input, output, **options)
+
+
+@main.command(epilog=example("select-hvg normalized.h5ad selected.h5ad --n-genes 1000"))
+@click.argument("input", type=PATH)
+@click.argument("output", type=PATH)
+@click.option(
+    "--method", type=click.Choice(["cv2-trend", "cv", "seurat_v3"]), default="cv2-trend", help="Ranking rule."
+)
+@click.option(
+    "--n-genes", type=int, default=None, help="Genes to choose (default: 1000, or all where there are fewer)."
+)
+@click.option("--min-spots", type=float, default=0.05, help="Least share of spots a gene is seen in (cv2-trend).")
+@GENES
+@click.option("--subset/--no-subset", default=True, help="Keep the chosen genes only, or flag them.")
+@MEMORY_LIMIT
+def select_hvg(input: Path, output: Path, **options: Any) -> None:
+    """Choose the genes that vary most over the tissue (paper, eq. 30, and two other rules)."""
+    from stmcdi_cli.cli.files import transform
+    from stmcdi_cli.steps.select_hvg import stream
+
+    transform("select-hvg", stream, input, output, **options)
+
+
+@main.command(epilog=example("build-graph selected.h5ad graph.h5ad --section-key section"))
+@click.argument("input", type=PATH)
+@click.argument("output", type=PATH)
+@click.option(
+    "--method", type=click.Choice(["knn", "radius", "delaunay", "grid"]), default="knn", help="How to find neighbours."
+)
+@click.option("--n-neighbors", type=int, default=5, help="Neighbours per spot (knn).")
+@click.option("--radius", type=float, default=None, help="Largest distance, in the coordinates' unit (radius).")
+@click.option("--n-rings", type=int, default=1, help="Rings of grid neighbours (grid).")
+@click.option("--section-key", default=None, help="Column of obs with the section: no edge crosses sections.")
+@MEMORY_LIMIT
+def build_graph(input: Path, output: Path, **options: Any) -> None:
+    """Connect every spot to its neighbours in the tissue, under squidpy's key names."""
+    from stmcdi_cli.cli.files import transform
+    from stmcdi_cli.steps.build_graph import stream
+
+    transform("build-graph", stream, input, output, **options)
+
+
+@main.command(epilog=example("hold-out graph.h5ad masked.h5ad truth.h5ad --fraction 0.2"))
+@click.argument("input", type=PATH)
+@click.argument("output", type=PATH)
+@click.argument("truth", type=PATH)
+@click.option("--fraction", type=float, default=0.2, help="Probability that an entry is hidden.")
+@click.option("--seed", type=int, default=0, help="Seed of the random choice.")
+@click.option("--of", type=click.Choice(["all", "nonzero"]), default="all", help="Entries to choose among.")
+@MEMORY_LIMIT
+def hold_out(input: Path, output: Path, truth: Path, **options: Any) -> None:
+    """Hide a random part of the values in OUTPUT and keep them in TRUTH."""
+    from stmcdi_cli.cli.files import transform
+    from stmcdi_cli.steps.hold_out import streams
+
+    transform("hold-out", streams, input, output, truth, **options)
+
+
+@main.command(epilog=example("train masked.h5ad model --device cuda"))
+@click.argument("input", type=PATH)
+@click.argument("model_dir", type=PATH)
+@click.option("--preset", type=PRESET, default="default", help="Settings of model and training; paper: as published.")
+@click.option("--device", type=DEVICE, default="auto", help="Where to compute; auto: a GPU if there is one.")
+@click.option("--seed", type=int, default=0, help="Seed of everything random.")
+@click.option("--epochs", type=int, default=None, help="Most passes over the spots (default: the preset's).")
+@click.option("--batch-size", type=int, default=None, help="Spots per step (default: the preset's).")
+@click.option("--devices", type=int, default=1, help="Processes that train together, each on its own GPU.")
+@click.option("--checkpoint", type=PATH, default=None, help="File to go on from (default: beside MODEL_DIR, hidden).")
+@click.option("--checkpoint-every", type=float, default=60.0, help="Seconds between writings of the checkpoint.")
+@click.option(
+    "--resume/--no-resume", default=True, help="Go on from a checkpoint of the same data, settings and software."
+)
+@MEMORY_LIMIT
+@click.option("--quiet", is_flag=True, default=False, help="Show no progress.")
+def train(input: Path, model_dir: Path, **options: Any) -> None:
+    """Learn from the visible entries (paper, Algorithm 1) and write the model to the folder MODEL_DIR."""
+    from stmcdi_cli.errors import naming
+    from stmcdi_cli.io.h5ad import opened
+    from stmcdi_cli.io.output import check_model_dir
+    from stmcdi_cli.steps.train import train
+
+    check_model_dir(model_dir)
+    with opened(input) as adata, naming(input):
+        train(adata, model_dir, **options)
+
+
+@main.command(epilog=example("impute masked.h5ad model imputed.h5ad --n-samples 50"))
+@click.argument("input", type=PATH)
+@click.argument("model_dir", type=PATH)
+@click.argument("output", type=PATH)
+@click.option("--target", type=TARGET, default="missing", help="Entries to fill; zeros: missing and zero ones.")
+@click.option("--n-samples", type=int, default=50, help="Draws per entry.")
+@click.option("--sampler", type=SAMPLER, default="dpm", help="How the reverse process is run.")
+@click.option("--n-steps", type=int, default=None, help="Network passes per draw (default: the sampler's).")
+@click.option("--seed", type=int, default=0, help="Seed of the draws.")
+@click.option("--batch-size", type=int, default=256, help="Spots drawn at a time; does not change the result.")
+@click.option("--device", type=DEVICE, default="auto", help="Where to compute; auto: a GPU if there is one.")
+@GENES
+@click.option(
+    "--layers",
+    default=None,
+    callback=names_in,
+    help="Layers to write, such as imputed,imputed_sd (default: all five). Quantiles take the most time and memory.",
+)
+@click.option("--shard", default=None, help="I/N: fill the I-th of N parts of the spots alone; see merge.")
+@click.option(
+    "--parts",
+    type=PATH,
+    default=None,
+    help="Folder for finished batches, to go on with (default: beside OUTPUT, hidden).",
+)
+@MEMORY_LIMIT
+@click.option("--quiet", is_flag=True, default=False, help="Show no progress.")
+def impute(input: Path, model_dir: Path, output: Path, **options: Any) -> None:
+    """Draw the entries that have no value from noise (paper, Algorithm 2); write their mean and spread."""
+    from stmcdi_cli.cli.files import impute_file
+
+    impute_file(input, model_dir, output, **options)
+
+
+@main.command(epilog=example("baseline masked.h5ad imputed.h5ad --method factor-analysis"))
+@click.argument("input", type=PATH)
+@click.argument("output", type=PATH)
+@click.option("--method", type=BASELINE, required=True, help="What to impute with.")
+@click.option("--target", type=click.Choice(["missing", "all"]), default="missing", help="Entries to fill.")
+@click.option("--section-key", default=None, help="Column of obs with the section (default: the graph's, if any).")
+@click.option("--seed", type=int, default=0, help="Seed of everything random.")
+def baseline(input: Path, output: Path, **options: Any) -> None:
+    """Impute with a method to compare with: from each gene's mean to factor analysis and appendix F's networks."""
+    from stmcdi_cli.cli.files import transform_in_memory
+    from stmcdi_cli.steps.baseline import baseline
+
+    transform_in_memory(baseline, input, output, **options)
+
+
+@main.command(epilog=example("merge shard_1.h5ad shard_2.h5ad imputed.h5ad"))
+@click.argument("inputs", type=PATH, nargs=-1, required=True)
+@click.argument("output", type=PATH)
+@MEMORY_LIMIT
+def merge(inputs: tuple[Path, ...], output: Path) -> None:
+    """Put the shards that impute --shard wrote together: the same content as without shards."""
+    from stmcdi_cli.cli.files import together
+    from stmcdi_cli.steps.merge import stream
+
+    together(stream, inputs, output)
+
+
+@main.command(epilog=example("evaluate imputed.h5ad truth.h5ad metrics.json"))
+@click.argument("imputed", type=PATH)
+@click.argument("truth", type=PATH)
+@click.argument("metrics", type=PATH)
+@click.option("--layer", default="imputed", help="Layer with the imputed values.")
+@click.option("--tsv", type=PATH, default=None, help="Table with a row per gene (default: METRICS with suffix .tsv).")
+@MEMORY_LIMIT
+def evaluate(imputed: Path, truth: Path, metrics: Path, tsv: Path | None, **options: Any) -> None:
+    """Score imputed values on the hidden entries alone (paper, eq. 25-28, and more)."""
+    from stmcdi_cli.errors import naming
+    from stmcdi_cli.io.h5ad import opened
+    from stmcdi_cli.io.output import check_output
+    from stmcdi_cli.steps.evaluate import write_scores
+
+    tsv = tsv or metrics.with_suffix(".tsv")
+    check_output(metrics, imputed, truth)
+    check_output(tsv, imputed, truth, metrics)
+    with opened(imputed) as result, opened(truth) as answer, naming(imputed):
+        write_scores(result, answer, metrics, tsv, **options)
+
+
+@main.command(epilog=example("report imputed.h5ad report.html --model-dir model --truth truth.h5ad"))
+@click.argument("input", type=PATH)
+@click.argument("output", type=PATH)
+@click.option("--model-dir", type=PATH, default=None, help="Folder of the model: adds the training curve.")
+@click.option("--truth", type=PATH, default=None, help="Hidden values (hold-out): adds what was measured on them.")
+@click.option(
+    "--baseline", type=PATH, multiple=True, default=(), help="Output of baseline to compare with; may be repeated."
+)
+@GENES
+@click.option("--title", default=None, help="Heading and sample name (default: OUTPUT without _report).")
+@click.option("--multiqc/--no-multiqc", default=True, help="Write *_mqc.json files for MultiQC beside OUTPUT.")
+def report(input: Path, output: Path, truth: Path | None, baseline: tuple[Path, ...], **options: Any) -> None:
+    """Say in one page (HTML) what was imputed and which genes to trust; OUTPUT.tsv has the table of genes."""
+    from stmcdi_cli.errors import naming
+    from stmcdi_cli.io.h5ad import read_h5ad
+    from stmcdi_cli.io.output import check_output
+    from stmcdi_cli.steps.report import report
+
+    inputs = [path for path in (input, truth, *baseline) if path is not None]
+    check_output(output, *inputs)
+    check_output(output.with_suffix(".tsv"), *inputs, output)
+    adata = read_h5ad(input)
+    answer, others = None if truth is None else read_h5ad(truth), [read_h5ad(path) for path in baseline]
+    with naming(input):
+        report(adata, output, truth=answer, baseline=others, **options)
+
+
+@main.command(epilog=example("run raw.h5ad imputed.h5ad --evaluate metrics.json"))
+@click.argument("input", type=PATH)
+@click.argument("output", type=PATH)
+@click.option("--model-dir", type=PATH, default=None, help="Folder for the model (default: OUTPUT with suffix .model).")
+@click.option("--section-key", default=None, help="Column of obs with the section: no edge crosses sections.")
+@click.option(
+    "--n-genes", type=int, default=None, help="Genes to choose (default: 1000, or all where there are fewer)."
+)
+@GENES
+@click.option("--n-neighbors", type=int, default=5, help="Neighbours per spot.")
+@click.option("--preset", type=PRESET, default="default", help="Settings of model and training; paper: as published.")
+@click.option("--target", type=TARGET, default="missing", help="Entries to fill; zeros: missing and zero ones.")
+@click.option("--n-samples", type=int, default=50, help="Draws per entry.")
+@click.option(
+    "--evaluate",
+    type=PATH,
+    default=None,
+    help="Hide entries first; write scores to this JSON file and a TSV, what was hidden to OUTPUT.truth.h5ad.",
+)
+@click.option("--fraction", type=float, default=0.0, help="Share of entries to hide (with --evaluate: 0.2).")
+@click.option("--seed", type=int, default=0, help="Seed of every step.")
+@click.option("--device", type=DEVICE, default="auto", help="Where to compute; auto: a GPU if there is one.")
+@click.option("--quiet", is_flag=True, default=False, help="Show no progress.")
+def run(input: Path, output: Path, model_dir: Path | None, evaluate: Path | None, **options: Any) -> None:
+    """All steps in one process: normalise, choose genes, build the graph, train, impute."""
+    from stmcdi_cli.errors import naming
+    from stmcdi_cli.io.h5ad import read_h5ad, write_h5ads
+    from stmcdi_cli.io.output import check_model_dir, check_output
+    from stmcdi_cli.provenance import note_input
+    from stmcdi_cli.steps.evaluate import write_scores
+    from stmcdi_cli.steps.run import run
+
+    if evaluate is None and options["fraction"]:
+        raise click.UsageError("--fraction needs --evaluate METRICS.json, or what was hidden would be lost.")
+    check_output(output, input)
+    model_dir = model_dir or output.with_suffix(".model")
+    truth_path = output.with_suffix(".truth.h5ad")
+    check_model_dir(model_dir)
+    if evaluate is not None:
+        options["fraction"] = options["fraction"] or 0.2
+        check_output(evaluate, input, output)
+        check_output(evaluate.with_suffix(".tsv"), input, output, evaluate)
+        check_output(truth_path, input, output)
+    adata = read_h5ad(input)
+    with naming(input):
+        imputed, truth = run(adata, model_dir, **options)
+    note_input("normalize", input, imputed)
+    files = {output: imputed, truth_path: truth}
+    write_h5ads({path: file for path, file in files.items() if file is not None})
+    if evaluate is not None:
+        write_scores(imputed, truth, evaluate, evaluate.with_suffix(".tsv"))

@@ -1,0 +1,173 @@
+"""Manners that all commands share: common options, settings from a file, errors in one line, hints on typos."""
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from click.shell_completion import get_completion_class
+
+from stmcdi_cli import __version__, logging
+from stmcdi_cli.cli.config import take_config
+from stmcdi_cli.cli.messages import _say_error, usage_message
+from stmcdi_cli.errors import StmcdiError
+
+SHELLS = ("bash", "zsh", "fish")
+ABORTED = 130  # as shells report a program stopped by Ctrl-C
+
+
+class Step(click.Command):
+    """A command with the options that every step has; see `common_options`."""
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        own = {option.name: option for option in self.params if isinstance(option, click.Option)}
+        if "quiet" in own:  # the function behind has it too
+            own["quiet"].opts.append("-q")
+        self.params += [option for option in common_options() if option.name not in own]
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the step's own options first."""
+        shared = {"config", "json_log", "verbose", "quiet"}
+        own: list[tuple[str, str]] = []
+        common: list[tuple[str, str]] = []
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None and isinstance(parameter, click.Option):
+                (common if parameter.name in shared or "--help" in parameter.opts else own).append(record)
+        for title, records in (("Options", own), ("Common options", common)):
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the step; with ``--verbose`` say what it was asked to do and what it cost."""
+        given = {**ctx.params, **ctx.meta.get("stmcdi.common", {})}
+        quiet, verbose, as_json = (bool(given.get(name)) for name in ("quiet", "verbose", "json_log"))
+        logging.start(str(ctx.info_name), quiet=quiet, verbose=verbose, as_json=as_json)
+        began = time.monotonic()
+        try:
+            typed = {name: _typed(value) for name, value in ctx.params.items() if value not in (None, ())}
+            settings = ", ".join(f"{name}={value}" for name, value in typed.items())
+            logging.detail(f"{ctx.info_name}: stmcdi {__version__}, {settings}", version=__version__)
+            result = super().invoke(ctx)
+            seconds, memory = time.monotonic() - began, _peak_memory()
+            logging.detail(
+                f"{ctx.info_name}: done in {seconds:.1f} s, {memory:.0f} MB at most", seconds=round(seconds, 1)
+            )
+            return result
+        except StmcdiError as error:
+            _say_error(f"stmcdi {ctx.info_name}", str(error), error.exit_code)
+            sys.exit(error.exit_code)
+        finally:
+            logging.stop()
+
+
+class Steps(click.Group):
+    """The group of all steps: errors of usage take one line, typos get a hint."""
+
+    command_class = Step
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Show the commands in the order of the work, not of the alphabet."""
+        return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the step; what its options refuse while they are read ends in one line, too."""
+        try:
+            return super().invoke(ctx)
+        except StmcdiError as error:
+            _say_error(f"stmcdi {ctx.invoked_subcommand}", str(error), error.exit_code)
+            sys.exit(error.exit_code)
+
+    def main(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, *, standalone_mode: bool = True, **settings: Any
+    ) -> Any:
+        """Run the command line and end the process with the exit code."""
+        settings["prog_name"] = settings.get("prog_name") or "stmcdi"  # not "python -m ..."
+        if not standalone_mode:
+            return super().main(args, standalone_mode=False, **settings)
+        try:
+            result = super().main(args, standalone_mode=False, **settings)
+        except click.UsageError as error:
+            where = error.ctx.command_path if error.ctx else "stmcdi"
+            _say_error(where, usage_message(error), 2)
+            sys.exit(2)
+        except click.ClickException as error:
+            _say_error("stmcdi", error.format_message(), error.exit_code)
+            sys.exit(error.exit_code)
+        except click.Abort:
+            _say_error("stmcdi", "stopped", ABORTED)
+            sys.exit(ABORTED)
+        sys.exit(result if isinstance(result, int) else 0)
+
+
+def common_options() -> list[click.Option]:
+    """Options of every step that are not the function's."""
+
+    def remember(ctx: click.Context, option: click.Parameter, value: Any) -> None:
+        ctx.meta.setdefault("stmcdi.common", {})[option.name] = value
+
+    return [
+        click.Option(
+            ["--config"],
+            type=click.Path(path_type=Path),
+            is_eager=True,
+            expose_value=False,
+            callback=take_config,
+            help="YAML file with options; the command line wins.",
+        ),
+        click.Option(
+            ["--json-log"],
+            is_flag=True,
+            expose_value=False,
+            callback=remember,
+            show_default=False,
+            help="Progress, notes and errors as one JSON object per line, on stderr.",
+        ),
+        click.Option(
+            ["-v", "--verbose"],
+            is_flag=True,
+            expose_value=False,
+            callback=remember,
+            show_default=False,
+            help="Say what is done and what it costs.",
+        ),
+        click.Option(
+            ["-q", "--quiet"],
+            is_flag=True,
+            expose_value=False,
+            callback=remember,
+            show_default=False,
+            help="Say nothing but errors.",
+        ),
+    ]
+
+
+def _typed(value: Any) -> str:
+    """A value as it is typed; a long list as its length."""
+    if not isinstance(value, list | tuple):
+        return str(value)
+    return f"[{len(value)}]" if len(value) > 5 else " ".join(map(str, value))
+
+
+def _peak_memory() -> float:
+    """Most memory the process has held, in MB."""
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return float("nan")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1e6 if sys.platform == "darwin" else 1e3)
+
+
+def print_completion(ctx: click.Context, option: click.Parameter, shell: str | None) -> None:
+    """Print the script that makes a shell complete commands and options, and end."""
+    if shell is None or ctx.resilient_parsing:
+        return
+    kind = get_completion_class(shell)
+    assert kind is not None
+    click.echo(kind(ctx.command, {}, "stmcdi", "_STMCDI_COMPLETE").source())
+    ctx.exit()

@@ -1,0 +1,239 @@
+"""Reading h5ad with one-line refusals, writing it whole or not at all, and noting what was done."""
+
+import os
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from io import FileIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stmcdi_cli import resources, validation
+from stmcdi_cli.errors import InputError, naming
+from stmcdi_cli.io import safety
+from stmcdi_cli.io.output import whole_files, writing
+
+if TYPE_CHECKING:
+    import h5py
+    from anndata import AnnData
+
+
+COMPRESSION = {"compression": "gzip", "compression_opts": 1}
+"""How HDF5 data sets are stored."""
+
+
+def read_h5ad(path: str | os.PathLike[str]) -> "AnnData":
+    """Read an h5ad file into memory.
+
+    Raises
+    ------
+    InputError
+        The file does not exist or cannot be read, is not HDF5, or is HDF5 but no AnnData.
+    """
+    import anndata
+
+    with hdf5_of(path) as file, reading(path):
+        size = safety.check_hdf5(file)
+    resources.check_fits(str(path), size)
+    with reading(path), safety.bounded(size), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*names are not unique.*")  # the steps refuse them in one line
+        adata = anndata.read_h5ad(path)
+    with naming(path):
+        validation.check(adata)
+    return adata
+
+
+def hdf5_of(path: str | os.PathLike[str]) -> "h5py.File":
+    """Open an h5ad file as HDF5; what is in it is still to be checked (`safety.check_hdf5`).
+
+    Raises
+    ------
+    InputError
+        As `read_h5ad`.
+    """
+    import h5py
+
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"{path}: no such file; check the path")
+    if not os.access(path, os.R_OK):
+        raise InputError(f"{path}: no permission to read it; change its mode or copy it")
+    if path.is_dir() or not h5py.is_hdf5(path):
+        raise InputError(f"{path}: not an HDF5 file; an .h5ad written by anndata or scanpy is needed")
+    with reading(path):
+        file = h5py.File(path)
+        content = set(file)
+    if not {"obs", "var"} <= content:
+        file.close()
+        raise InputError(f"{path}: HDF5, but not AnnData (no obs and var in it); an .h5ad file is needed")
+    return file
+
+
+@contextmanager
+def reading(path: str | os.PathLike[str]) -> "Iterator[None]":
+    """Turn whatever goes wrong while an h5ad file is read into one line."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # whatever h5py and anndata trip over, the file is what is wrong
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{path}: cannot be read as AnnData ({reason}); write it again with anndata") from error
+
+
+def write_h5ad(adata: "AnnData", path: str | os.PathLike[str]) -> None:
+    """Write an h5ad file that is either complete or absent."""
+    write_h5ads({Path(path): adata})
+
+
+def write_h5ads(files: "Mapping[Path, AnnData]") -> None:
+    """Write several h5ad files: all are complete, or none is there."""
+    with whole_files(list(files)) as temporaries:
+        for path, temporary in zip(files, temporaries, strict=True):
+            with writing(path):
+                _write_h5ad(files[path], temporary)
+
+
+def _write_h5ad(adata: "AnnData", path: Path) -> None:
+    adata.strings_to_categoricals()  # as anndata does
+    with PatientFile(path) as raw, raw.hdf5() as file:
+        write_part(file, "/", adata)
+
+
+def write_part(file: "h5py.File", key: str, value: Any, **options: Any) -> None:
+    """Write a part of an AnnData object to an open file.
+
+    Raises
+    ------
+    InputError
+        It came with the input and is of a kind that h5ad files do not hold.
+    """
+    from anndata.io import write_elem
+
+    try:
+        write_elem(file, key, value, dataset_kwargs=options or COMPRESSION)
+    except OSError:
+        raise
+    except Exception as error:  # whatever anndata trips over, what it was given cannot be written
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(
+            f"a part of the data cannot be written to h5ad ({reason}); take it out of the input"
+        ) from error
+
+
+class PatientFile(FileIO):
+    """A file that keeps its first write error for later.
+
+    HDF5 cannot close a file it failed to write: it prints pages of errors and crashes at exit. This one lets it finish.
+    """
+
+    error: OSError | None = None
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        super().__init__(path, "w+b")
+
+    @contextmanager
+    def hdf5(self, **options: Any) -> "Iterator[h5py.File]":
+        """Write HDF5 into this file; a write error is raised at the end."""
+        import h5py
+
+        try:
+            with h5py.File(self, "w", **options) as file:
+                yield file
+        finally:
+            self.check()
+
+    def check(self) -> None:
+        """Raise the write error that was kept, if any."""
+        if self.error is not None:
+            raise self.error
+
+    def write(self, data: Any) -> int:
+        """Write all of ``data``, unless a write has failed before."""
+        rest = memoryview(data).cast("B")
+        size = len(rest)
+        try:
+            while self.error is None and len(rest):
+                rest = rest[super().write(rest) :]
+        except OSError as error:
+            self.error = error
+        return size
+
+
+def shallow_copy(adata: "AnnData", **changed: Any) -> "AnnData":
+    """Give a new AnnData whose parts can be replaced without touching the old one; matrices are shared, not copied.
+
+    ``changed`` are parts to take instead of its own.
+    """
+    import anndata
+
+    parts = {
+        "X": adata.X,
+        "obs": adata.obs.copy(),
+        "var": adata.var.copy(),
+        "uns": dict(adata.uns),
+        "obsm": dict(adata.obsm),
+        "varm": dict(adata.varm),
+        "obsp": dict(adata.obsp),
+        "varp": dict(adata.varp),
+        "layers": dict(adata.layers),
+        "raw": adata.raw,
+    }
+    return anndata.AnnData(**{**parts, **changed})
+
+
+@contextmanager
+def opened(path: str | os.PathLike[str]) -> "Iterator[AnnData]":
+    """Open an h5ad file: matrices of spots x genes stay on disk (read them by `sparse.rows_of`), the rest is read.
+
+    Raises
+    ------
+    InputError
+        As `read_h5ad`.
+    """
+    with hdf5_of(path) as file:
+        with reading(path), safety.bounded(safety.check_hdf5(file)), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*names are not unique.*")  # the steps refuse them in one line
+            # Files from before 2020 have no encoding; anndata knows how to read them.
+            adata = _backed(file) if file.attrs.get("encoding-type") == "anndata" else read_h5ad(path)
+        with naming(path):
+            validation.check(adata)
+        resources.check(str(path))
+        yield adata
+
+
+def _backed(file: "h5py.File") -> "AnnData":
+    import anndata
+    from anndata.io import read_elem, sparse_dataset
+
+    def matrix(element: Any) -> Any:
+        kind = element.attrs.get("encoding-type")
+        if kind in ("csr_matrix", "csc_matrix"):
+            return sparse_dataset(element)
+        return element if kind == "array" and element.ndim == 2 else read_elem(element)
+
+    parts = {key: read_elem(file[key]) for key in file if key not in ("X", "layers", "raw")}
+    raw = None
+    if "raw" in file and file["raw"].attrs.get("encoding-type") != "null":
+        raw = {key: read_elem(value) for key, value in file["raw"].items() if key != "X"}
+        raw["X"] = matrix(file["raw/X"])
+    layers = {key: matrix(value) for key, value in file.get("layers", {}).items()}
+    return anndata.AnnData(X=matrix(file["X"]) if "X" in file else None, layers=layers, raw=raw, **parts)
+
+
+def carried(adata: "AnnData", *, without: Iterable[str]) -> "AnnData":
+    """Give a copy without some matrices (``X`` and names of layers), which a step makes anew; the rest is shared."""
+    copy = shallow_copy(adata)
+    for name in without:
+        if name == "X":
+            copy.X = None
+        else:
+            copy.layers.pop(name, None)
+    return copy
+
+
+def matrices(adata: "AnnData") -> dict[str, Any]:
+    """Give the matrices whose rows are spots and columns genes, by their place in the file."""
+    found = {} if adata.X is None else {"X": adata.X}
+    found |= {f"layers/{name}": matrix for name, matrix in adata.layers.items()}
+    return found if adata.raw is None or adata.raw.X is None else found | {"raw/X": adata.raw.X}

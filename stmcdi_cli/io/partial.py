@@ -1,0 +1,120 @@
+"""Finished parts of a long piece of work, kept in files so that it can be taken up after it was killed.
+
+They lie in a folder closed to others, which is removed when the work is done. A part is only used for the same work: on
+the same data, by the same software, with the same settings.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from stmcdi_cli import __version__
+
+KEY, PART, UNDER_WAY = "key", ".part", ".tmp"
+
+
+class Parts:
+    """Parts of the work on one output.
+
+    A folder that others can write to, or that holds something else, is left alone: the work is then done without.
+
+    Parameters
+    ----------
+    folder
+        Where to keep them; made when work begins.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._ready = False
+
+    def begin(self, work: Mapping[str, Any]) -> None:
+        """Get ready. Parts of the same work are kept, those of other work are removed.
+
+        Parameters
+        ----------
+        work
+            All that the result depends on beside the software, as JSON knows it.
+        """
+        said = json.dumps([__version__, work], sort_keys=True)
+        key = hashlib.blake2b(said.encode(), digest_size=16).hexdigest()
+        with suppress(OSError):
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if self._is_mine():
+                self._ready = True
+                if self._key() != key:
+                    self._empty()
+                    (self.folder / KEY).write_text(key, "ascii")
+
+    def _is_mine(self) -> bool:
+        """Whether nobody else can have filled the folder."""
+        found = self.folder.lstat()
+        mine = found.st_uid == getattr(os, "getuid", lambda: found.st_uid)()
+        closed = os.name != "posix" or not found.st_mode & 0o077
+        return mine and closed and self.folder.is_dir() and (bool(self._key()) or not any(self.folder.iterdir()))
+
+    def _key(self) -> str:
+        key = self.folder / KEY
+        return key.read_text("ascii", "replace") if key.is_file() else ""
+
+    def count(self) -> int:
+        """Give how many runs of spots are done."""
+        return len(list(self.folder.glob(f"[0-9]*{PART}"))) if self._ready else 0
+
+    def load(self, name: str) -> dict[str, np.ndarray] | None:
+        """Give the arrays of a part, if it is there and whole."""
+        with suppress(OSError, SafetensorError, ValueError):
+            if self._ready:
+                return load((self.folder / (name + PART)).read_bytes())
+        return None
+
+    def save(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
+        """Keep a part, whole or not at all; where that is impossible it is done without."""
+        if not self._ready:
+            return
+        temporary = self.folder / f"{name}.{os.getpid()}{UNDER_WAY}"
+        try:
+            with open(temporary, "wb") as file:
+                file.write(save({key: np.ascontiguousarray(value) for key, value in arrays.items()}))
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self.folder / (name + PART))
+        except OSError:
+            with suppress(OSError):
+                temporary.unlink()
+
+    def remove(self) -> None:
+        """Remove all."""
+        if self._ready:
+            self._empty()
+            with suppress(OSError):
+                self.folder.rmdir()
+
+    def _empty(self) -> None:
+        for pattern in (f"*{PART}", f"*{UNDER_WAY}", KEY):  # the key last: until then they are known as ours
+            for path in self.folder.glob(pattern):
+                path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _kept_in(folder: str | os.PathLike[str] | None) -> Iterator[Parts | None]:
+    """Give a place for parts, and clear it up in the end."""
+    if folder is None:
+        yield None
+        return
+    parts = Parts(Path(folder))
+    try:
+        yield parts
+    except Exception:
+        if parts.count() == 0:  # where there are some, a disk that was full does not cost hours
+            parts.remove()
+        raise
+    parts.remove()

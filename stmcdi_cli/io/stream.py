@@ -1,0 +1,205 @@
+"""Tissues larger than memory: matrices stay in their files, and are read and written a few spots at a time.
+
+`opened` gives an AnnData object whose matrices of spots x genes (``X``, layers, ``raw``) are still on disk; all else
+grows with spots or with genes but not with both, and is in memory. A step that works this way makes a `Stream`:
+blocks of rows, one after the other. `gathered` puts them together in memory, `write` in a file: the content is the
+same, whatever the size of the blocks.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from stmcdi_cli.io.h5ad import (
+    COMPRESSION,
+    PatientFile,
+    matrices,
+    shallow_copy,
+    write_part,
+)
+from stmcdi_cli.io.output import check_space, whole_files, writing
+from stmcdi_cli.sparse import on_disk, stacked
+
+if TYPE_CHECKING:
+    import h5py
+    from anndata import AnnData
+
+
+Block = Mapping[str, "sp.csr_matrix | np.ndarray"]
+"""Rows of several matrices, by their place in the file: ``X``, ``layers/NAME``, ``raw/X``."""
+
+MATRIX_COMPRESSION = {**COMPRESSION, "shuffle": True}
+CHUNK = 2**16
+"""Numbers that HDF5 compresses together, about."""
+CACHE = 2**21
+"""Bytes of a data set that HDF5 keeps at hand: blocks end anywhere; a chunk that two share is compressed once."""
+
+
+@dataclass
+class Stream:
+    """What a step makes of a tissue.
+
+    Attributes
+    ----------
+    header
+        All but the matrices made anew. Matrices in it are carried over as they are. May be completed while `blocks`
+        are made, not after.
+    blocks
+        The new matrices from the first spot to the last, every block with the same keys; each is CSR or dense.
+    size
+        Bytes that the new matrices will take on disk, roughly.
+    """
+
+    header: "AnnData"
+    blocks: Iterable[Block]
+    size: float = 0
+
+
+def gathered(stream: Stream) -> "AnnData":
+    """Put a stream together in memory."""
+    blocks, header = list(stream.blocks), stream.header
+    made = {key: stacked([block[key] for block in blocks]) for key in (blocks[0] if blocks else ())}
+    layers = {key.removeprefix("layers/"): matrix for key, matrix in made.items() if key.startswith("layers/")}
+    changed: dict[str, Any] = {"X": made.get("X", header.X), "layers": {**header.layers, **layers}}
+    if "raw/X" in made:
+        changed["raw"] = {"X": made["raw/X"], "var": header.raw.var, "varm": dict(header.raw.varm)}
+    return shallow_copy(header, **changed)
+
+
+def write(files: "Mapping[Path, Stream]") -> None:
+    """Write several streams, block by block, side by side: all files are complete, or none is there.
+
+    Raises
+    ------
+    InputError
+        A file cannot be written, or there is too little space for it.
+    """
+    for path, stream in files.items():
+        check_space(path, sum(map(stored, matrices(stream.header).values())) + stream.size)
+    with whole_files(list(files)) as temporaries, ExitStack() as stack:
+        writers = [
+            stack.enter_context(_growing(path, temporary, stream.header))
+            for (path, stream), temporary in zip(files.items(), temporaries, strict=True)
+        ]
+        for blocks in zip(*(stream.blocks for stream in files.values()), strict=True):
+            for writer, block in zip(writers, blocks, strict=True):
+                writer.append(block)
+        for writer in writers:
+            writer.finish()
+
+
+@contextmanager
+def _growing(path: Path, temporary: Path, header: "AnnData") -> "Iterator[_Writer]":
+    with writing(path), PatientFile(temporary) as raw, raw.hdf5(rdcc_nbytes=CACHE) as file:
+        yield _Writer(raw, file, header)
+
+
+class _Writer:
+    """An h5ad file that grows block by block.
+
+    Parameters
+    ----------
+    raw, file
+        Open for writing, and empty; and the HDF5 file in it.
+    header
+        What goes in beside the blocks.
+    """
+
+    def __init__(self, raw: PatientFile, file: "h5py.File", header: "AnnData") -> None:
+        self.raw, self.file, self.header = raw, file, header
+        self.growing: dict[str, _GrowingCsr | _GrowingArray] = {}
+        file.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
+        file.create_group("layers").attrs.update({"encoding-type": "dict", "encoding-version": "0.1.0"})
+        if header.raw is not None:
+            file.create_group("raw").attrs.update({"encoding-type": "raw", "encoding-version": "0.1.0"})
+        for key, matrix in matrices(header).items():
+            if on_disk(matrix):
+                element = getattr(matrix, "group", matrix)
+                element.file.copy(element, file, name=key)
+            else:
+                write_part(file, key, matrix, **MATRIX_COMPRESSION)
+
+    def append(self, block: Block) -> None:
+        for key, rows in block.items():
+            if key not in self.growing:
+                if key in self.file:  # raw cannot be without X: what stood in for it in the header goes
+                    del self.file[key]
+                kind = _GrowingCsr if sp.issparse(rows) else _GrowingArray
+                self.growing[key] = kind(self.file, key, rows, self.header.n_obs)
+            self.growing[key].append(rows)
+        self.raw.check()  # not hours later
+
+    def finish(self) -> None:
+        for matrix in self.growing.values():
+            matrix.finish()
+        header = self.header
+        header.strings_to_categoricals()  # as anndata does
+        parts: dict[str, Any] = {name: getattr(header, name) for name in ("obs", "var")}
+        parts |= {name: dict(getattr(header, name)) for name in ("obsm", "varm", "obsp", "varp", "uns")}
+        if header.raw is not None:
+            header.strings_to_categoricals(header.raw.var)
+            parts |= {"raw/var": header.raw.var, "raw/varm": dict(header.raw.varm)}
+        for key, value in parts.items():
+            write_part(self.file, key, value)
+
+
+class _GrowingCsr:
+    """A CSR matrix in a file, as anndata writes it."""
+
+    def __init__(self, file: "h5py.File", key: str, first: sp.csr_matrix, n_spots: int) -> None:
+        self.group = file.create_group(key)
+        self.group.attrs.update({"encoding-type": "csr_matrix", "encoding-version": "0.1.0"})
+        self.group.attrs["shape"] = (n_spots, first.shape[1])
+        growing = {"shape": (0,), "maxshape": (None,), "chunks": (CHUNK,), **MATRIX_COMPRESSION}
+        self.data = self.group.create_dataset("data", dtype=first.dtype, **growing)
+        self.indices = self.group.create_dataset("indices", dtype=np.int32, **growing)
+        self.lengths = [np.zeros(1, np.int64)]
+
+    def append(self, rows: sp.csr_matrix) -> None:
+        start = self.data.shape[0]
+        for dataset, values in ((self.data, rows.data), (self.indices, rows.indices)):
+            dataset.resize(start + values.size, 0)
+            dataset[start:] = values
+        self.lengths.append(np.diff(rows.indptr))
+
+    def finish(self) -> None:
+        indptr = np.cumsum(np.concatenate(self.lengths))
+        kind = np.int32 if indptr[-1] < 2**31 else np.int64
+        self.group.create_dataset("indptr", data=indptr.astype(kind), **COMPRESSION)
+
+
+class _GrowingArray:
+    """A dense matrix in a file."""
+
+    def __init__(self, file: "h5py.File", key: str, first: np.ndarray, n_spots: int) -> None:
+        n_columns = first.shape[1]
+        chunks = (min(n_spots, max(1, CHUNK // n_columns)), n_columns)
+        self.data = file.create_dataset(key, (n_spots, n_columns), first.dtype, chunks=chunks, **MATRIX_COMPRESSION)
+        self.data.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+        self.start = 0
+
+    def append(self, rows: np.ndarray) -> None:
+        self.data[self.start : self.start + len(rows)] = rows
+        self.start += len(rows)
+
+    def finish(self) -> None:
+        assert self.start == self.data.shape[0], "every spot has a row"
+
+
+def disk_size(n_values: float, n_missing: float = 0, n_dense: float = 0) -> float:
+    """Bytes that matrices will take on disk, roughly: entries of sparse ones, of masks, and of dense ones."""
+    return 4 * n_values + n_missing + 4 * n_dense
+
+
+def stored(matrix: Any) -> float:
+    """Bytes that a matrix takes on disk, or would take at the usual rate of compression."""
+    if hasattr(matrix, "group"):
+        return sum(part.id.get_storage_size() for part in matrix.group.values())
+    if on_disk(matrix):
+        return matrix.id.get_storage_size()
+    return disk_size(matrix.nnz) if sp.issparse(matrix) else disk_size(0, 0, np.size(matrix))

@@ -1,0 +1,85 @@
+"""Small files from elsewhere, read as text and as YAML: never more than a few megabytes, never anything but data."""
+
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+from stmcdi_cli.errors import InputError
+
+MOST = 2**24
+"""Bytes of a text file: a hundred thousand names have a tenth of that."""
+DEEPEST = 32
+"""Lists and mappings within each other."""
+
+
+def read_text(path: str | os.PathLike[str], encoding: str = "utf-8-sig") -> str:
+    """Read a text file.
+
+    Raises
+    ------
+    OSError
+        It cannot be read, is no file (but the shell's ``<(...)`` is), or has more than `MOST` bytes.
+    UnicodeDecodeError
+        It is not text in that encoding.
+    """
+    status = os.stat(path)
+    if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode) or Path(path).is_relative_to("/dev/fd")):
+        raise OSError(errno.EINVAL, "not a file", str(path))
+    with open(path, "rb") as file:
+        content = file.read(MOST + 1)
+    if len(content) > MOST:
+        raise OSError(errno.EFBIG, f"more than {MOST // 2**20} MB", str(path))
+    return content.decode(encoding)
+
+
+def read_yaml(path: str | os.PathLike[str]) -> Any:
+    """Read plain data from a YAML file: no objects, no aliases (a few can stand for billions of values).
+
+    Raises
+    ------
+    OSError, UnicodeDecodeError
+        As `read_text`.
+    ValueError
+        It is not YAML, or is nested too deeply.
+    """
+    import yaml
+
+    text = read_text(path)
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same safe loader in C: gene lists are long
+    depth = 0
+    try:
+        for event in yaml.parse(text, loader):  # building values goes as deep as the file says: look first
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > DEEPEST:
+                raise ValueError(f"more than {DEEPEST} lists within each other")
+            if isinstance(event, yaml.AliasEvent):
+                raise ValueError("an alias (*), which is not supported")
+        return yaml.load(text, loader)
+    except (yaml.YAMLError, OverflowError, RecursionError) as error:
+        raise ValueError(" ".join(str(error).split())[:200]) from error
+
+
+def read_names(path: str | os.PathLike[str]) -> list[str]:
+    """Read one name per line, blank lines and lines that start with # left out; of a model's folder, its genes.
+
+    Raises
+    ------
+    InputError
+        The file cannot be read as text, or the folder is no model's.
+    """
+    config = Path(path) / "config.yaml"
+    if config.is_file():
+        try:
+            return [str(gene) for gene in read_yaml(config)["genes"]]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{config}: is not a model's configuration; name a folder that `stmcdi train` wrote"
+            ) from error
+    try:
+        lines = read_text(path).splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise InputError(f"{path}: cannot be read ({reason}); give a text file with one name per line") from error
+    return [line.strip() for line in lines if line.strip() and not line.startswith("#")]

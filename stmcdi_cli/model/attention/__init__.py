@@ -1,0 +1,1 @@
+"""The paper's variant: diffusion over gene tokens with attention."""

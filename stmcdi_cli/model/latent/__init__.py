@@ -1,0 +1,1 @@
+"""The default variant: diffusion of the latents of a spatial factor model."""

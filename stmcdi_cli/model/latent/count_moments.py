@@ -1,0 +1,119 @@
+"""Counting noise: what a Poisson or negative binomial count looks like on the scale expression is given in.
+
+A spot of depth s (size factor) shows a gene of mean count mu as x = g(count, s), for instance log1p(count / s). Its
+mean and variance on that scale have no closed form, but they are smooth in (log s, log mu): tabulated once, then
+interpolated.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from scipy import stats
+
+from stmcdi_cli.model.scales import SCALES, SHALLOWEST
+
+DISPERSIONS = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+"""Negative binomial dispersions a gene may have: variance = mu + dispersion * mu^2; 0 is Poisson."""
+
+_EXACT_COUNTS = 256
+
+
+class CountTable:
+    """Mean and variance of x = g(count, s) for counts of one dispersion.
+
+    Parameters
+    ----------
+    scale
+        A name in `SCALES`.
+    dispersion
+        Negative binomial dispersion; 0 is Poisson.
+    size_factor
+        Depths that will be asked for.
+    max_mean
+        Largest mean count that will be asked for.
+    """
+
+    def __init__(self, scale: str, dispersion: float, size_factor: np.ndarray, max_mean: float) -> None:
+        low, high = np.log(np.maximum([size_factor.min(), size_factor.max()], SHALLOWEST))
+        self.log_s = np.linspace(low - 1e-6, high + 1e-6, 96)
+        self.log_mu = np.linspace(np.log(1e-9), np.log(max(max_mean, 1.0)), 320)
+        self.step = self.log_mu[1] - self.log_mu[0]
+        # Every small count by itself; of the large ones, bins a hundredth wide.
+        most = max(max_mean, 1.0) * (20 if dispersion == 0 else 20 + 20 * dispersion)
+        large = np.unique(np.geomspace(_EXACT_COUNTS, max(most, 2 * _EXACT_COUNTS), 400).round())
+        last = np.concatenate([np.arange(_EXACT_COUNTS), large])  # the largest count of each bin
+        first = np.concatenate([[0], last[:-1] + 1])
+        mu = np.exp(self.log_mu)[:, None]
+        if dispersion == 0:
+            cdf = stats.poisson.cdf(last, mu)
+        else:
+            cdf = stats.nbinom.cdf(last, 1 / dispersion, 1 / (1 + dispersion * mu))
+        probability = np.diff(cdf, axis=1, prepend=0)
+        value = SCALES[scale][0]((first + last)[None, :] / 2, np.exp(self.log_s)[:, None])
+        self._mean = value @ probability.T
+        self._variance = np.maximum((value**2) @ probability.T - self._mean**2, 0)
+        self._slope = np.gradient(self._mean, self.step, axis=1)
+
+    def _spot_rows(self, table: np.ndarray, s: np.ndarray) -> np.ndarray:
+        """Interpolate a table over the depth: [depths, means] to [B, means]."""
+        at = np.interp(np.log(np.maximum(s, SHALLOWEST)), self.log_s, np.arange(len(self.log_s)))
+        low = np.minimum(at.astype(int), len(self.log_s) - 2)
+        weight = (at - low)[:, None]
+        return (1 - weight) * table[low] + weight * table[low + 1]
+
+    def moments(self, s: np.ndarray, log_mu: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Mean, slope of the mean in log mu, and variance of x at depths s [B], all float32 and as `log_mu` [B, G]."""
+        at = np.clip((log_mu - self.log_mu[0]) / self.step, 0, len(self.log_mu) - 1.001)
+        low = at.astype(np.int64)
+        weight = (at - low).astype(np.float32)
+        out = []
+        for table in (self._mean, self._slope, self._variance):
+            rows = self._spot_rows(table, s).astype(np.float32)
+            left, right = np.take_along_axis(rows, low, 1), np.take_along_axis(rows, low + 1, 1)
+            out.append(left + (right - left) * weight)
+        return out[0], out[1], out[2]
+
+    def expectation(self, s: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+        """Map from log mean counts [B, G] to the mean of x at depths s [B], both float32."""
+        rows = self._spot_rows(self._mean, s).astype(np.float32)
+        n = rows.shape[1]
+        first = np.arange(len(s), dtype=np.int32)[:, None] * n
+        values, low_end, step = rows.ravel(), np.float32(self.log_mu[0]), np.float32(self.step)
+
+        def mean(log_mu: np.ndarray) -> np.ndarray:
+            at = np.clip((log_mu - low_end) / step, 0, n - 1.001)
+            low = at.astype(np.int32)
+            at -= low
+            low += first
+            left = values[low]
+            return left + (values[low + 1] - left) * at
+
+        return mean
+
+    def inverse(self, s: np.ndarray) -> "MeanInverse":
+        """Map from the mean of x back to the mean count, at depths s [B]."""
+        return MeanInverse(self.log_mu, self._spot_rows(self._mean, s))
+
+
+class MeanInverse:
+    """Mean counts by the mean of x: one row per spot, on grids even in log x, so that a look-up is arithmetic."""
+
+    def __init__(self, log_mu: np.ndarray, means: np.ndarray, n_grid: int = 1024) -> None:
+        log_x = np.log(np.maximum(means, 1e-300))
+        self.low = log_x[:, :1]
+        self.step = (log_x[:, -1:] - self.low) / (n_grid - 1)
+        grids = self.low + self.step * np.arange(n_grid)
+        self.rows = np.stack([np.interp(g, row, log_mu) for g, row in zip(grids, log_x, strict=True)]).astype(
+            np.float32
+        )
+        self.low, self.step = self.low[:, 0].astype(np.float32), self.step[:, 0].astype(np.float32)
+
+    def __call__(self, x: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Mean counts, float32, whose x has the means `x` at the spots `rows`; both of any one shape."""
+        at = np.log(np.maximum(x, 1e-12))
+        at -= self.low[rows]
+        at /= self.step[rows]
+        np.clip(at, 0, self.rows.shape[1] - 1.01, out=at)
+        low = at.astype(np.int32)
+        left = self.rows[rows, low]
+        return np.exp(left + (self.rows[rows, low + 1] - left) * (at - low))

@@ -1,0 +1,143 @@
+"""The observation model: what would be counted at an expected expression, counting noise included."""
+
+from collections.abc import Iterable
+
+import numpy as np
+from scipy.special import gammaincinv, gammaln
+
+from stmcdi_cli.model.latent.count_moments import DISPERSIONS, CountTable
+from stmcdi_cli.model.scales import SCALES
+
+_LARGE_MEAN = 60.0
+_MOST_TERMS = 5000
+
+
+class Observation:
+    """Negative binomial counts of each gene's own dispersion, on the scale of ``X``.
+
+    Parameters
+    ----------
+    scale
+        A name in `scales.SCALES`.
+    depth
+        Depths of the spots that will be asked for.
+    max_mean
+        Largest mean count that will be asked for.
+    """
+
+    def __init__(self, scale: str, depth: np.ndarray, max_mean: float) -> None:
+        self.value, self.count = SCALES[scale]
+        self.tables = [CountTable(scale, dispersion, depth, max_mean) for dispersion in DISPERSIONS]
+
+    def fit(self, parts: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]], n_genes: int) -> np.ndarray:
+        """Log-likelihood of every gene under every dispersion [len(DISPERSIONS), G].
+
+        Parameters
+        ----------
+        parts
+            Blocks of (depth [B], expected expression [B, G], counts [B, G], which of them to use [B, G]).
+        n_genes
+            G.
+        """
+        total = np.zeros((len(DISPERSIONS), n_genes))
+        for depth, expected, counts, use in parts:
+            rows, genes = np.nonzero(use)
+            for k, (table, dispersion) in enumerate(zip(self.tables, DISPERSIONS, strict=True)):
+                mean = table.inverse(depth)(expected[use], rows).astype(np.float64)
+                total[k] += np.bincount(genes, log_probability(counts[use], mean, dispersion), n_genes)
+        return total
+
+
+class Observer:
+    """Observes some entries of one block of spots as often as asked.
+
+    Parameters
+    ----------
+    observation
+        The model of the whole tissue.
+    depth
+        Depths [B].
+    which
+        Index in `DISPERSIONS` of each gene [G].
+    wanted
+        Entries to observe [B, G].
+    """
+
+    def __init__(self, observation: Observation, depth: np.ndarray, which: np.ndarray, wanted: np.ndarray) -> None:
+        self.value = observation.value
+        self.wanted = wanted
+        rows, genes = np.nonzero(wanted)
+        self.depth = depth[rows]
+        self.dispersion = np.array(DISPERSIONS)[which[genes]]
+        self.groups = []
+        for k in np.unique(which):
+            entries = np.flatnonzero(which[genes] == k)
+            self.groups.append((entries, rows[entries], observation.tables[k].inverse(depth)))
+
+    def draw(self, expected: np.ndarray, uniform: np.ndarray) -> np.ndarray:
+        """Turn one uniform number per entry into one observation of each wanted entry, float32 [B, G]; others are 0.
+
+        Parameters
+        ----------
+        expected
+            Expected expression [B, G].
+        uniform
+            Numbers on [0, 1), [B, G].
+        """
+        expected = expected[self.wanted]
+        mean = np.empty(len(expected))
+        for entries, rows, inverse in self.groups:
+            mean[entries] = inverse(expected[entries], rows)
+        out = np.zeros(self.wanted.shape, dtype=np.float32)
+        count = count_quantile(uniform[self.wanted].astype(np.float64), mean, self.dispersion)
+        out[self.wanted] = self.value(count, self.depth)
+        return out
+
+
+def count_quantile(u: np.ndarray, mean: np.ndarray, dispersion: np.ndarray) -> np.ndarray:
+    """Smallest counts whose cumulative negative binomial probability exceeds `u`; all [n], dispersion 0 is Poisson.
+
+    Small counts by adding up probabilities, which most entries need one or two of; large ones by the gamma distribution
+    of the same mean and variance.
+    """
+    count = np.zeros(len(u))
+    large = mean > _LARGE_MEAN
+    if large.any():
+        # Half a count up: a gamma variable rounded down would be half a count short on average.
+        variance = mean[large] * (1 + dispersion[large] * mean[large])
+        shape = mean[large] ** 2 / variance
+        count[large] = np.floor(gammaincinv(shape, u[large]) * variance / mean[large] + 0.5)
+    left = np.flatnonzero(~large)
+    u, mean, dispersion = u[left], mean[left], dispersion[left]
+    spread = dispersion * mean
+    with np.errstate(divide="ignore", invalid="ignore"):
+        probability = np.exp(np.where(dispersion > 0, -np.log1p(spread) / dispersion, -mean))  # of no count
+    ratio = mean / (1 + spread)
+    cumulative = probability.copy()
+    k = 0
+    while True:
+        keep = u >= cumulative
+        if not keep.any() or k >= _MOST_TERMS:
+            break
+        left, u, cumulative = left[keep], u[keep], cumulative[keep]
+        dispersion, ratio, probability = dispersion[keep], ratio[keep], probability[keep]
+        probability = probability * ratio * (1 + dispersion * k) / (k + 1)
+        cumulative += probability
+        k += 1
+        count[left] = k
+    return count
+
+
+def log_probability(counts: np.ndarray, mean: np.ndarray, dispersion: float) -> np.ndarray:
+    """Log-probability of counts under a negative binomial (Poisson at dispersion 0)."""
+    mean = np.maximum(mean, 1e-12)
+    r = 1 / dispersion if dispersion > 0 else np.inf
+    spread = np.log1p(mean * dispersion)
+    out = -r * spread if dispersion > 0 else -mean
+    some = counts > 0  # most entries are 0, and for them that is all
+    n, mean, spread = counts[some], mean[some], spread[some]
+    if dispersion > 0:
+        out[some] += gammaln(n + r) - gammaln(r) - gammaln(n + 1) + n * (np.log(mean * dispersion) - spread)
+    else:
+        out[some] += n * np.log(mean) - gammaln(n + 1)
+    return out

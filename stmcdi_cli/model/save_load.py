@@ -1,0 +1,172 @@
+"""A trained model on disk: a folder with ``model.safetensors``, ``config.yaml`` and ``history.tsv``."""
+
+import importlib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from safetensors.torch import load_file
+from safetensors.torch import save as as_bytes
+
+from stmcdi_cli import __version__
+from stmcdi_cli.errors import InputError
+from stmcdi_cli.io.output import whole_folder
+from stmcdi_cli.io.safety import bounded
+from stmcdi_cli.io.text import read_yaml
+from stmcdi_cli.model.base import ImputationModel
+from stmcdi_cli.model.tissue import Tissue
+
+WEIGHTS, CONFIG, HISTORY = "model.safetensors", "config.yaml", "history.tsv"
+
+VARIANTS = {
+    "attention": "stmcdi_cli.model.attention.model:AttentionModel",
+    "latent": "stmcdi_cli.model.latent.model:LatentModel",
+}
+"""Variant to the class behind it, imported when asked for."""
+
+
+def build(config: Mapping[str, Any], genes: Sequence[str]) -> ImputationModel:
+    """Make an untrained model of the variant that ``config["variant"]`` names.
+
+    Raises
+    ------
+    InputError
+        There is no such variant.
+    """
+    variant = config.get("variant")
+    if variant not in VARIANTS:
+        raise InputError(f"unknown model variant {variant!r}; expected one of {', '.join(VARIANTS)}")
+    module, name = VARIANTS[variant].split(":")
+    return getattr(importlib.import_module(module), name)(config, tuple(genes))
+
+
+def save(model: ImputationModel, path: str | os.PathLike[str], history: Sequence[Mapping[str, float]]) -> None:
+    """Write a model folder, whole or not at all; a model already there is replaced.
+
+    Raises
+    ------
+    InputError
+        There is something at `path` that is no model.
+    """
+    path = Path(path)
+    if path.exists() and not (path.is_dir() and all(p.name in (WEIGHTS, CONFIG, HISTORY) for p in path.iterdir())):
+        raise InputError(f"{path} exists and is not a model folder; give another name")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    description = {
+        "version": __version__,
+        "variant": model.variant,
+        "config": _plain(model.config),
+        "genes": list(model.genes),
+    }
+    with whole_folder(path) as temporary:
+        weights = as_bytes({name: value.contiguous() for name, value in model.state().items()})
+        (temporary / WEIGHTS).write_bytes(weights)  # the library's own writing hides why it fails
+        (temporary / CONFIG).write_text(yaml.safe_dump(description, sort_keys=False, allow_unicode=True), "utf-8")
+        (temporary / HISTORY).write_text(_table(history), "utf-8")
+
+
+def load(path: str | os.PathLike[str]) -> ImputationModel:
+    """Read a model folder.
+
+    Raises
+    ------
+    InputError
+        The folder is missing, incomplete, damaged, or its parts do not belong together.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise InputError(f"no model folder at {path}; `stmcdi train` makes one")
+    for name in (WEIGHTS, CONFIG):
+        if not (path / name).is_file():
+            raise InputError(f"{path} is not a complete model: it has no {name}")
+    try:
+        description = read_yaml(path / CONFIG)
+        config, genes = dict(description["config"]), tuple(map(str, description["genes"]))
+        config["variant"] = description["variant"]
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path / CONFIG} is not a model's configuration: {_one_line(error)}") from error
+    try:
+        # A configuration may ask for a network of any size: it gets memory for the weights that there are.
+        with bounded((path / WEIGHTS).stat().st_size):
+            model = build(config, genes)
+            state = load_file(path / WEIGHTS)
+            broken = [name for name, value in state.items() if not value.isfinite().all()]
+            if broken:
+                raise ValueError(f"{broken[0]} has NaN or infinite numbers")
+            model.load_state(state)
+    except InputError:
+        raise
+    except Exception as error:  # whatever torch trips over, the folder is what is wrong
+        raise InputError(f"{path / WEIGHTS} does not fit {path / CONFIG}: {_one_line(error)}") from error
+    return model
+
+
+def check_genes(model: ImputationModel, tissue: Tissue) -> None:
+    """Refuse data on other genes than the model was trained on.
+
+    Raises
+    ------
+    InputError
+        A gene is missing or unknown, or their order differs.
+    """
+    if model.genes == tissue.genes:
+        return
+    known, given = set(model.genes), set(tissue.genes)
+    problems = []
+    for what, names in (
+        ("the data lack", [gene for gene in model.genes if gene not in given]),
+        ("the model does not know", [gene for gene in tissue.genes if gene not in known]),
+    ):
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            problems.append(f"{what} {', '.join(names[:3])}{more}")
+    if not problems:
+        problems = ["the same genes in another order"]
+    raise InputError(f"the data's genes are not the model's: {'; '.join(problems)}; impute the file it was trained on")
+
+
+def check_scale(model: ImputationModel, tissue: Tissue) -> None:
+    """Refuse values on another scale than the model was trained on: it would impute all of them, and wrongly.
+
+    Raises
+    ------
+    InputError
+        The values are, say, raw counts, and the model's were log1p-normalised; or there are none.
+    """
+    if "scale" not in model.config or model.config["scale"] == tissue.scale:
+        return
+    if not tissue.x.nnz:
+        raise InputError("expected some visible value above 0 in X, found none; there is nothing to impute from")
+    found, expected = (_SCALE_NAMES[scale] for scale in (tissue.scale, model.config["scale"]))
+    raise InputError(f"X is on the scale of {found}, the model's is that of {expected}; prepare it as for training")
+
+
+_SCALE_NAMES = {
+    "log1p": "log1p-normalised counts",
+    "linear": "normalised counts without a logarithm",
+    "counts": "raw counts",
+    None: "values that are no counts",
+}
+
+
+def _plain(value: Any) -> Any:
+    """Only what safe YAML knows: tuples become lists."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _table(rows: Sequence[Mapping[str, float]]) -> str:
+    """Tab-separated rows under the union of their columns; empty where a row has no value."""
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    lines = ["\t".join(columns)]
+    lines += ["\t".join(f"{row[column]:.8g}" if column in row else "" for column in columns) for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

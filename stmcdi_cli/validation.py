@@ -1,0 +1,241 @@
+"""Small validators, all with one message form: expected this, found that; what to do."""
+
+from collections.abc import Collection, Iterator, Mapping
+from numbers import Integral
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from stmcdi_cli import anndata_keys as keys
+from stmcdi_cli.errors import InputError, OptionError
+from stmcdi_cli.sparse import check_sound, on_disk
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+FARTHEST = 1e100
+"""Coordinates as large as this are as good as infinite: their distances are."""
+
+
+def at_least(name: str, value: float, least: float) -> None:
+    """Refuse an option below its least value."""
+    if not value >= least:
+        raise OptionError(f"expected `{name}` to be at least {least}, found `{value}`")
+
+
+def positive(name: str, value: float) -> None:
+    """Refuse an option that is not a positive, finite number."""
+    if not 0 < value < float("inf"):
+        raise OptionError(f"expected `{name}` to be positive, found `{value}`")
+
+
+def fraction(name: str, value: float) -> None:
+    """Refuse an option that is not strictly between 0 and 1."""
+    if not 0 < value < 1:
+        raise OptionError(f"expected `{name}` to lie between 0 and 1, found `{value}`")
+
+
+def one_of(name: str, value: Any, choices: Collection[Any]) -> None:
+    """Refuse an option that is none of its choices."""
+    if value not in choices:
+        raise OptionError(f"expected `{name}` to be one of {', '.join(map(str, choices))}, found `{value}`")
+
+
+def table(adata: "AnnData") -> None:
+    """Refuse a file with too few spots, no genes, or names that do not tell spots or genes apart."""
+    if adata.n_obs < 2:
+        raise InputError(f"expected at least 2 spots, found {adata.n_obs}; check the filter that made this file")
+    if adata.n_vars < 1:
+        raise InputError("expected at least 1 gene, found 0; check the filter that made this file")
+    for what, names, remedy in (
+        ("spot", adata.obs_names, "obs_names_make_unique()"),
+        ("gene", adata.var_names, "var_names_make_unique()"),
+    ):
+        if not names.is_unique:
+            again = names[names.duplicated()].unique()
+            raise InputError(f"expected unique {what} names, found {some(again)} more than once; use adata.{remedy}")
+
+
+def coordinates(adata: "AnnData") -> np.ndarray:
+    """Give spot coordinates (spots x 2 or 3, float64); refuse absent, misshapen, NaN or infinite ones."""
+    if keys.SPATIAL not in adata.obsm:
+        raise InputError(f"expected spot coordinates in obsm['{keys.SPATIAL}'], found none; add them to the file")
+    try:
+        xy = np.asarray(adata.obsm[keys.SPATIAL], dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"expected numbers in obsm['{keys.SPATIAL}'], found something else; convert them") from error
+    if xy.ndim != 2 or xy.shape[1] not in (2, 3):
+        raise InputError(
+            f"expected obsm['{keys.SPATIAL}'] to have 2 or 3 columns, found shape {xy.shape}; keep x and y"
+        )
+    bad = ~(np.abs(xy) < FARTHEST).all(1)
+    if bad.any():
+        raise InputError(
+            f"expected finite coordinates in obsm['{keys.SPATIAL}'], found NaN or infinite ones at {bad.sum()} spots "
+            f"(first {adata.obs_names[bad][0]}); remove these spots or correct them"
+        )
+    return xy
+
+
+def expression(matrix: sp.csr_matrix, where: str) -> None:
+    """Refuse infinite or negative values, and a matrix that is zero everywhere."""
+    values(matrix, where)
+    some_value(matrix.nnz, where)
+
+
+def values(matrix: sp.csr_matrix, where: str) -> None:
+    """Refuse infinite or negative values."""
+    if not np.isfinite(matrix.data).all():
+        raise InputError(f"expected finite values in {where}, found infinite ones; correct the file")
+    if matrix.nnz and matrix.data.min() < 0:
+        raise InputError(
+            f"expected no negative value in {where}, found {matrix.data.min():g}; "
+            "give raw counts, not scaled or centred values"
+        )
+
+
+def some_value(n_values: int, where: str) -> None:
+    """Refuse a matrix that is zero everywhere."""
+    if not n_values:
+        raise InputError(f"expected some non-zero value in {where}, found none; name the layer with counts (--layer)")
+
+
+def is_counts(matrix: sp.csr_matrix) -> bool:
+    """Whether all values are whole numbers."""
+    return bool((matrix.data == np.rint(matrix.data)).all())
+
+
+def counts(matrix: sp.csr_matrix, where: str) -> None:
+    """Refuse values that are not whole numbers."""
+    if not is_counts(matrix):
+        example = matrix.data[matrix.data != np.rint(matrix.data)][0]
+        raise InputError(
+            f"expected whole counts in {where}, found {example:g}; "
+            "name the layer with raw counts (--layer) or use values as they are (--skip)"
+        )
+
+
+def sections(adata: "AnnData", section_key: str | None) -> np.ndarray:
+    """Give the section of every spot as an integer code; all 0 without ``section_key``."""
+    if section_key is None:
+        return np.zeros(adata.n_obs, dtype=int)
+    if section_key not in adata.obs:
+        raise InputError(
+            f"expected sections in obs['{section_key}'], found only {some(adata.obs.columns)}; correct --section-key"
+        )
+    labels = adata.obs[section_key]
+    if labels.isna().any():
+        raise InputError(
+            f"expected a section for every spot in obs['{section_key}'], found {labels.isna().sum()} empty"
+        )
+    return labels.astype("category").cat.codes.to_numpy()
+
+
+def some(names: Collection[Any], most: int = 3) -> str:
+    """Name the first few of many."""
+    shown = ", ".join(str(name) for name in list(names)[:most])
+    return f"{shown}, ... ({len(names)} in all)" if len(names) > most else shown or "none"
+
+
+PARAMETERS: dict[str, type | tuple[type, ...]] = {
+    "skip": (bool, np.bool_),
+    "log": (bool, np.bool_),
+    "shard": str,
+    "device": str,
+    "target": str,
+    "method": str,
+    "section_key": str,
+    "n_samples": Integral,
+}
+"""Recorded parameters that later steps read, and what they are."""
+
+
+def check(adata: "AnnData") -> None:
+    """Refuse what no step can work with; matrices that are still on disk are checked as they are read.
+
+    Raises
+    ------
+    InputError
+        A name has control characters, a matrix is none of numbers, its sparse structure is broken, or a column or
+        record of an earlier step is not what that step writes.
+    """
+    for what, names in (("spot", adata.obs_names), ("gene", adata.var_names)):
+        odd = [name for name in map(str, names) if not name.isprintable()]
+        if odd:
+            raise InputError(f"expected {what} names that can be printed, found {ascii(odd[0][:60])}; rename it")
+    for where, matrix in _matrices(adata):
+        _check_matrix(matrix, where)
+    graph = adata.obsp.get(keys.CONNECTIVITIES)
+    if graph is not None and not np.isfinite(graph.data if sp.issparse(graph) else graph).all():
+        raise InputError(f"expected finite numbers in obsp['{keys.CONNECTIVITIES}'], found others; run build-graph")
+    _check_columns(adata.obs)
+    _check_records(adata.uns)
+
+
+def _matrices(adata: "AnnData") -> Iterator[tuple[str, Any]]:
+    if adata.X is not None:
+        yield "X", adata.X
+    if adata.raw is not None:
+        yield "raw.X", adata.raw.X
+    for part in ("layers", "obsp", "varp"):
+        for name, matrix in getattr(adata, part).items():
+            yield f"{part}['{name}']", matrix
+
+
+def _check_matrix(matrix: Any, where: str) -> None:
+    if _kind(matrix) not in "biuf":
+        raise InputError(f"expected numbers in {where}, found another kind of data; convert or remove them")
+    if sp.issparse(matrix):
+        check_sound(matrix, where)
+    elif not on_disk(matrix) and not isinstance(matrix, np.ndarray):
+        raise InputError(f"expected a matrix in {where}, found {type(matrix).__name__}; convert it")
+
+
+def _kind(matrix: Any) -> str:
+    """Kind of a matrix's values, as numpy has it; of objects where there are none to be found."""
+    try:
+        return matrix.dtype.kind
+    except (AttributeError, KeyError):  # no matrix; or one on disk without its parts
+        return "O"
+
+
+def _check_columns(obs: pd.DataFrame) -> None:
+    if keys.SIZE_FACTOR in obs:
+        column = obs[keys.SIZE_FACTOR]
+        numbers = pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_complex_dtype(column)
+        bad = ~((column > 0) & (column < np.inf)) if numbers else np.ones(len(obs), bool)
+        if bad.any():
+            raise InputError(
+                f"expected positive numbers in obs['{keys.SIZE_FACTOR}'], found others at {int(bad.sum())} spots; "
+                "remove the column or run normalize on raw counts"
+            )
+    if keys.EMPTY_SPOT in obs and not (
+        pd.api.types.is_bool_dtype(obs[keys.EMPTY_SPOT]) and obs[keys.EMPTY_SPOT].notna().all()
+    ):
+        raise InputError(f"expected True or False in obs['{keys.EMPTY_SPOT}'], found others; remove the column")
+
+
+def _check_records(uns: Mapping[str, Any]) -> None:
+    records = uns.get(keys.PROVENANCE, {})
+    entries = records.values() if isinstance(records, Mapping) else [None]
+    if not all(isinstance(entry, Mapping) and _is_record(entry) for entry in entries):
+        raise InputError(
+            f"expected records of stmcdi's steps in uns['{keys.PROVENANCE}'], found something else; "
+            f"del adata.uns['{keys.PROVENANCE}']"
+        )
+    graph = uns.get(keys.NEIGHBORS, {})
+    if not isinstance(graph, Mapping) or not isinstance(graph.get("params", {}), Mapping):
+        raise InputError(f"expected parameters of a graph in uns['{keys.NEIGHBORS}'], found none; run build-graph")
+
+
+def _is_record(entry: Mapping[str, Any]) -> bool:
+    parameters = entry.get("parameters")
+    return (
+        isinstance(entry.get("version"), str)
+        and isinstance(entry.get("input_sha256", ""), str)
+        and isinstance(parameters, Mapping)
+        and all(isinstance(parameters[name], kind) for name, kind in PARAMETERS.items() if name in parameters)
+    )

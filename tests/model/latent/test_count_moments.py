@@ -1,0 +1,116 @@
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from scipy import stats
+
+from stmcdi_cli.model.latent.count_moments import DISPERSIONS, CountTable
+from stmcdi_cli.model.scales import SCALES, detect_scale
+
+DEPTHS = np.array([0.05, 0.4, 1.0, 3.7])
+MEANS = np.array([1e-3, 0.03, 0.4, 1.0, 6.3, 40.0, 300.0])
+
+
+def exact_moments(scale, dispersion, s, mu):
+    """Sums over every count that matters."""
+    k = np.arange(15_000)
+    if dispersion == 0:
+        p = stats.poisson.pmf(k, mu)
+    else:
+        p = stats.nbinom.pmf(k, 1 / dispersion, 1 / (1 + dispersion * mu))
+    value = SCALES[scale][0](k, s)
+    mean = (p * value).sum()
+    return mean, (p * value**2).sum() - mean**2
+
+
+@pytest.mark.parametrize("dispersion", [0.0, 0.25, 2.0])
+@pytest.mark.parametrize("scale", SCALES)
+def test_moments_are_sums_over_all_counts(scale, dispersion):
+    table = CountTable(scale, dispersion, DEPTHS, max_mean=400.0)
+    log_mu = np.broadcast_to(np.log(MEANS), (len(DEPTHS), len(MEANS)))
+    mean, slope, variance = table.moments(DEPTHS, log_mu)
+    exact = np.array([[exact_moments(scale, dispersion, s, mu) for mu in MEANS] for s in DEPTHS])
+    np.testing.assert_allclose(mean, exact[..., 0], rtol=0.01)
+    np.testing.assert_allclose(variance, exact[..., 1], rtol=0.02)
+    h = 0.02
+    up, down = (
+        np.array([[exact_moments(scale, dispersion, s, mu * np.exp(step))[0] for mu in MEANS] for s in DEPTHS])
+        for step in (h, -h)
+    )
+    np.testing.assert_allclose(slope, (up - down) / (2 * h), rtol=0.02)
+
+
+def test_moments_of_counts_themselves_are_the_textbooks():
+    """Mean mu, variance mu + dispersion mu^2, whatever the table's bins."""
+    for dispersion in DISPERSIONS:
+        table = CountTable("counts", dispersion, np.ones(1), max_mean=200.0)
+        mu = np.array([[0.01, 1.0, 30.0, 200.0]])
+        mean, _, variance = table.moments(np.ones(1), np.log(mu))
+        np.testing.assert_allclose(mean, mu, rtol=0.01)
+        np.testing.assert_allclose(variance, mu + dispersion * mu**2, rtol=0.03)
+
+
+@pytest.mark.parametrize("dispersion", [0.0, 0.5, 8.0])
+@pytest.mark.parametrize("scale", SCALES)
+def test_inverse_undoes_the_mean(scale, dispersion):
+    table = CountTable(scale, dispersion, DEPTHS, max_mean=400.0)
+    mean, _, _ = table.moments(DEPTHS, np.broadcast_to(np.log(MEANS), (len(DEPTHS), len(MEANS))))
+    rows = np.broadcast_to(np.arange(len(DEPTHS))[:, None], mean.shape)
+    back = table.inverse(DEPTHS)(mean, rows)
+    np.testing.assert_allclose(back, np.broadcast_to(MEANS, back.shape), rtol=0.02)
+
+
+def test_inverse_of_nothing_is_next_to_nothing():
+    back = CountTable("log1p", 0.0, DEPTHS, 50.0).inverse(DEPTHS)(np.zeros((4, 1)), np.arange(4)[:, None])
+    assert np.isfinite(back).all() and (0 <= back).all() and (back < 1e-6).all()
+
+
+def data(seed=0, n=80, genes=30):
+    random = np.random.default_rng(seed)
+    s = random.gamma(4, 0.25, n)
+    return random, s, random.poisson(random.gamma(0.5, 6, genes) * s[:, None])
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("known", [True, False])
+def test_scale_is_recognised(scale, known):
+    _, s, counts = data()
+    depth = s if known else np.ones(len(s))
+    x = sp.csr_matrix(SCALES[scale][0](counts, depth[:, None]).astype(np.float32))
+    found = detect_scale(x, depth if known else None)
+    # Without depths, linear values and counts are one and the same thing.
+    assert {found} | {scale} <= ({"linear", "counts"} if not known and scale != "log1p" else {scale})
+
+
+def test_scale_of_large_counts_survives_single_precision():
+    _, s, counts = data()
+    counts = np.where(np.arange(counts.size).reshape(counts.shape) % 3, counts, counts * 5000)
+    x = sp.csr_matrix(np.log1p(counts / s[:, None]).astype(np.float32))
+    assert detect_scale(x, s) == "log1p"
+
+
+OTHER = {
+    "smooth": lambda random, counts, s: random.gamma(2, 1, counts.shape),
+    "other normalisation": lambda random, counts, s: np.log1p(1e4 * counts / counts.sum(1, keepdims=True)),
+    "log2": lambda random, counts, s: np.log2(1 + counts / s[:, None]),
+    "one value off": lambda random, counts, s: np.where(np.arange(counts.size).reshape(counts.shape) == 7, 2.5, counts),
+    "intensities": lambda random, counts, s: random.uniform(50, 600, counts.shape),
+    "large intensities": lambda random, counts, s: random.uniform(2e3, 6e4, counts.shape),
+}
+
+
+@pytest.mark.parametrize("kind", OTHER)
+def test_other_values_are_no_counts(kind):
+    random, s, counts = data()
+    x = sp.csr_matrix(OTHER[kind](random, counts, s).astype(np.float32))
+    assert detect_scale(x, None) is None
+    assert detect_scale(x, s) is None
+
+
+def test_counts_that_are_all_large_are_counts():
+    random, s, counts = data()
+    x = sp.csr_matrix((counts + 50).astype(np.float32))
+    assert detect_scale(x, s) == "counts"
+
+
+def test_nothing_has_no_scale():
+    assert detect_scale(sp.csr_matrix((4, 3), dtype=np.float32), None) is None

@@ -1,0 +1,285 @@
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from helpers import dense
+
+import stmcdi_cli as stmcdi
+from stmcdi_cli.model import save_load
+from stmcdi_cli.model.diffusion.samplers import SAMPLERS
+from stmcdi_cli.model.latent.factor_model import BLOCK, LINKS
+from stmcdi_cli.model.tissue import Tissue
+
+CPU = torch.device("cpu")
+OPTIONS = {"n_samples": 4, "seed": 3, "sampler": "dpm", "n_steps": None}
+
+
+def simulated(**options):
+    raw = stmcdi.simulate(**{"n_spots": 300, "n_genes": 120, "depth": 500, "n_sections": 2, "seed": 0, **options})
+    return stmcdi.hold_out(stmcdi.build_graph(stmcdi.normalize(raw), section_key="section"), seed=0)
+
+
+def trained(masked, path, seed=0):
+    return stmcdi.train(masked, path, epochs=2, seed=seed, device="cpu", quiet=True)
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    masked, truth = simulated()
+    path = tmp_path_factory.mktemp("model") / "model"
+    model = trained(masked, path)
+    data = Tissue.from_anndata(masked)
+    model.prepare(data, device=CPU)
+    return SimpleNamespace(
+        model=model, path=path, data=data, masked=masked, truth=truth, hidden=dense(masked.layers["missing"])
+    )
+
+
+@pytest.fixture
+def opinionated(fitted):
+    """The same model with a network that says something: one that did not help was set back to silence."""
+    model = save_load.load(fitted.path)
+    for member in model.members:
+        torch.nn.init.normal_(member.network.leave.weight, std=0.1, generator=torch.Generator().manual_seed(0))
+    model.prepare(fitted.data, device=CPU)
+    return model
+
+
+def silenced(path):
+    model = save_load.load(path)
+    for member in model.members:
+        member.silence()
+    return model
+
+
+def scores_decoded(model, draw):
+    """What some draws hand to each encoder's decoder: for each link a list of scores [spots, rank]."""
+    heard = []
+    for member in model.members:
+
+        def spy(depth, *, decoder=member.graph.decoder, seen):
+            decode = decoder(depth)
+            return lambda scores: seen.append(scores.clone()) or decode(scores)
+
+        heard.append([])
+        member.graph.decoder = partial(spy, seen=heard[-1])
+    draws = draw()
+    for member in model.members:
+        del member.graph.decoder
+    return draws, heard
+
+
+@pytest.mark.parametrize("link", [0, 1], ids=LINKS)
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_silent_network_draws_the_encoders_exact_posterior(fitted, sampler, link):
+    """Whitened by a posterior worked out here in double precision, the scores drawn are standard normal."""
+    model, data = silenced(fitted.path), fitted.data
+    model.weights = torch.tensor([1.0 - link, float(link)])  # all draws from one link
+    model.prepare(data, device=CPU)
+    spots = np.arange(BLOCK)
+    graph = model.members[link].graph
+    _, heard = scores_decoded(model, lambda: model.draw(spots, **{**OPTIONS, "n_samples": 60, "sampler": sampler}))
+    z = torch.stack(heard[link]).double().numpy()
+    assert len(z) == 60
+
+    known = graph.encode(data)
+    all_scores, at = known.mean, known.of(spots)
+    response, weight = (part.double() for part in graph.evidence(data, spots, at))
+    neighbours = data.graph[spots].toarray()
+    prior = 0.9 * neighbours @ all_scores.double().numpy() / np.maximum(neighbours.sum(1, keepdims=True), 1)
+    w, second = graph.loadings.double().numpy(), graph.loadings_cov.double().numpy()
+    second = second + w[:, :, None] * w[:, None, :]
+    weight = (weight / graph.psi.double()).numpy()
+    white = np.empty_like(z)
+    for i in range(len(spots)):
+        full = np.einsum("g,gab->ab", weight[i], second)
+        precision = full[:-1, :-1] + np.diag(1 / graph.innovation.double().numpy())
+        pull = prior[i] / graph.innovation.double().numpy()
+        mean = np.linalg.solve(precision, (weight[i] * response[i].numpy()) @ w[:, :-1] - full[:-1, -1] + pull)
+        white[:, i] = (z[:, i] - mean) @ np.linalg.cholesky(precision)
+    white = white.reshape(-1, graph.rank)
+    assert np.abs(white.mean(0)).max() < 5 / np.sqrt(len(white)) + 1e-2
+    # What a sampler's own discretisation adds to Monte-Carlo error (see test_samplers).
+    tolerance = {"ddim": 0.16, "langevin": 0.12}.get(sampler, 0.08)
+    assert np.abs(np.cov(white.T) - np.eye(graph.rank)).max() < tolerance
+
+
+def test_a_network_that_speaks_is_heard(fitted, opinionated):
+    before = fitted.model.draw(np.arange(20), **OPTIONS)
+    after = opinionated.draw(np.arange(20), **OPTIONS)
+    assert not np.array_equal(before.samples, after.samples)
+    assert not np.array_equal(before.mean, after.mean)
+
+
+def same_draws(one, other):
+    assert np.ascontiguousarray(one.samples).tobytes() == np.ascontiguousarray(other.samples).tobytes()
+    assert (one.mean is None) == (other.mean is None)
+    assert one.mean is None or np.ascontiguousarray(one.mean).tobytes() == np.ascontiguousarray(other.mean).tobytes()
+
+
+def pick(draws, spots, n=None):
+    return SimpleNamespace(samples=draws.samples[:n, spots], mean=draws.mean[spots])
+
+
+@pytest.mark.parametrize("denoise", [False, True])
+def test_draws_of_a_spot_depend_on_no_other(opinionated, denoise):
+    whole = opinionated.draw(np.arange(300), **OPTIONS, denoise=denoise)
+    for spots in (np.array([299, 3, 17, 3]), np.array([0]), np.arange(40, 300)[::-1]):
+        same_draws(opinionated.draw(spots, **OPTIONS, denoise=denoise), pick(whole, spots))
+
+
+def test_draws_do_not_depend_on_how_many_work_at_once(opinionated):
+    alone = [opinionated.draw(np.arange(i, i + 30), **OPTIONS) for i in range(0, 300, 30)]
+    with ThreadPoolExecutor(4) as pool:
+        together = pool.map(lambda i: opinionated.draw(np.arange(i, i + 30), **OPTIONS), range(0, 300, 30))
+        for one, other in zip(alone, together, strict=True):
+            same_draws(one, other)
+
+
+def test_more_samples_begin_with_the_same(opinionated):
+    more = opinionated.draw(np.arange(9), **OPTIONS)
+    fewer = opinionated.draw(np.arange(9), **{**OPTIONS, "n_samples": 3})
+    np.testing.assert_array_equal(fewer.samples, more.samples[:3])
+
+
+def test_the_seed_decides(opinionated):
+    one, again, other = (opinionated.draw(np.arange(30), **{**OPTIONS, "seed": seed}) for seed in (3, 3, 4))
+    same_draws(one, again)
+    assert (one.samples != other.samples).mean() > 0.02
+
+
+@pytest.mark.parametrize("options", [{}, {"log": False}, {"skip": True}], ids=["log1p", "linear", "counts"])
+def test_draws_are_whole_counts_on_the_scale_of_x(options, tmp_path):
+    """Never negative, and each a value that could have been observed."""
+    raw = stmcdi.simulate(n_spots=120, n_genes=60, depth=300, seed=2)
+    masked, _ = stmcdi.hold_out(stmcdi.build_graph(stmcdi.normalize(raw, **options)), seed=0)
+    model, data = trained(masked, tmp_path / "model"), Tissue.from_anndata(masked)
+    model.prepare(data, device=CPU)
+    draws = model.draw(np.arange(120), **OPTIONS, denoise=True)
+    assert draws.samples.dtype == np.float32 and draws.samples.shape == (4, 120, 60)
+    assert np.isfinite(draws.samples).all() and draws.samples.min() >= 0
+    assert np.isfinite(draws.mean).all() and draws.mean.min() >= 0
+    value = draws.samples.astype(np.float64)
+    counts = {"log1p": np.expm1(value), "linear": value, "counts": value}[data.scale] * data.depth[:, None]
+    np.testing.assert_allclose(counts, np.round(counts), atol=1e-3)
+    assert 0.5 < (value == 0).mean() / (dense(raw.X) == 0).mean() < 1.5
+
+
+def test_values_that_are_no_counts_are_drawn_too(tmp_path):
+    random = np.random.default_rng(0)
+    raw = stmcdi.simulate(n_spots=200, n_genes=40, depth=4000, seed=2)
+    raw.X = (np.log1p(raw.layers["rates"]) + 0.1 * random.random(raw.shape)).astype(np.float32)
+    masked, truth = stmcdi.hold_out(stmcdi.build_graph(stmcdi.normalize(raw, skip=True)), seed=0)
+    model, data = trained(masked, tmp_path / "model"), Tissue.from_anndata(masked)
+    assert data.scale is None
+    imputed = stmcdi.impute(masked, model, n_samples=20, device="cpu", quiet=True)
+    assert stmcdi.evaluate(imputed, truth)["skill"] > 0.3
+    model.prepare(data, device=CPU)
+    samples = model.draw(np.arange(200), **OPTIONS, denoise=True).samples
+    assert np.isfinite(samples).all() and samples.min() >= 0
+
+
+def test_hidden_values_change_no_bit(fitted, tmp_path):
+    """Garbage at missing entries, in X and in the counts, from training to the last layer."""
+    odd = fitted.masked.copy()
+    random = np.random.default_rng(9)
+    garbage = np.where(fitted.hidden, random.poisson(30, odd.shape), 0).astype(np.float32)
+    odd.X = dense(odd.X) + garbage
+    odd.layers["counts"] = dense(odd.layers["counts"]) + garbage
+    other = trained(odd, tmp_path / "model")
+    for name, value in fitted.model.state().items():
+        assert value.numpy().tobytes() == other.state()[name].numpy().tobytes(), name
+    for target in ("missing", "all"):
+        one, two = (
+            stmcdi.impute(adata, model, target=target, n_samples=3, device="cpu", quiet=True)
+            for adata, model in ((fitted.masked, fitted.model), (odd, other))
+        )
+        for layer in ("imputed", "imputed_sd", "imputed_median", "imputed_q05", "imputed_q95"):
+            assert dense(one.layers[layer]).tobytes() == dense(two.layers[layer]).tobytes(), layer
+    fitted.model.prepare(fitted.data, device=CPU)
+
+
+def test_the_training_seed_decides(fitted, tmp_path):
+    again, other = (trained(fitted.masked, tmp_path / str(seed), seed) for seed in (0, 1))
+    files = [(path / "model.safetensors").read_bytes() for path in (fitted.path, tmp_path / "0", tmp_path / "1")]
+    assert files[0] == files[1]
+    assert files[0] != files[2]
+    assert again.config["seed"] == 0 and other.config["seed"] == 1
+
+
+def test_imputes_better_than_the_gene_mean_and_knows_how_well(fitted):
+    imputed = stmcdi.impute(fitted.masked, fitted.model, n_samples=50, device="cpu", quiet=True)
+    scores = stmcdi.evaluate(imputed, fitted.truth)
+    fitted.model.prepare(fitted.data, device=CPU)
+    assert scores["skill"] > 0.2
+    assert 0.80 < scores["coverage_90"] < 0.99
+    # A spread that depended on nothing would not follow the errors.
+    error = np.abs(dense(imputed.layers["imputed"]) - dense(fitted.truth.X))[fitted.hidden]
+    sd = dense(imputed.layers["imputed_sd"])[fitted.hidden]
+    wide = sd > np.median(sd)
+    assert error[wide].mean() > 1.5 * error[~wide].mean()
+
+
+def test_intervals_are_as_wide_on_a_tissue_of_another_depth(tmp_path):
+    masked, truth = simulated(depth=80, seed=5)
+    model = trained(masked, tmp_path / "model")
+    scores = stmcdi.evaluate(stmcdi.impute(masked, model, device="cpu", quiet=True), truth)
+    assert scores["skill"] > 0.05
+    assert 0.80 < scores["coverage_90"] < 0.99
+
+
+def test_a_saved_model_draws_the_same(fitted, opinionated, tmp_path):
+    for model in (fitted.model, opinionated):
+        save_load.save(model, tmp_path / "model", [])
+        loaded = save_load.load(tmp_path / "model")
+        assert loaded.config == model.config and loaded.genes == model.genes
+        loaded.prepare(fitted.data, device=CPU)
+        same_draws(loaded.draw(np.arange(50), **OPTIONS), model.draw(np.arange(50), **OPTIONS))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
+def test_draws_are_shared_out_by_weight(fitted, share):
+    """Of 24 draws, in pairs; the point value is the mean over them, each link's weighted as a whole."""
+    model = save_load.load(fitted.path)
+    model.weights = torch.tensor([1 - share, share])
+    model.prepare(fitted.data, device=CPU)
+    spots = np.arange(BLOCK)
+    draws, heard = scores_decoded(model, lambda: model.draw(spots, **{**OPTIONS, "n_samples": 24}))
+    assert [len(scores) for scores in heard] == [24 * (1 - share), 24 * share]
+    mean = 0
+    for weight, member, scores in zip((1 - share, share), model.members, heard, strict=True):
+        if not scores:  # a link without draws is not even encoded
+            continue
+        decode = member.graph.decoder(fitted.data.depth[spots])
+        mean += sum(weight / len(scores) * decode(one).numpy().astype(float) for one in scores)
+    np.testing.assert_allclose(draws.mean, mean, atol=1e-5)
+
+
+def test_a_tissue_of_fewer_genes_than_scores_can_be_learnt(tmp_path):
+    raw = stmcdi.simulate(n_spots=60, n_genes=3, depth=60, seed=4)
+    masked, truth = stmcdi.hold_out(stmcdi.build_graph(stmcdi.normalize(raw)), seed=0)
+    imputed = stmcdi.impute(masked, trained(masked, tmp_path / "model"), n_samples=5, device="cpu", quiet=True)
+    assert np.isfinite(dense(imputed.layers["imputed"])).all()
+
+
+def test_odd_tissues_are_survived(tmp_path):
+    """A spot with nothing visible, one without any count, a gene never seen, one hidden everywhere, a spot alone."""
+    masked, truth = simulated(n_spots=120, n_genes=50)
+    hidden = dense(masked.layers["missing"]).copy()
+    hidden[5] = hidden[:, 7] = True
+    x, counts = (np.where(hidden, 0, dense(part)) for part in (masked.X, masked.layers["counts"]))
+    x[9] = counts[9] = x[:, 11] = counts[:, 11] = 0
+    masked.X, masked.layers["counts"], masked.layers["missing"] = x, counts, hidden
+    masked.obs["size_factor"] = np.where(np.arange(120) == 9, 1.0, masked.obs["size_factor"])
+    graph = dense(masked.obsp["spatial_connectivities"]).copy()
+    graph[20] = graph[:, 20] = 0
+    masked.obsp["spatial_connectivities"] = graph
+    model = trained(masked, tmp_path / "model")
+    for target in ("missing", "all"):
+        imputed = stmcdi.impute(masked, model, target=target, n_samples=5, device="cpu", quiet=True)
+        for layer in ("imputed", "imputed_sd", "imputed_q95"):
+            values = dense(imputed.layers[layer])
+            assert np.isfinite(values).all() and 0 <= values.min() and values.max() < 3 * x.max(), layer
