@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from stmcdi_cli.reporting.findings import Findings
 from stmcdi_cli.reporting.reliability import CAUTION, DONT, TRUST
+from stmcdi_cli.reporting.statistics import Findings
 
 COLOURS = {TRUST: "#2a7f4f", CAUTION: "#d9a03f", DONT: "#c65f5f"}
 

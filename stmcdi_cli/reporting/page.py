@@ -5,13 +5,14 @@ from html import escape
 from importlib import resources
 
 from stmcdi_cli import __version__
-from stmcdi_cli.reporting.findings import Findings
-from stmcdi_cli.reporting.genes import genes_part
-from stmcdi_cli.reporting.measured import calibration_part, methods_part
-from stmcdi_cli.reporting.pieces import STYLES, number
-from stmcdi_cli.reporting.provenance import run_part, summary, training_part
+from stmcdi_cli.reporting.html import STYLES, number
 from stmcdi_cli.reporting.reliability import CAUTION, DONT, TRUST
-from stmcdi_cli.reporting.tissue import data_part, maps_part
+from stmcdi_cli.reporting.sections.accuracy import calibration_part, methods_part
+from stmcdi_cli.reporting.sections.genes import genes_part
+from stmcdi_cli.reporting.sections.provenance import run_part, summary, training_part
+from stmcdi_cli.reporting.sections.tissue import data_part, maps_part
+from stmcdi_cli.reporting.statistics import Findings
+from stmcdi_cli.reporting.warnings import find_warnings
 
 
 def page(found: Findings, *, title: str, genes: Sequence[str] | None = None) -> str:
@@ -89,9 +90,10 @@ def _tiles(found: Findings) -> str:
 
 
 def _warned(found: Findings) -> str:
-    if not found.warnings:
+    said = find_warnings(found)
+    if not said:
         return '<ul class="warnings fine" id="warnings"><li>No warning.</li></ul>'
-    return f'<ul class="warnings" id="warnings">{"".join(f"<li>{escape(text)}</li>" for text in found.warnings)}</ul>'
+    return f'<ul class="warnings" id="warnings">{"".join(f"<li>{escape(text)}</li>" for text in said)}</ul>'
 
 
 def _advice(found: Findings) -> str:

@@ -7,7 +7,8 @@ import pytest
 
 import stmcdi_cli as stmcdi
 from stmcdi_cli.errors import InputError
-from stmcdi_cli.reporting.findings import gather
+from stmcdi_cli.reporting.statistics import gather
+from stmcdi_cli.reporting.warnings import find_warnings
 
 
 def words(path):
@@ -155,7 +156,7 @@ WARNINGS = {
 @pytest.mark.parametrize("expected", WARNINGS)
 def test_what_could_mislead_is_warned_of(expected, imputed_run):
     def said(adata):
-        return " ".join(gather(adata).warnings)
+        return " ".join(find_warnings(gather(adata)))
 
     adata = ad.AnnData(
         imputed_run.imputed.X.toarray(),
@@ -177,7 +178,7 @@ def test_what_could_mislead_is_warned_of(expected, imputed_run):
 def test_a_useless_imputation_and_a_better_baseline_are_named(imputed_run):
     useless = imputed_run.imputed.copy()
     useless.layers["imputed"] = useless.layers["imputed"] * 3
-    said = gather(useless, truth=imputed_run.truth, baseline=[imputed_run.baseline]).warnings
+    said = find_warnings(gather(useless, truth=imputed_run.truth, baseline=[imputed_run.baseline]))
     assert "no better than each gene's mean" in said[0] and "spatial-neighbors did better" in said[1]
 
 

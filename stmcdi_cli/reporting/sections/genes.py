@@ -8,9 +8,9 @@ import pandas as pd
 
 from stmcdi_cli.reporting import charts
 from stmcdi_cli.reporting.charts import Chart
-from stmcdi_cli.reporting.findings import Findings
-from stmcdi_cli.reporting.pieces import STYLES, badge, figure, jsonable
+from stmcdi_cli.reporting.html import STYLES, badge, figure, jsonable
 from stmcdi_cli.reporting.reliability import CAUTION, DONT, FEW_FILLED, GOOD_R, POOR_R, RARE_SHARE, RARE_SPOTS, TRUST
+from stmcdi_cli.reporting.statistics import Findings
 from stmcdi_cli.sparse import column_sums, missing_entries, to_csr, without
 
 MOST_DOTS = 3000

@@ -8,9 +8,9 @@ import numpy as np
 
 from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli.reporting import charts, maps
-from stmcdi_cli.reporting.findings import SHALLOW, Findings
-from stmcdi_cli.reporting.pieces import badge, column_of, figure, plain, share, table_of
+from stmcdi_cli.reporting.html import badge, column_of, figure, plain, share, table_of
 from stmcdi_cli.reporting.reliability import CAUTION, RARE_SHARE, TRUST, filled_entries
+from stmcdi_cli.reporting.statistics import SHALLOW, Findings
 from stmcdi_cli.sparse import missing_entries
 
 N_MAPS = 6

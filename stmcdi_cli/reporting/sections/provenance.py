@@ -11,8 +11,8 @@ import numpy as np
 from stmcdi_cli import __version__
 from stmcdi_cli.reporting import charts
 from stmcdi_cli.reporting.charts import Chart
-from stmcdi_cli.reporting.findings import Findings
-from stmcdi_cli.reporting.pieces import figure, table_of
+from stmcdi_cli.reporting.html import figure, table_of
+from stmcdi_cli.reporting.statistics import Findings
 
 
 def training_part(found: Findings) -> str:

@@ -4,8 +4,8 @@ import numpy as np
 
 from stmcdi_cli.reporting import charts
 from stmcdi_cli.reporting.charts import Chart
-from stmcdi_cli.reporting.findings import Findings, Scores
-from stmcdi_cli.reporting.pieces import figure, number, share, table_of
+from stmcdi_cli.reporting.html import figure, number, share, table_of
+from stmcdi_cli.reporting.statistics import Findings, Scores
 
 SCORES = (  # key, heading, whether higher is better
     ("skill", "skill", True),
