@@ -14,6 +14,14 @@ WIDTH, HEIGHT = 460, 300
 LEFT, RIGHT, TOP, BOTTOM = 56, 14, 14, 46
 
 
+@dataclass(frozen=True)
+class Drawing:
+    """A chart as the page shows it: an inline SVG element, and (style, label) of its legend."""
+
+    svg: str
+    legend: list[tuple[str, str]] = field(default_factory=list)
+
+
 @dataclass
 class Chart:
     """Axes with marks on them.
@@ -74,8 +82,8 @@ class Chart:
                 f'width="{width:.1f}" height="{height:.1f}"/>'
             )
 
-    def svg(self) -> str:
-        """The chart as an inline SVG element."""
+    def drawing(self) -> "Drawing":
+        """The chart as an inline SVG element, with its legend."""
         grid = []
         for value in ticks(*self.y_range):
             at = self.y(value)
@@ -92,7 +100,7 @@ class Chart:
             f'<text class="name middle" transform="translate(13 {(TOP + base) / 2}) rotate(-90)">'
             f"{escape(self.y_label)}</text>",
         ]
-        return _svg(WIDTH, HEIGHT, self.description, [*grid, *self.marks, *names]) + _legend(self.legend)
+        return Drawing(_svg(WIDTH, HEIGHT, self.description, [*grid, *self.marks, *names]), self.legend)
 
 
 def ticks(low: float, high: float, most: int = 6) -> list[float]:
@@ -112,7 +120,7 @@ def histogram(
     y_label: str,
     description: str,
     limits: tuple[float, float] | None = None,
-) -> str:
+) -> "Drawing":
     """Stacked histogram of one number in several groups, over the limits or whatever range they have."""
     everything = np.concatenate([values[np.isfinite(values)] for values in groups.values()])
     low, high = limits or padded(everything, share=0)
@@ -127,10 +135,10 @@ def histogram(
         bottom += heights
         if len(groups) > 1:
             chart.legend.append((styles[name], name))
-    return chart.svg()
+    return chart.drawing()
 
 
-def bars(rows: Sequence[tuple[str, float, str]], description: str, digits: int = 3) -> str:
+def bars(rows: Sequence[tuple[str, float, str]], description: str, digits: int = 3) -> "Drawing":
     """Horizontal bars with their numbers, one per (name, value, style); values may be negative."""
     row, left, right = 30, 150, 60
     height = row * len(rows) + 12
@@ -149,7 +157,7 @@ def bars(rows: Sequence[tuple[str, float, str]], description: str, digits: int =
         end = max(start + width, zero)
         marks.append(f'<text class="tick" x="{end + 6:.1f}" y="{y + 19}">{value:.{digits}f}</text>')
     marks.append(f'<line class="axis" x1="{zero:.1f}" x2="{zero:.1f}" y1="4" y2="{height - 4}"/>')
-    return _svg(WIDTH, height, description, marks)
+    return Drawing(_svg(WIDTH, height, description, marks))
 
 
 def padded(values: np.ndarray, share: float = 0.05) -> tuple[float, float]:
@@ -165,10 +173,3 @@ def _svg(width: int, height: int, description: str, content: Sequence[str]) -> s
         f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(description)}">'
         f"{''.join(content)}</svg>"
     )
-
-
-def _legend(entries: Sequence[tuple[str, str]]) -> str:
-    if not entries:
-        return ""
-    items = (f'<span><i class="key {style}"></i>{escape(label)}</span>' for style, label in entries)
-    return f'<div class="legend">{"".join(items)}</div>'

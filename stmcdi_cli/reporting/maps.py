@@ -5,7 +5,6 @@ import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 
 import numpy as np
 
@@ -59,6 +58,36 @@ class Layout:
         return self.row / max(height for _, height in self.sizes) > WIDE
 
 
+@dataclass(frozen=True)
+class Panel:
+    """Picture of one section: PNG in base64, its size in pixels, its share of the row's width.
+
+    The name is empty where there is only one section.
+    """
+
+    name: str
+    png: str
+    width: int
+    height: int
+    percent: str
+
+
+@dataclass(frozen=True)
+class TissueMap:
+    """A number over the tissue: a picture per section, and the ends and colours of the colour bar."""
+
+    description: str
+    panels: list[Panel]
+    low: float
+    high: float
+    ramp: list[str]
+
+    @property
+    def size(self) -> int:
+        """Bytes of the pictures."""
+        return sum(len(panel.png) for panel in self.panels)
+
+
 def lay_out(xy: np.ndarray, sections: np.ndarray, names: Sequence[str]) -> Layout:
     """Place the spots; the second coordinate runs downwards, as in images.
 
@@ -101,8 +130,8 @@ def lay_out(xy: np.ndarray, sections: np.ndarray, names: Sequence[str]) -> Layou
 
 def draw(
     layout: Layout, values: np.ndarray, known: np.ndarray, colours: str, limits: tuple[float, float], description: str
-) -> str:
-    """Draw one map as HTML: a picture per section, with its name, and a colour bar.
+) -> TissueMap:
+    """Draw one map: a picture per section, and a colour bar.
 
     Parameters
     ----------
@@ -130,17 +159,10 @@ def draw(
         row = layout.pixel[here, 1, None] + layout.stamp[None, :, 1]
         image[row, column] = index[here, None]
         picture = base64.b64encode(png(image, table)).decode("ascii")
-        label = f"<span>{escape(name)}</span>" if len(layout.names) > 1 else ""
-        said = escape(f"{description}, {name}" if label else description)
-        panels.append(
-            f'<div class="panel" style="width:{98 * width / layout.row:.1f}%">{label}'
-            f'<img width="{width}" height="{height}" alt="{said}" src="data:image/png;base64,{picture}"></div>'
-        )
-    ramp = ",".join(f"#{bytes(colour.tolist()).hex()}" for colour in table[_FIRST : _FIRST + _LEVELS : 18])
-    return (
-        f'<div class="panels">{"".join(panels)}</div><div class="colours">{low:.2g}'
-        f'<i style="background:linear-gradient(to right,{ramp})"></i>{high:.2g}</div>'
-    )
+        label = name if len(layout.names) > 1 else ""
+        panels.append(Panel(label, picture, width, height, f"{98 * width / layout.row:.1f}"))
+    ramp = [f"#{bytes(colour.tolist()).hex()}" for colour in table[_FIRST : _FIRST + _LEVELS : 18]]
+    return TissueMap(description, panels, low, high, ramp)
 
 
 def palette(colours: str) -> np.ndarray:

@@ -33,7 +33,7 @@ def custom_content(found: Findings, sample: str) -> Iterator[tuple[str, str]]:
         ("gene_pcc", "PCC per gene", "On hidden values: mean correlation within genes (stmcdi)"),
         ("coverage_90", "Coverage", "Share of hidden values inside the 90% interval (stmcdi)"),
     ):
-        value = found.scores.get(key) if found.scores else None
+        value = found.metrics.get(key) if found.metrics else None
         if value is not None:
             row[key] = value
             headers[key] = {"title": title, "description": description, "format": "{:,.3f}", "scale": "Blues"}

@@ -26,7 +26,7 @@ SHALLOW = 0.25
 """Spots with less than this share of the median depth are too shallow to say much by themselves."""
 N_BINS = 12
 
-Scores = Mapping[str, float | int | None]
+Metrics = Mapping[str, float | int | None]
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,9 @@ class Findings:
     genes
         The table of `reliability`, with ``measured_r``, ``measured_skill`` and ``n_hidden`` where values were hidden.
     methods
-        Name and scores on the hidden entries, stmcdi first; empty without a truth.
-    section_scores
-        Scores of each section by itself.
+        Name and metrics on the hidden entries, stmcdi first; empty without a truth.
+    section_metrics
+        Metrics of each section by itself.
     calibration
         None without a truth.
     history, model
@@ -82,15 +82,15 @@ class Findings:
     depth: np.ndarray
     overview: list[dict[str, float | int | str]]
     genes: "DataFrame"
-    methods: list[tuple[str, Scores]] = field(default_factory=list)
-    section_scores: list[Scores] = field(default_factory=list)
+    methods: list[tuple[str, Metrics]] = field(default_factory=list)
+    section_metrics: list[Metrics] = field(default_factory=list)
     calibration: Calibration | None = None
     history: dict[str, np.ndarray] | None = None
     model: Mapping[str, Any] | None = None
 
     @property
-    def scores(self) -> Scores | None:
-        """Scores of the imputation itself, where values were hidden."""
+    def metrics(self) -> Metrics | None:
+        """Metrics of the imputation itself, where values were hidden."""
         return self.methods[0][1] if self.methods else None
 
     @property
@@ -131,7 +131,7 @@ def gather(
         genes=reliability(adata, sections),
     )
     if truth is not None:
-        _score(found, truth, baseline)
+        _measure(found, truth, baseline)
     elif baseline:
         raise InputError("expected the truth of hold-out beside a baseline, found none; give --truth")
     if model_dir is not None:
@@ -163,8 +163,8 @@ def _overview(adata: "AnnData", here: np.ndarray, depth: np.ndarray, name: str) 
     return row
 
 
-def _score(found: Findings, truth: "AnnData", baseline: "Sequence[AnnData]") -> None:
-    """Score the imputation, each gene's mean and the baselines on the hidden entries."""
+def _measure(found: Findings, truth: "AnnData", baseline: "Sequence[AnnData]") -> None:
+    """Measure the imputation, each gene's mean and the baselines on the hidden entries."""
     from stmcdi_cli.steps.evaluate import evaluate, evaluate_genes, hidden_entries
 
     adata = found.adata
@@ -190,7 +190,7 @@ def _score(found: Findings, truth: "AnnData", baseline: "Sequence[AnnData]") -> 
     if len(found.section_names) > 1:
         for code in range(len(found.section_names)):
             here = found.sections == code
-            found.section_scores.append(evaluate(adata[here], truth[here]) if hidden.mask[here].nnz else {})
+            found.section_metrics.append(evaluate(adata[here], truth[here]) if hidden.mask[here].nnz else {})
 
 
 def _calibrate(

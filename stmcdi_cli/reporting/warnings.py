@@ -4,7 +4,7 @@ import numpy as np
 
 from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli.reporting.reliability import RARE_SHARE, RARE_SPOTS, TRUST
-from stmcdi_cli.reporting.statistics import SHALLOW, Findings, Scores
+from stmcdi_cli.reporting.statistics import SHALLOW, Findings, Metrics
 from stmcdi_cli.sparse import to_csr
 
 ALIKE = 0.8
@@ -22,13 +22,13 @@ def find_warnings(found: Findings) -> list[str]:
 
     if not genes["n_filled"].any():
         said.append("Nothing was filled: the file has no missing entries. Use --target zeros or all, or --evaluate.")
-    scores = found.scores
-    if scores and scores["skill"] is not None and scores["skill"] <= 0:
+    metrics = found.metrics
+    if metrics and metrics["skill"] is not None and metrics["skill"] <= 0:
         said.append("On the hidden entries the imputed values are no better than each gene's mean. Do not use them.")
-    better = [name for name, other in found.methods[2:] if scores and _skill(other) > _skill(scores)]
+    better = [name for name, other in found.methods[2:] if metrics and _skill(other) > _skill(metrics)]
     if better:
         said.append(f"{', '.join(better)} did better on the hidden entries: consider using that, and say so.")
-    coverage = scores.get("coverage_90") if scores else None
+    coverage = metrics.get("coverage_90") if metrics else None
     if coverage is not None and abs(coverage - 0.9) > COVERAGE_SLACK:
         said.append(
             f"The 90% intervals hold {coverage:.0%} of the hidden values: take the uncertainty as "
@@ -90,6 +90,6 @@ def _section_warnings(found: Findings) -> list[str]:
     return said
 
 
-def _skill(scores: Scores) -> float:
-    value = scores.get("skill")
+def _skill(metrics: Metrics) -> float:
+    value = metrics.get("skill")
     return float("-inf") if value is None else float(value)

@@ -35,7 +35,7 @@ def test_everything_is_in_it(cli, imputed_run, tmp_path):
         f"{scores['skill']:.3f}",
         f"{stmcdi.evaluate(imputed_run.baseline, imputed_run.truth)['skill']:.3f}",
         "spatial-neighbors",
-        "each gene&#x27;s mean",
+        "each gene&#39;s mean",
         "gene_3: imputed, section_2",
         "Lowest validation loss",
         "section-key: section",
@@ -92,22 +92,32 @@ def test_the_same_input_gives_the_same_page(imputed_run, tmp_path):
     assert words(tmp_path / "a.html") == words(tmp_path / "b.html")
 
 
+HOSTILE = "</script><b x='&\"{{ 7 * 7 }}$\\frac$"
+
+
 def test_names_from_the_file_cannot_break_the_page(imputed_run, tmp_path):
-    odd = imputed_run.imputed.copy()
-    odd.var_names = ["</script><b>&", *odd.var_names[1:]]
-    odd.obs["section"] = odd.obs["section"].cat.rename_categories({"section_1": "<i>one"})
-    stmcdi.report(odd, tmp_path / "a.html", genes=["</script><b>&"], title="<u>")
-    text = words(tmp_path / "a.html")
-    assert "<b>&" not in text.replace("<b>&amp;", "") and "<i>one" not in text and "<u>" not in text
-    assert text.count("</script>") == 2
+    odd, truth, other = imputed_run.imputed.copy(), imputed_run.truth.copy(), imputed_run.baseline.copy()
+    for adata in (odd, truth, other):
+        adata.var_names = [HOSTILE, *adata.var_names[1:]]
+        adata.obs["section"] = adata.obs["section"].cat.rename_categories({"section_1": f"{HOSTILE} section"})
+    for adata, step, parameter in ((odd, "impute", "preset"), (other, "baseline", "method")):
+        entry = adata.uns["stmcdi"][step]
+        entry = {**entry, "parameters": {**entry["parameters"], parameter: HOSTILE}}
+        adata.uns["stmcdi"] = {**adata.uns["stmcdi"], step: entry}
+    path = tmp_path / "a.html"
+    stmcdi.report(odd, path, truth=truth, baseline=[other], genes=[HOSTILE], title=HOSTILE)
+    text = words(path)
+    assert text.count("&lt;/script&gt;&lt;b x") > 12  # title, sections, map, method, parameters
+    assert "<b x" not in text and "{{ 7 * 7 }}" in text
+    assert text.count("</script>") == text.count("<script") == 2
 
 
-def test_scores_by_section_are_those_of_the_section_alone(imputed_run):
+def test_metrics_by_section_are_those_of_the_section_alone(imputed_run):
     found = gather(imputed_run.imputed, truth=imputed_run.truth)
     here = (imputed_run.imputed.obs["section"] == "section_2").to_numpy()
     alone = stmcdi.evaluate(imputed_run.imputed[here].copy(), imputed_run.truth[here].copy())
     assert found.section_names == ["section_1", "section_2"]
-    assert found.section_scores[1] == pytest.approx(alone)
+    assert found.section_metrics[1] == pytest.approx(alone)
 
 
 def test_calibration_bins_are_means_over_the_hidden_entries(imputed_run):

@@ -1,14 +1,13 @@
-"""The part of the page about single genes: verdicts, how they were reached, whether they hold."""
+"""The section about single genes: verdicts, whether they hold, and the table of genes."""
 
-import json
-from html import escape
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from stmcdi_cli.reporting import charts
 from stmcdi_cli.reporting.charts import Chart
-from stmcdi_cli.reporting.html import STYLES, badge, figure, jsonable
+from stmcdi_cli.reporting.formatting import STYLES
 from stmcdi_cli.reporting.reliability import CAUTION, DONT, FEW_FILLED, GOOD_R, POOR_R, RARE_SHARE, RARE_SPOTS, TRUST
 from stmcdi_cli.reporting.statistics import Findings
 from stmcdi_cli.sparse import column_sums, missing_entries, to_csr, without
@@ -16,42 +15,36 @@ from stmcdi_cli.sparse import column_sums, missing_entries, to_csr, without
 MOST_DOTS = 3000
 
 
-def genes_part(found: Findings, title: str) -> str:
-    """How verdicts are reached, how they are distributed, and the table of genes with its data."""
+def genes(found: Findings) -> dict[str, Any]:
+    """Rules and distribution of the verdicts, and the table of genes: for ``genes.html.j2``."""
     table = found.genes
-    how = (
-        "<p>For every filled entry the model gives the value it expects and the spread that an observation would have "
-        "around it. <b>Expected r</b> is the correlation of imputed values with new measurements that follows from "
-        "both; its square is the share of their variance that is foreseen. "
-        f"{badge(TRUST)} from {GOOD_R}, {badge(CAUTION)} from {POOR_R}, {badge(DONT)} below: there the gene was in "
-        f"effect given its mean. A gene seen in under {RARE_SHARE:.0%} of the spots or fewer than {RARE_SPOTS} is "
-        f"{badge(DONT)} whatever the model says; one with fewer than {FEW_FILLED} filled entries, or that only tells "
-        f"the sections apart, is {badge(CAUTION)} at best. No hidden value is used. Counting noise bounds r: a rare "
-        "gene's single counts cannot be foreseen by any method.</p>"
-    )
-    groups = {name: table.loc[table["verdict"] == name, "expected_r"].to_numpy() for name in (TRUST, CAUTION, DONT)}
-    pictures = ""
-    if np.isfinite(table["expected_r"]).any():
-        pictures = figure(
-            charts.histogram(
-                groups, STYLES, "expected r", "genes", "Histogram of expected correlations by verdict", (0, 1)
-            ),
-            "Genes by expected r",
-        )
-    if "measured_r" in table:
-        pictures += figure(_expected_and_measured(table), "Do the verdicts hold?", _group_text(table))
+    measured = "measured_r" in table
+    return {
+        "good_r": GOOD_R,
+        "poor_r": POOR_R,
+        "rare_share": RARE_SHARE,
+        "rare_spots": RARE_SPOTS,
+        "few_filled": FEW_FILLED,
+        "histogram": _histogram(table) if np.isfinite(table["expected_r"]).any() else None,
+        "measured": _expected_and_measured(table) if measured else None,
+        "medians": _medians(table) if measured else "",
+        "table": _table(found),
+    }
+
+
+def _table(found: Findings) -> dict[str, Any]:
+    """Columns and rows of the table of genes, which ``page.js`` sorts and searches."""
     columns = [
         ("gene", "gene", "text", "Name of the gene"),
         ("verdict", "verdict", "text", "How far to trust the imputed values"),
         ("expected_r", "expected r", "number", "Expected correlation of imputed values with new measurements"),
     ]
-    data = table.reset_index()
+    data = found.genes.reset_index()
     data["verdict"] = data["verdict"].astype(str)
     if "within_r" in data:
         columns.append(("within_r", "within sections", "number", "The same, from differences within sections alone"))
         for code, name in enumerate(found.section_names if len(found.section_names) <= 4 else ()):
-            seen = _seen_in(found, code)
-            data[f"seen_{name}"] = seen
+            data[f"seen_{name}"] = _seen_in(found, code)
             columns.append((f"seen_{name}", f"seen in {name}", "share", f"Share of visible entries above 0 in {name}"))
     if "measured_r" in data:
         columns.append(("measured_r", "measured r", "number", "Correlation with the hidden values"))
@@ -59,26 +52,29 @@ def genes_part(found: Findings, title: str) -> str:
     columns += [
         ("seen", "seen", "share", "Share of the visible entries above zero"),
         ("n_filled", "filled", "count", "Entries that were filled"),
-        ("reason", "how the verdict was reached", "text", "Foreseen variance: expected r squared"),
+        ("reason", "how the verdict was reached", "text", "Predicted share of the variance: expected r squared"),
     ]
-    rows = [[jsonable(row[key]) for key, *_ in columns] for row in data.to_dict("records")]
-    content = {"columns": [dict(zip(("key", "name", "kind", "help"), c, strict=True)) for c in columns], "rows": rows}
-    text = json.dumps(content, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
-    options = "".join(f'<option value="{escape(name)}">{escape(name)}</option>' for name in STYLES)
-    return (
-        f'{how}<div class="charts">{pictures}</div>'
-        '<div class="tools"><input id="find" type="search" placeholder="Find a gene" aria-label="Find a gene">'
-        f'<select id="only" aria-label="Verdict"><option value="">all verdicts</option>{options}</select>'
-        '<select id="most" aria-label="Rows"><option>25</option><option>100</option><option value="0">all rows</option>'
-        '</select><button id="download" type="button">Download CSV</button><span class="note" id="count"></span></div>'
-        '<div class="scroll"><table id="genes" '
-        f'data-file="{escape(title)}_genes.csv"><thead><tr></tr></thead><tbody></tbody>'
-        "</table></div><noscript><p>This table needs JavaScript; the same numbers are in the TSV file beside this page."
-        f'</p></noscript><script id="gene-data" type="application/json">{text}</script>'
-    )
+    return {
+        "columns": [dict(zip(("key", "name", "kind", "help"), column, strict=True)) for column in columns],
+        "rows": [[_jsonable(row[key]) for key, *_ in columns] for row in data.to_dict("records")],
+        "styles": STYLES,
+    }
 
 
-def _expected_and_measured(table: pd.DataFrame) -> str:
+def _jsonable(value: Any) -> Any:
+    """A cell as JSON can hold it: no NaN, four decimals."""
+    if isinstance(value, float | np.floating):
+        return None if not np.isfinite(value) else round(float(value), 4)
+    return int(value) if isinstance(value, np.integer) else value
+
+
+def _histogram(table: pd.DataFrame) -> charts.Drawing:
+    groups = {name: table.loc[table["verdict"] == name, "expected_r"].to_numpy() for name in (TRUST, CAUTION, DONT)}
+    description = "Histogram of expected correlations by verdict"
+    return charts.histogram(groups, STYLES, "expected r", "genes", description, (0, 1))
+
+
+def _expected_and_measured(table: pd.DataFrame) -> charts.Drawing:
     shown = table[np.isfinite(table["expected_r"]) & np.isfinite(table["measured_r"])]
     if len(shown) > MOST_DOTS:
         shown = shown.sample(MOST_DOTS, random_state=0)
@@ -88,10 +84,10 @@ def _expected_and_measured(table: pd.DataFrame) -> str:
     for name in (DONT, CAUTION, TRUST):
         some = shown[shown["verdict"] == name]
         chart.points(some["expected_r"], some["measured_r"], STYLES[name], name)
-    return chart.svg()
+    return chart.drawing()
 
 
-def _group_text(table: pd.DataFrame) -> str:
+def _medians(table: pd.DataFrame) -> str:
     medians = table.groupby("verdict", observed=True)["measured_r"].median()
     said = [f"{name} {medians[name]:.2f}" for name in (TRUST, CAUTION, DONT) if name in medians]
     return f"Median correlation with hidden values: {', '.join(said)}"

@@ -1,14 +1,13 @@
-"""The parts of the page about the tissue: the data, and maps before and after."""
+"""The sections about the tissue: the data, and maps before and after imputation."""
 
 from collections.abc import Sequence
-from html import escape
 from typing import Any
 
 import numpy as np
 
 from stmcdi_cli import anndata_keys as keys
-from stmcdi_cli.reporting import charts, maps
-from stmcdi_cli.reporting.html import badge, column_of, figure, plain, share, table_of
+from stmcdi_cli.reporting import charts
+from stmcdi_cli.reporting.maps import Layout, draw, lay_out
 from stmcdi_cli.reporting.reliability import CAUTION, RARE_SHARE, TRUST, filled_entries
 from stmcdi_cli.reporting.statistics import SHALLOW, Findings
 from stmcdi_cli.sparse import missing_entries
@@ -16,107 +15,75 @@ from stmcdi_cli.sparse import missing_entries
 N_MAPS = 6
 MOST_CANDIDATES = 100
 MAP_BYTES = 3_000_000
-"""Pictures of genes stop here, so that the page stays below 5 MB."""
+"""No more genes are mapped once their pictures take this much, so that the page stays below 5 MB."""
+COLUMNS = {
+    "section": "section",
+    "spots": "spots",
+    "counts": "counts per spot",
+    "depth": "depth",
+    "genes": "genes seen per spot",
+    "zeros": "zeros",
+    "missing": "missing",
+}
+"""Headings of the table of sections."""
 
 
-def data_part(found: Findings) -> str:
-    """What each section holds, and where the tissue was read deeply."""
-    headings = {
-        "section": "section",
-        "spots": "spots",
-        "counts": "counts per spot",
-        "depth": "depth",
-        "genes": "genes seen per spot",
-        "zeros": "zeros",
-        "missing": "missing",
-    }
-    columns = [key for key in headings if key in found.overview[0]]
-    rows = [
-        [share(row[key]) if key in ("zeros", "missing") else plain(row[key]) for key in columns]
-        for row in found.overview
-    ]
-    table = table_of([headings[key] for key in columns], rows)
-    layout = maps.lay_out(found.xy, found.sections, found.section_names)
-    known = np.ones(found.adata.n_obs, dtype=bool)
+def data(found: Findings) -> dict[str, Any]:
+    """What each section holds, and how deeply each spot was sequenced: for ``data.html.j2``."""
+    layout = lay_out(found.xy, found.sections, found.section_names)
     logged = np.log10(np.maximum(found.depth, 0.01))
-    low, high = np.quantile(logged, (0.01, 0.99))
-    depth_map = maps.draw(
-        layout,
-        logged,
-        known,
-        "depth",
-        (float(low), max(float(high), float(low) + 0.01)),
-        "Map of depth over the tissue",
-    )
+    low, high = (float(value) for value in np.quantile(logged, (0.01, 0.99)))
+    everywhere = np.ones(found.adata.n_obs, dtype=bool)
+    return {
+        "columns": {key: heading for key, heading in COLUMNS.items() if key in found.overview[0]},
+        "rows": found.overview,
+        "wide": layout.wide,
+        "shallow": np.log10(SHALLOW),
+        "rare": RARE_SHARE,
+        "depth_map": draw(
+            layout, logged, everywhere, "depth", (low, max(high, low + 0.01)), "Map of depth over the tissue"
+        ),
+        "depth_histogram": _depth_histogram(found, logged),
+        "seen_histogram": charts.histogram(
+            {"genes": found.genes["seen"].to_numpy()},
+            {"genes": "main"},
+            "share of spots with a value above zero",
+            "genes",
+            "Histogram of the share of spots that genes are seen in",
+            (0, 1),
+        ),
+    }
+
+
+def _depth_histogram(found: Findings, logged: np.ndarray) -> charts.Drawing:
+    """Histogram of log depth, a colour per section while there are enough colours."""
     styles = ("main", "second", "third", "trust", "caution", "dont", "none")
     groups = {name: logged[found.sections == code] for code, name in enumerate(found.section_names)}
     if len(groups) > len(styles):
         groups = {"all spots": logged}
-    spread = charts.histogram(
+    return charts.histogram(
         groups,
         dict(zip(groups, styles, strict=False)),
         "log10 of depth over the median",
         "spots",
         "Histogram of depth",
     )
-    seen = charts.histogram(
-        {"genes": found.genes["seen"].to_numpy()},
-        {"genes": "main"},
-        "share of spots with a value above zero",
-        "genes",
-        "Histogram of the share of spots that genes are seen in",
-        (0, 1),
-    )
-    pictures = (
-        figure(depth_map, "Depth over the tissue", "log10 of depth over the median; shallow spots are pale"),
-        figure(spread, "Depth of the spots", f"Left of {np.log10(SHALLOW):.1f} a spot says little by itself"),
-        figure(seen, "Sparsity of the genes", f"Left of {RARE_SHARE} a gene is too rare to be trusted"),
-    )
-    return (
-        f'<div class="scroll">{table}</div>'
-        '<p class="note">Medians over the spots. Counts and genes are those kept in the file '
-        f"({found.adata.n_vars:,} genes); depth is a spot's total over the median total. Zeros: of the visible "
-        "entries. Missing: entries without a value.</p>" + _beside(pictures, layout.wide)
-    )
 
 
-def _beside(pictures: tuple[str, str, str], wide: bool) -> str:
-    """Map and histograms: a wide map has its own row, another stands beside both histograms."""
-    tissue, *rest = pictures
-    if wide:
-        return f'{tissue}<div class="charts below">{"".join(rest)}</div>'
-    return f'<div class="charts">{tissue}<div class="stack">{"".join(rest)}</div></div>'
-
-
-def maps_part(found: Findings, genes: Sequence[str] | None) -> str:
-    """Maps of the genes the user named and of those that gained most."""
-    layout = maps.lay_out(found.xy, found.sections, found.section_names)
+def maps(found: Findings, genes: Sequence[str] | None) -> dict[str, Any]:
+    """Maps of the genes the user named and of those that gained most: for ``maps.html.j2``."""
+    layout = lay_out(found.xy, found.sections, found.section_names)
     named = list(dict.fromkeys(genes or ()))
-    gained = _gained(found, set(named))
-    cards, size, left_out = [], 0, []
-    for gene in [*named, *gained]:
+    drawn: list[dict[str, Any]] = []
+    size, left_out = 0, []
+    for gene in [*named, *_gained(found, set(named))]:
         if size > MAP_BYTES:
             left_out.append(gene)
             continue
-        cards.append(_gene_card(found, gene, layout))
-        size += len(cards[-1])
-    text = (
-        "<p>Genes you named come first, then those that gained most, of different patterns (gain: expected r times "
-        "the share of spots without a measured value above zero). Before: measured values, grey where there is none. "
-        "After: <code>layers['imputed']</code>, on the same colours. Uncertainty: <code>layers['imputed_sd']</code>, "
-        "the spread of what would be observed at the filled entries, counting noise included; grey where nothing was "
-        "filled.</p>"
-    )
-    if found.adata.uns.get(keys.PROVENANCE, {}).get("impute", {}).get("parameters", {}).get("target") == "missing":
-        text += (
-            '<p class="note">Only missing entries were filled, so after shows measured values beside filled ones. '
-            "<code>--target all</code> gives smooth maps of every entry.</p>"
-        )
-    if left_out:
-        text += f'<p class="note">Left out to keep this file small: {escape(", ".join(left_out[:20]))}.</p>'
-    if not cards:
-        text += '<p class="note">No gene gained enough to be shown; name some with <code>--genes</code>.</p>'
-    return text + "".join(cards)
+        drawn.append(_gene_maps(found, gene, layout))
+        size += sum(drawn[-1][name].size for name in ("before", "after", "uncertainty"))
+    target = found.parameters.get("impute", {}).get("parameters", {}).get("target")
+    return {"genes": drawn, "left_out": left_out[:20], "only_missing": target == "missing", "wide": layout.wide}
 
 
 def _gained(found: Findings, known: set[str]) -> list[str]:
@@ -138,28 +105,30 @@ def _gained(found: Findings, known: set[str]) -> list[str]:
     return [str(ranked[k]) for k in chosen]
 
 
-def _gene_card(found: Findings, gene: str, layout: maps.Layout) -> str:
+def _gene_maps(found: Findings, gene: str, layout: Layout) -> dict[str, Any]:
+    """Numbers and maps of one gene; both maps of expression have the same colour scale."""
     adata = found.adata
     row: Any = found.genes.loc[gene]
-    column = int(adata.var_names.get_loc(gene))
-    one = adata[:, column]
-    layers = one.X, one.layers[keys.IMPUTED], one.layers[keys.IMPUTED_SD]
-    before, after, spread = (column_of(layer) for layer in layers)
+    one = adata[:, int(adata.var_names.get_loc(gene))]
+    before, after, spread = (_column(layer) for layer in (one.X, one.layers[keys.IMPUTED], one.layers[keys.IMPUTED_SD]))
     seen = ~missing_entries(one).toarray()[:, 0]
     filled = filled_entries(one, slice(0, adata.n_obs))[:, 0]
     top = max(float(np.quantile(np.concatenate([before[seen], after]), 0.99)), 1e-6)
     most = max(float(np.quantile(spread[filled], 0.99)) if filled.any() else 0.0, 1e-6)
-    pictures = [
-        (maps.draw(layout, before, seen, "expression", (0, top), f"{gene}: measured"), "Before", "measured"),
-        (maps.draw(layout, after, np.ones_like(seen), "expression", (0, top), f"{gene}: imputed"), "After", "imputed"),
-        (maps.draw(layout, spread, filled, "spread", (0, most), f"{gene}: uncertainty"), "Uncertainty", "sd"),
-    ]
-    figures = "".join(figure(svg, head, note) for svg, head, note in pictures)
-    measured = ""
-    if "measured_r" in found.genes and np.isfinite(row["measured_r"]):
-        measured = f" Correlation with {int(row['n_hidden'])} hidden values: {row['measured_r']:.2f}."
-    return (
-        f'<article class="gene"><h3>{escape(gene)} {badge(row["verdict"])}</h3>'
-        f'<p class="note">Seen in {row["seen"]:.0%} of the spots; {escape(row["reason"])}.{measured}</p>'
-        f'<div class="maps{" wide" if layout.wide else ""}">{figures}</div></article>'
-    )
+    measured = "measured_r" in found.genes and np.isfinite(row["measured_r"])
+    return {
+        "name": gene,
+        "verdict": row["verdict"],
+        "seen": row["seen"],
+        "reason": row["reason"],
+        "measured_r": float(row["measured_r"]) if measured else None,
+        "n_hidden": int(row["n_hidden"]) if measured else 0,
+        "before": draw(layout, before, seen, "expression", (0, top), f"{gene}: measured"),
+        "after": draw(layout, after, np.ones_like(seen), "expression", (0, top), f"{gene}: imputed"),
+        "uncertainty": draw(layout, spread, filled, "spread", (0, most), f"{gene}: uncertainty"),
+    }
+
+
+def _column(layer: Any) -> np.ndarray:
+    """A layer of one gene as a vector, sparse or not."""
+    return np.asarray(layer.toarray() if hasattr(layer, "toarray") else layer, dtype=np.float64).ravel()
