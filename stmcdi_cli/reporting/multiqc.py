@@ -6,16 +6,17 @@ from typing import Any
 
 import numpy as np
 
+from stmcdi_cli.reporting.charts import COLORS
 from stmcdi_cli.reporting.reliability import CAUTION, DONT, TRUST
 from stmcdi_cli.reporting.statistics import Findings
 
-COLOURS = {TRUST: "#2a7f4f", CAUTION: "#d9a03f", DONT: "#c65f5f"}
+VERDICTS = (TRUST, CAUTION, DONT)
 
 
 def custom_content(found: Findings, sample: str) -> Iterator[tuple[str, str]]:
     """Yield (part of the file's name, JSON text): general statistics, genes by verdict, training curve."""
     verdict = found.genes["verdict"]
-    counts = {name: int((verdict == name).sum()) for name in COLOURS}
+    counts = {name: int((verdict == name).sum()) for name in VERDICTS}
     row: dict[str, float | int] = {"trusted": 100 * counts[TRUST] / len(verdict)}
     headers: dict[str, dict[str, Any]] = {
         "trusted": {
@@ -50,7 +51,7 @@ def custom_content(found: Findings, sample: str) -> Iterator[tuple[str, str]]:
                 "description": "How far each gene's imputed values can be trusted, judged by the model's own spread.",
                 "plot_type": "bargraph",
                 "pconfig": {"id": "stmcdi_verdicts_plot", "title": "stmcdi: genes by verdict", "ylab": "Genes"},
-                "categories": {name: {"name": name, "color": colour} for name, colour in COLOURS.items()},
+                "categories": {name: {"name": name, "color": COLORS[name]} for name in VERDICTS},
                 "data": {sample: counts},
             }
         ),

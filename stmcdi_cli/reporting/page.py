@@ -11,7 +11,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from stmcdi_cli import __version__
+from stmcdi_cli.reporting.charts import style
 from stmcdi_cli.reporting.formatting import STYLES, number, plain, share
+from stmcdi_cli.reporting.maps import lay_out
 from stmcdi_cli.reporting.reliability import CAUTION, DONT, TRUST
 from stmcdi_cli.reporting.sections.accuracy import calibration, methods
 from stmcdi_cli.reporting.sections.genes import genes as gene_table
@@ -35,15 +37,17 @@ def page(found: Findings, *, title: str, genes: Sequence[str] | None = None) -> 
     genes
         Genes to map beside those that gained most.
     """
-    sections = {
-        "data": ("The data", data(found)),
-        "maps": ("Before and after", maps(found, genes)),
-        "genes": ("Which genes to trust", gene_table(found)),
-        "calibration": ("Are the intervals right?", calibration(found)),
-        "methods": ("Against simpler methods", methods(found)),
-        "training": ("Training", training(found)),
-        "provenance": ("How it was made", provenance(found)),
-    }
+    layout = lay_out(found.xy, found.sections, found.section_names)
+    with style():
+        sections = {
+            "data": ("The data", data(found, layout)),
+            "maps": ("Before and after", maps(found, layout, genes)),
+            "genes": ("Which genes to trust", gene_table(found)),
+            "calibration": ("Are the intervals right?", calibration(found)),
+            "methods": ("Against simpler methods", methods(found)),
+            "training": ("Training", training(found)),
+            "provenance": ("How it was made", provenance(found)),
+        }
     folder = resources.files(PACKAGE)
     return (
         _environment()

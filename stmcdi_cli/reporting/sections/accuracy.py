@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 
 from stmcdi_cli.reporting import charts
-from stmcdi_cli.reporting.charts import Chart
 from stmcdi_cli.reporting.statistics import Calibration, Findings
 
 METRICS = {
@@ -29,29 +28,26 @@ def calibration(found: Findings) -> dict[str, Any] | None:
 def _values(bins: Calibration) -> charts.Drawing:
     low, high = charts.padded(np.concatenate([bins.predicted, bins.observed]))
     low = max(low, 0)
-    chart = Chart("imputed", "hidden value", (low, high), (low, high), "Mean hidden value in bins of the imputed value")
-    chart.line((low, high), (low, high), "guide", "perfect")
-    chart.line(bins.predicted, bins.observed, "main", "mean of the hidden values")
-    chart.points(bins.predicted, bins.observed, "main", radius=4)
-    return chart.drawing()
+    axes = charts.axes_of("imputed", "hidden value", (low, high), (low, high))
+    axes.plot([low, high], [low, high], label="perfect", **charts.GUIDE)
+    label, color = "mean of the hidden values", charts.COLORS["main"]
+    axes.plot(bins.predicted, bins.observed, "o-", label=label, color=color, markersize=8, markeredgewidth=0)
+    return charts.drawing_of(axes, "Mean hidden value in bins of the imputed value")
 
 
 def _intervals(bins: Calibration) -> charts.Drawing | None:
     """Share of the hidden values inside, above and below the interval; None without the layers of its ends."""
     if bins.below is None or bins.above is None:
         return None
-    chart = Chart(
-        "imputed",
-        "share of hidden values",
-        charts.padded(bins.predicted),
-        (0, 1.04),
-        "Share of hidden values inside the interval, below it and above it, in bins of the imputed value",
+    axes = charts.axes_of("imputed", "share of hidden values", charts.padded(bins.predicted), (0, 1.04))
+    axes.axhline(0.9, label="90%", **charts.GUIDE)
+    inside = 1 - bins.below - bins.above
+    axes.plot(bins.predicted, inside, label="inside the 90% interval", color=charts.COLORS["main"])
+    axes.plot(bins.predicted, bins.above, label="above", color=charts.COLORS["second"])
+    axes.plot(bins.predicted, bins.below, label="below", color=charts.COLORS["third"])
+    return charts.drawing_of(
+        axes, "Share of hidden values inside the interval, below it and above it, in bins of the imputed value"
     )
-    chart.line(chart.x_range, (0.9, 0.9), "guide", "90%")
-    chart.line(bins.predicted, 1 - bins.below - bins.above, "main", "inside the 90% interval")
-    chart.line(bins.predicted, bins.above, "second", "above")
-    chart.line(bins.predicted, bins.below, "third", "below")
-    return chart.drawing()
 
 
 def methods(found: Findings) -> dict[str, Any] | None:
@@ -72,5 +68,5 @@ def methods(found: Findings) -> dict[str, Any] | None:
 def _ranked(found: Findings, key: str, description: str) -> charts.Drawing:
     """Bars of one metric, best method first."""
     values = [(name, float(metrics[key] or 0)) for name, metrics in found.methods]
-    rows = [(name, value, "other" if k else "main") for k, (name, value) in enumerate(values)]
+    rows = [(name, value, charts.COLORS["other" if k else "main"]) for k, (name, value) in enumerate(values)]
     return charts.bars(sorted(rows, key=lambda row: -row[1]), description)

@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 
 from stmcdi_cli.reporting import charts
-from stmcdi_cli.reporting.charts import Chart
 from stmcdi_cli.reporting.formatting import STYLES
 from stmcdi_cli.reporting.reliability import CAUTION, DONT, FEW_FILLED, GOOD_R, POOR_R, RARE_SHARE, RARE_SPOTS, TRUST
 from stmcdi_cli.reporting.statistics import Findings
@@ -69,9 +68,12 @@ def _jsonable(value: Any) -> Any:
 
 
 def _histogram(table: pd.DataFrame) -> charts.Drawing:
-    groups = {name: table.loc[table["verdict"] == name, "expected_r"].to_numpy() for name in (TRUST, CAUTION, DONT)}
+    groups = {
+        name: (table.loc[table["verdict"] == name, "expected_r"].to_numpy(), charts.COLORS[name])
+        for name in (TRUST, CAUTION, DONT)
+    }
     description = "Histogram of expected correlations by verdict"
-    return charts.histogram(groups, STYLES, "expected r", "genes", description, (0, 1))
+    return charts.histogram(groups, "expected r", "genes", description, (0, 1))
 
 
 def _expected_and_measured(table: pd.DataFrame) -> charts.Drawing:
@@ -79,12 +81,14 @@ def _expected_and_measured(table: pd.DataFrame) -> charts.Drawing:
     if len(shown) > MOST_DOTS:
         shown = shown.sample(MOST_DOTS, random_state=0)
     low = min(-0.1, float(shown["measured_r"].quantile(0.005))) if len(shown) else -0.1
-    chart = Chart("expected r", "measured r", (0, 1), (low, 1), "Expected against measured correlation of each gene")
-    chart.line((max(low, 0), 1), (max(low, 0), 1), "guide", "equal")
+    shown = shown[shown["measured_r"] >= low]
+    axes = charts.axes_of("expected r", "measured r", (0, 1), (low, 1))
+    axes.plot([0, 1], [0, 1], label="equal", **charts.GUIDE)
+    look: dict[str, Any] = {"markersize": 5, "markeredgewidth": 0, "alpha": 0.6, "clip_on": False}
     for name in (DONT, CAUTION, TRUST):
         some = shown[shown["verdict"] == name]
-        chart.points(some["expected_r"], some["measured_r"], STYLES[name], name)
-    return chart.drawing()
+        axes.plot(some["expected_r"], some["measured_r"], "o", color=charts.COLORS[name], label=name, **look)
+    return charts.drawing_of(axes, "Expected against measured correlation of each gene")
 
 
 def _medians(table: pd.DataFrame) -> str:

@@ -10,7 +10,6 @@ import numpy as np
 
 from stmcdi_cli import __version__
 from stmcdi_cli.reporting import charts
-from stmcdi_cli.reporting.charts import Chart
 from stmcdi_cli.reporting.statistics import Findings
 
 STEPS = (
@@ -50,21 +49,17 @@ def training(found: Findings) -> dict[str, Any] | None:
 def _curve(history: Mapping[str, np.ndarray]) -> charts.Drawing:
     epoch = history["epoch"]
     curves = {name: values for name, values in history.items() if "loss" in name and np.isfinite(values).any()}
-    chart = Chart(
-        "epoch",
-        "loss",
-        charts.padded(epoch, share=0.02),
-        charts.padded(np.concatenate(list(curves.values()))),
-        "Training and validation loss by epoch",
-    )
-    styles = {"loss": "second", "validation_loss": "main"}
+    everything = np.concatenate([*curves.values(), np.empty(0)])
+    axes = charts.axes_of("epoch", "loss", charts.padded(epoch, share=0.02), charts.padded(everything))
+    colors = {"loss": charts.COLORS["second"], "validation_loss": charts.COLORS["main"]}
     for name, values in curves.items():
         known = np.isfinite(values)
         starts = [0, *(np.flatnonzero(np.diff(epoch[known]) <= 0) + 1), int(known.sum())]  # several networks in turn
         for k, (start, end) in enumerate(pairwise(starts)):
             label = name.replace("_", " ") if k == 0 else None
-            chart.line(epoch[known][start:end], values[known][start:end], styles.get(name, "third"), label)
-    return chart.drawing()
+            color = colors.get(name, charts.COLORS["third"])
+            axes.plot(epoch[known][start:end], values[known][start:end], label=label, color=color)
+    return charts.drawing_of(axes, "Training and validation loss by epoch")
 
 
 def provenance(found: Findings) -> dict[str, Any]:

@@ -7,8 +7,8 @@ import numpy as np
 
 from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli.reporting import charts
-from stmcdi_cli.reporting.maps import Layout, draw, lay_out
-from stmcdi_cli.reporting.reliability import CAUTION, RARE_SHARE, TRUST, filled_entries
+from stmcdi_cli.reporting.maps import Layout, draw
+from stmcdi_cli.reporting.reliability import CAUTION, DONT, RARE_SHARE, TRUST, UNFILLED, filled_entries
 from stmcdi_cli.reporting.statistics import SHALLOW, Findings
 from stmcdi_cli.sparse import missing_entries
 
@@ -28,9 +28,8 @@ COLUMNS = {
 """Headings of the table of sections."""
 
 
-def data(found: Findings) -> dict[str, Any]:
+def data(found: Findings, layout: Layout) -> dict[str, Any]:
     """What each section holds, and how deeply each spot was sequenced: for ``data.html.j2``."""
-    layout = lay_out(found.xy, found.sections, found.section_names)
     logged = np.log10(np.maximum(found.depth, 0.01))
     low, high = (float(value) for value in np.quantile(logged, (0.01, 0.99)))
     everywhere = np.ones(found.adata.n_obs, dtype=bool)
@@ -45,8 +44,7 @@ def data(found: Findings) -> dict[str, Any]:
         ),
         "depth_histogram": _depth_histogram(found, logged),
         "seen_histogram": charts.histogram(
-            {"genes": found.genes["seen"].to_numpy()},
-            {"genes": "main"},
+            {"genes": (found.genes["seen"].to_numpy(), charts.COLORS["main"])},
             "share of spots with a value above zero",
             "genes",
             "Histogram of the share of spots that genes are seen in",
@@ -57,22 +55,20 @@ def data(found: Findings) -> dict[str, Any]:
 
 def _depth_histogram(found: Findings, logged: np.ndarray) -> charts.Drawing:
     """Histogram of log depth, a colour per section while there are enough colours."""
-    styles = ("main", "second", "third", "trust", "caution", "dont", "none")
+    colors = [charts.COLORS[name] for name in ("main", "second", "third", TRUST, CAUTION, DONT, UNFILLED)]
     groups = {name: logged[found.sections == code] for code, name in enumerate(found.section_names)}
-    if len(groups) > len(styles):
+    if len(groups) > len(colors):
         groups = {"all spots": logged}
     return charts.histogram(
-        groups,
-        dict(zip(groups, styles, strict=False)),
+        {name: (values, color) for (name, values), color in zip(groups.items(), colors, strict=False)},
         "log10 of depth over the median",
         "spots",
         "Histogram of depth",
     )
 
 
-def maps(found: Findings, genes: Sequence[str] | None) -> dict[str, Any]:
+def maps(found: Findings, layout: Layout, genes: Sequence[str] | None) -> dict[str, Any]:
     """Maps of the genes the user named and of those that gained most: for ``maps.html.j2``."""
-    layout = lay_out(found.xy, found.sections, found.section_names)
     named = list(dict.fromkeys(genes or ()))
     drawn: list[dict[str, Any]] = []
     size, left_out = 0, []
