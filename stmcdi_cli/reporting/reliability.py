@@ -12,7 +12,7 @@ It is the model's own opinion, so two facts about the data can overrule it: gene
 filled entries to tell. Where a run hid values, the report sets the measured correlation beside it.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -99,14 +99,17 @@ def _moments(adata: "AnnData", group: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return n_all.astype(int), np.maximum(within, 0) * share, spread.sum(0) * share
 
 
-def filled_entries(adata: "AnnData", rows: slice | np.ndarray) -> np.ndarray:
-    """Which entries of some rows ``impute`` filled, bool; by its record, or by where there is a spread."""
+def filled_entries(adata: "AnnData", rows: slice) -> np.ndarray:
+    """Which entries of a run of spots ``impute`` filled, bool, spots x genes.
+
+    Its record tells; where there is none, entries with a spread count as filled. Only these rows are read.
+    """
     parameters = adata.uns.get(keys.PROVENANCE, {}).get("impute", {}).get("parameters", {})
     target = str(parameters.get("target"))
     if target == "all":
-        filled = np.ones((len(range(adata.n_obs)[rows]) if isinstance(rows, slice) else len(rows), adata.n_vars), bool)
+        filled = np.ones((len(range(*rows.indices(adata.n_obs))), adata.n_vars), dtype=bool)
     else:
-        filled = missing_entries(adata)[rows].toarray()
+        filled = missing_entries(adata, rows).toarray()
         if target == "zeros":
             filled |= _dense(adata.X, rows) == 0
         elif target != "missing":
@@ -139,6 +142,6 @@ def _verdict(r: float, seen: float, n_seen: int, n_filled: int, within: float) -
     return TRUST, reason
 
 
-def _dense(layer: object, rows: slice | np.ndarray) -> np.ndarray:
-    part = layer[rows]  # type: ignore[index]
+def _dense(layer: Any, rows: slice) -> np.ndarray:
+    part = layer[rows]
     return np.asarray(part.toarray() if hasattr(part, "toarray") else part, dtype=np.float64)

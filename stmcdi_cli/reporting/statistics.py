@@ -127,7 +127,7 @@ def gather(
         section_names=names,
         xy=xy,
         depth=depth,
-        overview=[_overview(adata, sections == code, depth, name) for code, name in enumerate(names)],
+        overview=_overview(adata, sections, names, depth),
         genes=reliability(adata, sections),
     )
     if truth is not None:
@@ -147,20 +147,28 @@ def _depth(adata: "AnnData") -> np.ndarray:
     return total / (np.median(total) or 1)
 
 
-def _overview(adata: "AnnData", here: np.ndarray, depth: np.ndarray, name: str) -> dict[str, float | int | str]:
-    missing = missing_entries(adata)[here]
-    x = without(to_csr(adata.X[here]), missing)
-    n_visible = x.shape[0] * x.shape[1] - missing.nnz
-    row: dict[str, float | int | str] = {"section": name, "spots": int(here.sum())}
-    if keys.COUNTS in adata.layers:
-        row["counts"] = float(np.median(row_sums(to_csr(adata.layers[keys.COUNTS][here]))))
-    row |= {
-        "depth": float(np.median(depth[here])),
-        "genes": float(np.median(np.diff(x.indptr))),
-        "zeros": 1 - x.nnz / max(n_visible, 1),
-        "missing": missing.nnz / (x.shape[0] * x.shape[1]),
-    }
-    return row
+def _overview(
+    adata: "AnnData", sections: np.ndarray, names: list[str], depth: np.ndarray
+) -> list[dict[str, float | int | str]]:
+    """Table of the sections: `Findings.overview`."""
+    missing, rows = missing_entries(adata), []
+    for code, name in enumerate(names):
+        here = sections == code
+        x = without(to_csr(adata.X[here]), missing[here])
+        n_entries, n_missing = x.shape[0] * x.shape[1], missing[here].nnz
+        row: dict[str, float | int | str] = {"section": name, "spots": int(here.sum())}
+        if keys.COUNTS in adata.layers:
+            row["counts"] = float(np.median(row_sums(to_csr(adata.layers[keys.COUNTS][here]))))
+        rows.append(
+            row
+            | {
+                "depth": float(np.median(depth[here])),
+                "genes": float(np.median(np.diff(x.indptr))),
+                "zeros": 1 - x.nnz / max(n_entries - n_missing, 1),
+                "missing": n_missing / n_entries,
+            }
+        )
+    return rows
 
 
 def _measure(found: Findings, truth: "AnnData", baseline: "Sequence[AnnData]") -> None:
