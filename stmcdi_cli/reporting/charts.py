@@ -35,7 +35,7 @@ COLORS = {
     DONT: "#c65f5f",
     UNFILLED: "#9aa3ad",
 }
-"""Color of each verdict and of what else charts show."""
+"""Colour of each verdict and of the other things in charts."""
 INK, PALE_INK, GRID = "#1c2430", "#5b6573", "#eceff2"
 GUIDE: dict[str, Any] = {"color": COLORS["guide"], "lw": 1.3, "ls": (0, (4, 3))}
 """A dashed line to compare with."""
@@ -149,7 +149,7 @@ def histogram(
     Parameters
     ----------
     groups
-        Values and color of each group, by its name.
+        Values and colour of each group, by its name.
     x_label, y_label
         What the axes show.
     description
@@ -171,7 +171,7 @@ def histogram(
 
 
 def bars(rows: Sequence[tuple[str, float, str]], description: str) -> Drawing:
-    """Horizontal bars with their numbers, one per (name, value, color); values may be negative."""
+    """Horizontal bars with their numbers, one per (name, value, colour); values may be negative."""
     names, values, colors = zip(*rows, strict=True)
     height = 30 * len(rows) + 12
     axes = _axes(height, (150, 0, WIDTH - 210, height))

@@ -1,6 +1,6 @@
 """Maps of a number over the tissue, sections side by side, as PNG pictures.
 
-Where every spot lies is drawn once, by matplotlib. Each map then only colors the spots.
+Where every spot lies is drawn once, by matplotlib. Each map then only colours the spots.
 """
 
 import base64
@@ -19,7 +19,7 @@ ROW = 1000
 """Pixels of a row of sections, about."""
 MOST_PER_ROW = 4
 WIDE = 3.0
-"""Width over height from which a map wants the page to itself."""
+"""Width over height from which a map takes the full width of the page."""
 COLORMAPS = {"expression": "viridis", "spread": "PuRd", "depth": "Blues"}
 NO_VALUE = (0xD9, 0xD9, 0xD9)
 _LEVELS = 200
@@ -55,7 +55,7 @@ class Layout:
 
     @property
     def wide(self) -> bool:
-        """Whether maps are so wide that three beside each other would be strips."""
+        """Whether maps are too wide to stand three beside each other."""
         return self.row / max(len(shown) for shown in self.shown) > WIDE
 
 
@@ -123,11 +123,11 @@ def _spacing(xy: np.ndarray) -> float:
 
     distance = cKDTree(xy).query(xy, k=2)[0][:, 1]
     area = float(np.prod(np.ptp(xy, axis=0)))
-    return max(float(np.median(distance)), 0.6 * float(np.sqrt(area / len(xy))))  # cells lie in clumps
+    return max(float(np.median(distance)), 0.6 * float(np.sqrt(area / len(xy))))  # the area counts where cells cluster
 
 
 def _draw_spots(pixel: np.ndarray, diameter: float, width: int, height: int) -> np.ndarray:
-    """Draw a disc per spot and give the spot that each pixel shows, -1 for none: the color of a disc is its number."""
+    """Draw a disc per spot and give the spot that each pixel shows, -1 for none: the colour of a disc is its number."""
     figure = Figure(figsize=(width, height), dpi=1)  # so that sizes in pixels are exact
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
     axes.set_axis_off()
@@ -159,7 +159,7 @@ def draw(
     colors
         A name in `COLORMAPS`.
     limits
-        Values of the lowest and the highest color; others are cut off there.
+        Values of the lowest and the highest colour; values outside are shown as the nearest of both.
     description
         What a reader who cannot see the map is told.
     """

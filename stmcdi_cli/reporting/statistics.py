@@ -1,4 +1,4 @@
-"""Everything a report says, as numbers: gathered here, drawn in `page`."""
+"""The numbers of the report: computed here, shown by `page`."""
 
 import csv
 import os
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 SHALLOW = 0.25
-"""Spots with less than this share of the median depth are too shallow to say much by themselves."""
+"""In spots with less than this share of the median depth, imputed values come from the neighbours for the most part."""
 N_BINS = 12
 
 Metrics = Mapping[str, float | int | None]
@@ -49,7 +49,7 @@ class Calibration:
 
 @dataclass
 class Findings:
-    """What is known of a run.
+    """The numbers about a run.
 
     Attributes
     ----------
@@ -95,7 +95,7 @@ class Findings:
 
     @property
     def parameters(self) -> Mapping[str, Mapping[str, Any]]:
-        """What each step noted in ``uns['stmcdi']``."""
+        """What each step recorded in ``uns['stmcdi']``."""
         return self.adata.uns.get(keys.PROVENANCE, {})
 
 
@@ -106,7 +106,7 @@ def gather(
     truth: "AnnData | None" = None,
     baseline: "Sequence[AnnData]" = (),
 ) -> Findings:
-    """Work out everything the report shows; parameters and errors are those of ``report``."""
+    """Compute everything the report shows; parameters and errors are those of ``report``."""
     for layer in (keys.IMPUTED, keys.IMPUTED_SD):
         if layer not in adata.layers:
             raise InputError(
@@ -182,9 +182,9 @@ def _measure(found: Findings, truth: "AnnData", baseline: "Sequence[AnnData]") -
     found.genes["measured_r"], found.genes["measured_skill"] = per_gene["pcc"], per_gene["skill"]
     found.genes["n_hidden"] = per_gene["n_hidden"]
 
-    guess = shallow_copy(adata)
-    guess.layers["gene mean"] = sp.csr_matrix((hidden.guess, hidden.mask.indices, hidden.mask.indptr), adata.shape)
-    found.methods.append(("each gene's mean", evaluate(guess, truth, layer="gene mean")))
+    with_mean = shallow_copy(adata)
+    with_mean.layers["gene mean"] = sp.csr_matrix((hidden.guess, hidden.mask.indices, hidden.mask.indptr), adata.shape)
+    found.methods.append(("each gene's mean", evaluate(with_mean, truth, layer="gene mean")))
     for k, other in enumerate(baseline, start=1):
         name = other.uns.get(keys.PROVENANCE, {}).get("baseline", {}).get("parameters", {}).get("method")
         if name is None or str(name) != "gene-mean":

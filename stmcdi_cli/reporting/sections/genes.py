@@ -51,7 +51,7 @@ def _table(found: Findings) -> dict[str, Any]:
     columns += [
         ("seen", "seen", "share", "Share of the visible entries above zero"),
         ("n_filled", "filled", "count", "Entries that were filled"),
-        ("reason", "how the verdict was reached", "text", "Predicted share of the variance: expected r squared"),
+        ("reason", "reason for the verdict", "text", "Predicted share of the variance: expected r squared"),
     ]
     return {
         "columns": [dict(zip(("key", "name", "kind", "help"), column, strict=True)) for column in columns],
@@ -93,8 +93,8 @@ def _expected_and_measured(table: pd.DataFrame) -> charts.Drawing:
 
 def _medians(table: pd.DataFrame) -> str:
     medians = table.groupby("verdict", observed=True)["measured_r"].median()
-    said = [f"{name} {medians[name]:.2f}" for name in (TRUST, CAUTION, DONT) if name in medians]
-    return f"Median correlation with hidden values: {', '.join(said)}"
+    groups = [f"{name} {medians[name]:.2f}" for name in (TRUST, CAUTION, DONT) if name in medians]
+    return f"Median correlation with hidden values: {', '.join(groups)}"
 
 
 def _seen_in(found: Findings, code: int) -> np.ndarray:

@@ -93,15 +93,15 @@ def provenance(found: Findings) -> dict[str, Any]:
 def summary(found: Findings) -> list[str]:
     """The facts about the run that come first."""
     train, impute = _facts(found, "train"), _facts(found, "impute")
-    said = [
+    items = [
         f"stmcdi {found.parameters.get('impute', {}).get('version', __version__)}",
         *(f"{name.replace('_', ' ')} {impute[name]}" for name in ("preset", "target", "seed") if name in impute),
         *([f"{impute['n_samples']} draws per entry"] if "n_samples" in impute else []),
     ]
     for done, facts in (("trained", train), ("imputed", impute)):
         if _seconds(facts):
-            said.append(f"{done} in {_seconds(facts)} on {facts.get('device', 'an unknown device')}")
-    return said
+            items.append(f"{done} in {_seconds(facts)} on {facts.get('device', 'an unknown device')}")
+    return items
 
 
 def _facts(found: Findings, step: str) -> Mapping[str, Any]:

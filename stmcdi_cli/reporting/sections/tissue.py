@@ -83,10 +83,10 @@ def maps(found: Findings, layout: Layout, genes: Sequence[str] | None) -> dict[s
 
 
 def _gained(found: Findings, known: set[str]) -> list[str]:
-    """Genes that gained most and are worth a look, each of another pattern as far as there are so many."""
+    """Genes that gained most, with verdict trust or caution; each with a different pattern, where there are enough."""
     table = found.genes
-    worthy = table[table["verdict"].isin([TRUST, CAUTION]) & ~table.index.isin(known)]
-    ranked = worthy.sort_values(["verdict", "gain"], ascending=[True, False], kind="stable").index[:MOST_CANDIDATES]
+    candidates = table[table["verdict"].isin([TRUST, CAUTION]) & ~table.index.isin(known)]
+    ranked = candidates.sort_values(["verdict", "gain"], ascending=[True, False], kind="stable").index[:MOST_CANDIDATES]
     if not len(ranked):
         return []
     imputed = found.adata[:, ranked].layers[keys.IMPUTED]
