@@ -29,10 +29,10 @@ def test_everything_is_in_it(cli, imputed_run, tmp_path):
     result = cli("report", imputed_run.files["imputed"], out, *options, "--genes", tmp_path / "genes.txt")
     assert result.exit_code == 0 and result.output == ""
     text = words(out)
-    scores = stmcdi.evaluate(imputed_run.imputed, imputed_run.truth)
+    metrics = stmcdi.evaluate(imputed_run.imputed, imputed_run.truth)
     for expected in (
         "<title>tissue: stmcdi report</title>",
-        f"{scores['skill']:.3f}",
+        f"{metrics['skill']:.3f}",
         f"{stmcdi.evaluate(imputed_run.baseline, imputed_run.truth)['skill']:.3f}",
         "spatial-neighbors",
         "each gene&#39;s mean",
