@@ -12,7 +12,7 @@ from stmcdi_cli.baselines import (
     spatial_neighbors,
     vae,
 )
-from stmcdi_cli.baselines.base import Estimate, Visible
+from stmcdi_cli.baselines.base import DenseTissue, Estimate
 
 METHODS: dict[str, Callable[..., Estimate]] = {
     "gene-mean": gene_mean.impute,
@@ -25,4 +25,4 @@ METHODS: dict[str, Callable[..., Estimate]] = {
     "mlp": mlp.impute,
 }
 
-__all__ = ["METHODS", "Estimate", "Visible"]
+__all__ = ["METHODS", "Estimate", "DenseTissue"]

@@ -31,7 +31,7 @@ _PRIOR_NEIGHBORS = np.float32(3)
 
 
 @dataclass(frozen=True)
-class Visible:
+class DenseTissue:
     """The visible part of a data set, and where the spots lie.
 
     Attributes
@@ -55,7 +55,7 @@ class Visible:
     section: np.ndarray
 
     @classmethod
-    def from_anndata(cls, adata: "AnnData", section_key: str | None) -> "Visible":
+    def from_anndata(cls, adata: "AnnData", section_key: str | None) -> "DenseTissue":
         """Take the visible part of an AnnData object; whatever it holds at missing entries is dropped here.
 
         Raises
@@ -71,7 +71,7 @@ class Visible:
         tissue = Tissue.from_anndata(_with_graph(adata, xy, section))
         return cls(tissue, tissue.x.toarray(), ~tissue.missing.toarray(), xy, section)
 
-    def without(self, hidden: np.ndarray) -> "Visible":
+    def without(self, hidden: np.ndarray) -> "DenseTissue":
         """Give the same with some visible entries hidden as well (bool [n, G])."""
         x, seen = np.where(hidden, np.float32(0), self.x), self.seen & ~hidden
         return replace(self, tissue=self.tissue.without(sp.csr_matrix(hidden)), x=x, seen=seen)

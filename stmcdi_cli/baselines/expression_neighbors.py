@@ -11,7 +11,7 @@ N_NEIGHBORS = 30
 N_COMPONENTS = 12
 
 
-def impute(data: base.Visible, *, seed: int) -> base.Estimate:
+def impute(data: base.DenseTissue, *, seed: int) -> base.Estimate:
     """Predict an entry by the mean of the gene's visible values at the spots most alike.
 
     Alike in the leading principal components of visible expression, each gene divided by the root of its standard

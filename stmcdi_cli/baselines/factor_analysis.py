@@ -53,7 +53,7 @@ class Factors:
 class Smoother:
     """Draws the scores of a spot towards the mean of its neighbours'."""
 
-    def __init__(self, data: base.Visible) -> None:
+    def __init__(self, data: base.DenseTissue) -> None:
         neighbors = data.nearest(N_NEIGHBORS)
         self._neighbors = neighbors
         self._number = np.asarray(neighbors.sum(1))
@@ -66,7 +66,7 @@ class Smoother:
         )
 
 
-def impute(data: base.Visible, *, seed: int) -> base.Estimate:
+def impute(data: base.DenseTissue, *, seed: int) -> base.Estimate:
     """Predict every entry by the factor model whose rank and smoothing did best on an inner validation mask.
 
     Raises

@@ -82,7 +82,7 @@ def _cross_entropy(guess: Tensor, truth: Tensor, counted: Tensor) -> Tensor:
     return (loss * counted).sum() / counted.sum().clamp(min=1)
 
 
-def impute(data: base.Visible, *, seed: int) -> base.Estimate:
+def impute(data: base.DenseTissue, *, seed: int) -> base.Estimate:
     """Predict every entry by generators that read the graph encoder's scores.
 
     Raises

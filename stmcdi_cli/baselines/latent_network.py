@@ -87,7 +87,7 @@ class LatentNetwork(nn.Module):
         self.optimizer.step()
 
 
-class Lessons:
+class TrainingData:
     """All a network learns from.
 
     Parameters
@@ -103,7 +103,7 @@ class Lessons:
         The data have neither a spatial graph nor coordinates to build one from.
     """
 
-    def __init__(self, data: base.Visible, seed: int) -> None:
+    def __init__(self, data: base.DenseTissue, seed: int) -> None:
         if data.xy is None and not data.tissue.graph.nnz:
             raise InputError(
                 f"expected spot coordinates in obsm['{keys.SPATIAL}'] or a graph, found neither; add them to the file"
@@ -121,7 +121,7 @@ class Lessons:
         encoder.fit(part.tissue, sweeps=SWEEPS, seed=seed)
         log_depth = torch.from_numpy(np.log(data.tissue.depth).astype(np.float32))
 
-        def encode(visible: base.Visible) -> Tensor:
+        def encode(visible: base.DenseTissue) -> Tensor:
             return torch.cat([encoder.encode(visible.tissue)[0], log_depth[:, None]], dim=1)
 
         hidden = [base.choose_validation(part.seen, HIDDEN, seed + 1 + i) for i in range(N_MASKS)]
@@ -158,7 +158,7 @@ class Lessons:
         return float(((predicted - self._x) ** 2 * self.chosen).sum(dtype=np.float64))
 
 
-def impute(data: base.Visible, build: Callable[[int, int], LatentNetwork], *, seed: int) -> base.Estimate:
+def impute(data: base.DenseTissue, build: Callable[[int, int], LatentNetwork], *, seed: int) -> base.Estimate:
     """Predict every entry by the mean of a few networks; `build` makes one for so many inputs and genes.
 
     Raises
@@ -166,34 +166,34 @@ def impute(data: base.Visible, build: Callable[[int, int], LatentNetwork], *, se
     InputError
         The data have neither a spatial graph nor coordinates to build one from.
     """
-    lessons = Lessons(data, seed)
-    n_inputs, n_genes = lessons.latent.shape[1], data.x.shape[1]
+    training_data = TrainingData(data, seed)
+    n_inputs, n_genes = training_data.latent.shape[1], data.x.shape[1]
     validated, mean = np.zeros_like(data.x), np.zeros_like(data.x)
     for member in range(N_MEMBERS):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(N_MEMBERS * seed + member)
             network = build(n_inputs, n_genes)
-            train(network, lessons, torch.Generator().manual_seed(N_MEMBERS * seed + member))
-            validated += lessons.predict(network, lessons.validation_latent) / N_MEMBERS
-            mean += lessons.predict(network, lessons.latent) / N_MEMBERS
-    return base.Estimate(mean, base.residual_sd(data.x, data.seen, validated, lessons.chosen))
+            train(network, training_data, torch.Generator().manual_seed(N_MEMBERS * seed + member))
+            validated += training_data.predict(network, training_data.validation_latent) / N_MEMBERS
+            mean += training_data.predict(network, training_data.latent) / N_MEMBERS
+    return base.Estimate(mean, base.residual_sd(data.x, data.seen, validated, training_data.chosen))
 
 
-def train(network: LatentNetwork, lessons: Lessons, generator: torch.Generator) -> None:
+def train(network: LatentNetwork, training_data: TrainingData, generator: torch.Generator) -> None:
     """Update until validation has not improved for some epochs; leave the best weights in the network."""
     network.start()
     best_error, best = np.inf, network.state_dict()
-    worth_error, worth_epoch = np.inf, 0
+    last_improvement, worth_epoch = np.inf, 0
     for epoch in range(MOST_EPOCHS):
         network.train()
-        for batch in lessons.batches(epoch, generator):
+        for batch in training_data.batches(epoch, generator):
             network.update(batch)
-        error = lessons.validation_error(lessons.predict(network, lessons.validation_latent))
+        error = training_data.validation_error(training_data.predict(network, training_data.validation_latent))
         if error < best_error:
             best_error = error
             best = {name: value.clone() for name, value in network.state_dict().items()}
-        if error < worth_error * (1 - PROGRESS):
-            worth_error, worth_epoch = error, epoch
+        if error < last_improvement * (1 - PROGRESS):
+            last_improvement, worth_epoch = error, epoch
         if epoch - worth_epoch >= PATIENCE:
             break
     network.load_state_dict(best)

@@ -34,7 +34,7 @@ class Decomposition(NamedTuple):
         return (self.u[:, some] * self.s[some]) @ self.v[:, some].T
 
 
-def impute(data: base.Visible, *, seed: int) -> base.Estimate:
+def impute(data: base.DenseTissue, *, seed: int) -> base.Estimate:
     """Predict every entry by the low-rank matrix whose penalty did best on an inner validation mask."""
     chosen = base.choose_validation(data.seen, VALIDATION, seed)
     part = data.seen & ~chosen

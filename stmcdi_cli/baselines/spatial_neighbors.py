@@ -5,7 +5,7 @@ from stmcdi_cli.baselines import base
 N_NEIGHBORS = 20
 
 
-def impute(data: base.Visible, *, seed: int) -> base.Estimate:
+def impute(data: base.DenseTissue, *, seed: int) -> base.Estimate:
     """Predict an entry by the mean of the gene's visible values at the nearest spots; draws nothing from `seed`.
 
     Raises

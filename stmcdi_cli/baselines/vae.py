@@ -39,7 +39,7 @@ class VariationalAutoencoder(latent_network.LatentNetwork):
         return self.decoder(self.encoder(latent).chunk(2, dim=1)[0])
 
 
-def impute(data: base.Visible, *, seed: int) -> base.Estimate:
+def impute(data: base.DenseTissue, *, seed: int) -> base.Estimate:
     """Predict every entry by variational autoencoders that read the graph encoder's scores.
 
     Raises

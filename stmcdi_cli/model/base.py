@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from stmcdi_cli.model.tissue import Tissue
-from stmcdi_cli.model.training.checkpoint import Restart
+from stmcdi_cli.model.training.checkpoint import Checkpoint
 from stmcdi_cli.model.training.trainer import Reporter
 
 Keep = Callable[[int, slice, np.ndarray], None]
@@ -58,9 +58,9 @@ class ImputationModel(ABC):
 
     @abstractmethod
     def fit(
-        self, tissue: Tissue, *, seed: int, device: torch.device, report: Reporter, restart: Restart | None = None
+        self, tissue: Tissue, *, seed: int, device: torch.device, report: Reporter, checkpoint: Checkpoint | None = None
     ) -> None:
-        """Learn from the visible entries (Algorithm 1), or go on with that where `restart` says it stands."""
+        """Train on the visible entries (Algorithm 1), from the state in `checkpoint` where it has one."""
 
     @abstractmethod
     def prepare(

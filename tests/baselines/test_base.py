@@ -79,20 +79,20 @@ def test_leading_directions_are_the_singular_vectors():
 def test_the_section_is_the_graphs_unless_given(raw):
     plain = stmcdi.normalize(raw)
     by_section = stmcdi.build_graph(plain, section_key="section")
-    assert set(base.Visible.from_anndata(plain, None).section) == {0}
+    assert set(base.DenseTissue.from_anndata(plain, None).section) == {0}
     for adata, key in ((by_section, None), (plain, "section")):
-        data = base.Visible.from_anndata(adata, key)
+        data = base.DenseTissue.from_anndata(adata, key)
         assert set(data.section) == {0, 1}
         rows, columns = data.nearest(4).nonzero()
         assert (data.section[rows] == data.section[columns]).all()
         rows, columns = data.tissue.graph.nonzero()
         assert (data.section[rows] == data.section[columns]).all()
     with pytest.raises(InputError, match="correct --section-key"):
-        base.Visible.from_anndata(plain, "slide")
+        base.DenseTissue.from_anndata(plain, "slide")
 
 
 def test_without_hides_more(raw):
-    data = base.Visible.from_anndata(stmcdi.normalize(raw), None)
+    data = base.DenseTissue.from_anndata(stmcdi.normalize(raw), None)
     hidden = np.random.default_rng(5).random(data.x.shape) < 0.5
     part = data.without(hidden)
     assert not part.seen[hidden].any() and (part.seen == data.seen)[~hidden].all()
@@ -103,7 +103,7 @@ def test_without_hides_more(raw):
 def test_needs_coordinates_only_where_they_are_used():
     adata = stmcdi.normalize(make_raw())
     del adata.obsm["spatial"]
-    data = base.Visible.from_anndata(adata, None)
+    data = base.DenseTissue.from_anndata(adata, None)
     assert data.tissue.graph.nnz == 0
     with pytest.raises(InputError, match="expected spot coordinates in obsm"):
         data.nearest(3)

@@ -19,7 +19,7 @@ from stmcdi_cli.model.diffusion.loss import diffusion_loss
 from stmcdi_cli.model.diffusion.samplers import Predict, sample
 from stmcdi_cli.model.diffusion.schedule import Schedule
 from stmcdi_cli.model.tissue import Tissue, validation_entries
-from stmcdi_cli.model.training.checkpoint import Restart
+from stmcdi_cli.model.training.checkpoint import Checkpoint
 from stmcdi_cli.model.training.trainer import Reporter, Trainer, Training, ValidationLoss
 
 logger = logging.getLogger(__name__)
@@ -58,9 +58,9 @@ class AttentionModel(ImputationModel):
             self.network = Denoiser(len(self.genes), **self.config["network"])
 
     def fit(
-        self, tissue: Tissue, *, seed: int, device: torch.device, report: Reporter, restart: Restart | None = None
+        self, tissue: Tissue, *, seed: int, device: torch.device, report: Reporter, checkpoint: Checkpoint | None = None
     ) -> None:
-        """Learn from the visible entries (Algorithm 1), or go on with that where `restart` says it stands."""
+        """Train on the visible entries (Algorithm 1), from the state in `checkpoint` where it has one."""
         self._build(seed)
         self.network.to(device)
         n_parameters = sum(parameter.numel() for parameter in self.network.parameters())
@@ -90,7 +90,7 @@ class AttentionModel(ImputationModel):
             self.training,
             seed=seed,
         )
-        trainer.run(report, (restart or Restart()).part("training"))
+        trainer.run(report, (checkpoint or Checkpoint()).stage("training"))
 
     def _loss(
         self,

@@ -51,7 +51,7 @@ def check_devices(devices: int, device: torch.device) -> None:
 
 
 @contextmanager
-def torchrun(device: torch.device) -> Iterator[None]:
+def join_process_group(device: torch.device) -> Iterator[None]:
     """Join the processes that ``torchrun`` started, where it did."""
     if int(os.environ.get("WORLD_SIZE", 1)) == 1 or dist.is_initialized():
         yield
@@ -89,7 +89,7 @@ def launch(devices: int, device: torch.device, function: Callable[..., Any], arg
             members = torch.multiprocessing.spawn(
                 _member, (devices, device, folder, function, arguments), nprocs=devices, join=False
             )
-            with listening(partial(_pass_on, members.pids())):  # and live as long as they do
+            with listening(partial(_forward_signal, members.pids())):  # and live as long as they do
                 while not members.join():
                     pass
         except torch.multiprocessing.ProcessExitedException:
@@ -99,7 +99,7 @@ def launch(devices: int, device: torch.device, function: Callable[..., Any], arg
         return pickle.loads((Path(folder) / "result").read_bytes())
 
 
-def _pass_on(processes: Sequence[int], number: int) -> None:
+def _forward_signal(processes: Sequence[int], number: int) -> None:
     for process in processes:
         with suppress(ProcessLookupError):
             os.kill(process, number)
@@ -124,7 +124,7 @@ def _member(
 
 
 @contextmanager
-def shared_rows(network: nn.Module) -> Iterator[None]:
+def split_batch(network: nn.Module) -> Iterator[None]:
     """Within, every training pass of the network shares out the rows of its inputs, all tensors of [B, ...].
 
     A list of networks is not called itself: each of its members shares out its own.
@@ -134,12 +134,12 @@ def shared_rows(network: nn.Module) -> Iterator[None]:
         return
     with ExitStack() as stack:
         for member in network if isinstance(network, nn.ModuleList) else [network]:
-            stack.enter_context(_shared_rows(member))
+            stack.enter_context(_split_batch(member))
         yield
 
 
 @contextmanager
-def _shared_rows(network: nn.Module) -> Iterator[None]:
+def _split_batch(network: nn.Module) -> Iterator[None]:
     batch = [0]
 
     def mine() -> slice:
@@ -209,7 +209,7 @@ def any_of(flag: bool) -> bool:
     return bool(shared.item())
 
 
-def agreed(value: float, device: torch.device) -> float:
+def broadcast(value: float, device: torch.device) -> float:
     """Give every process the value of process 0, so that all decide alike."""
     if not dist.is_initialized():
         return value
