@@ -15,7 +15,8 @@ from torch import Tensor
 from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import validation
 from stmcdi_cli.errors import InputError
-from stmcdi_cli.graph import nearest
+from stmcdi_cli.graph import adjacency, edges
+from stmcdi_cli.model.gene_scaler import GeneScaler, gene_mean, gene_sd
 from stmcdi_cli.model.tissue import Tissue
 from stmcdi_cli.sparse import to_csr
 
@@ -86,7 +87,7 @@ class DenseTissue:
         """
         if self.xy is None:
             raise InputError(f"expected spot coordinates in obsm['{keys.SPATIAL}'], found none; add them to the file")
-        return nearest(self.xy, self.section, k)
+        return adjacency(edges(self.xy, self.section, n_neighbors=k), len(self.xy))
 
 
 @dataclass(frozen=True)
@@ -111,20 +112,10 @@ def _with_graph(adata: "AnnData", xy: np.ndarray | None, section: np.ndarray) ->
 
     graph = adata.obsp[keys.CONNECTIVITIES] if keys.CONNECTIVITIES in adata.obsp else None
     if graph is None:
-        graph = sp.csr_matrix((adata.n_obs,) * 2, dtype=np.float32) if xy is None else nearest(xy, section, 5)
+        n = adata.n_obs
+        graph = sp.csr_matrix((n, n), dtype=np.float32) if xy is None else adjacency(edges(xy, section), n)
     layers = {keys.MISSING: adata.layers[keys.MISSING]} if keys.MISSING in adata.layers else None
     return anndata.AnnData(adata.X, obs=adata.obs, var=adata.var, layers=layers, obsp={keys.CONNECTIVITIES: graph})
-
-
-def gene_mean(x: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """Mean of each gene over its visible entries, float64 [G]; 0 where a gene has none."""
-    return (x * seen).sum(0, dtype=np.float64) / np.maximum(seen.sum(0), 1)
-
-
-def gene_sd(x: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """Standard deviation of each gene over its visible entries, float64 [G]."""
-    centred = (x - gene_mean(x, seen).astype(np.float32)) * seen
-    return np.sqrt((centred**2).sum(0, dtype=np.float64) / np.maximum(seen.sum(0), 1))
 
 
 def mean_over(neighbors: sp.csr_matrix, x: np.ndarray, seen: np.ndarray) -> np.ndarray:
@@ -138,34 +129,10 @@ def mean_over(neighbors: sp.csr_matrix, x: np.ndarray, seen: np.ndarray) -> np.n
     return (neighbors @ (x * visible) + _PRIOR_NEIGHBORS * mean) / (neighbors @ visible + _PRIOR_NEIGHBORS)
 
 
-@dataclass(frozen=True)
-class Units:
-    """Units in which each gene has mean 0 over its visible entries.
-
-    Attributes
-    ----------
-    mean, scale
-        What to take off and to divide by, float32 [G].
-    """
-
-    mean: np.ndarray
-    scale: np.ndarray
-
-    @classmethod
-    def of(cls, x: np.ndarray, seen: np.ndarray, power: float) -> "Units":
-        """Divide by a power of each gene's standard deviation: 1 standardises, 0 only centres."""
-        sd = gene_sd(x, seen)
-        scale = np.where(sd > 1e-6, sd, 1) ** power
-        return cls(gene_mean(x, seen).astype(np.float32), scale.astype(np.float32))
-
-    def apply(self, x: np.ndarray, seen: np.ndarray) -> Tensor:
-        """Go to these units, 0 where nothing is visible [n, G]."""
-        z = np.where(seen, (x - self.mean) / self.scale, 0).astype(np.float32)
-        return torch.from_numpy(z).clone()  # in memory that torch aligns: products round by how a matrix lies in it
-
-    def undo(self, z: Tensor) -> np.ndarray:
-        """Go back to ``X``'s scale [n, G]."""
-        return self.mean + self.scale * z.numpy()
+def masked_tensor(scaler: GeneScaler, x: np.ndarray, seen: np.ndarray) -> Tensor:
+    """Scaled expression as a tensor, 0 where nothing is visible [n, G]."""
+    z = np.where(seen, scaler.transform(x), 0).astype(np.float32)
+    return torch.from_numpy(z).clone()  # in memory that torch aligns: the rounding of products depends on that
 
 
 def choose_validation(seen: np.ndarray, share: float, seed: int) -> np.ndarray:

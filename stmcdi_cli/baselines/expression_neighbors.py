@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from stmcdi_cli.baselines import base
+from stmcdi_cli.model.gene_scaler import GeneScaler
 
 N_NEIGHBORS = 30
 N_COMPONENTS = 12
@@ -17,7 +18,7 @@ def impute(data: base.DenseTissue, *, seed: int) -> base.Estimate:
     Alike in the leading principal components of visible expression, each gene divided by the root of its standard
     deviation and 0, the mean, where it is hidden.
     """
-    z = base.Units.of(data.x, data.seen, power=0.5).apply(data.x, data.seen)
+    z = base.masked_tensor(GeneScaler.fit(data.x, data.seen, power=0.5), data.x, data.seen)
     components = z @ base.leading_directions(z, N_COMPONENTS, seed)
     mean = base.mean_over(most_alike(components, N_NEIGHBORS), data.x, data.seen)
     return base.Estimate(mean, base.residual_sd(data.x, data.seen, mean, data.seen))

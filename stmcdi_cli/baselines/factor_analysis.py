@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from stmcdi_cli.baselines import base
+from stmcdi_cli.model.gene_scaler import GeneScaler
 
 RANKS = (4, 8, 15)
 SHARES = (0.0, 0.2, 0.4, 0.6)
@@ -23,7 +24,7 @@ VALIDATION = 0.1
 
 @dataclass(frozen=True)
 class Factors:
-    """What was fitted, in standardised units.
+    """What was fitted, for standardised expression.
 
     Attributes
     ----------
@@ -77,19 +78,19 @@ def impute(data: base.DenseTissue, *, seed: int) -> base.Estimate:
     smooth = Smoother(data)
     chosen = base.choose_validation(data.seen, VALIDATION, seed)
     part = data.seen & ~chosen
-    units = base.Units.of(data.x, part, power=1)
+    scaler = GeneScaler.fit(data.x, part)
     error = {}
     for rank in RANKS:
-        factors = fit(units.apply(data.x, part), torch.from_numpy(part), rank, seed)
+        factors = fit(base.masked_tensor(scaler, data.x, part), torch.from_numpy(part), rank, seed)
         for share in SHARES:
-            predicted = units.undo(factors.predict(smooth, share))
+            predicted = scaler.inverse(factors.predict(smooth, share).numpy())
             error[rank, share] = float(((predicted - data.x) ** 2 * chosen).sum(dtype=np.float64))
     rank, share = min(error, key=lambda setting: error[setting])
 
-    units = base.Units.of(data.x, data.seen, power=1)
-    factors = fit(units.apply(data.x, data.seen), torch.from_numpy(data.seen), rank, seed)
-    mean = units.undo(factors.predict(smooth, share))
-    return base.Estimate(mean, units.scale * factors.variance().sqrt().numpy())
+    scaler = GeneScaler.fit(data.x, data.seen)
+    factors = fit(base.masked_tensor(scaler, data.x, data.seen), torch.from_numpy(data.seen), rank, seed)
+    mean = scaler.inverse(factors.predict(smooth, share).numpy())
+    return base.Estimate(mean, scaler.scale * factors.variance().sqrt().numpy())
 
 
 def fit(z: Tensor, seen: Tensor, rank: int, seed: int) -> Factors:

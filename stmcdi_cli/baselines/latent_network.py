@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli.baselines import base
 from stmcdi_cli.errors import InputError
+from stmcdi_cli.model.gene_scaler import GeneScaler
 from stmcdi_cli.model.latent.factor_model import FactorGraph
 
 RANK = 15
@@ -110,9 +111,9 @@ class TrainingData:
             )
         self.chosen = base.choose_validation(data.seen, VALIDATION, seed)
         part = data.without(self.chosen)
-        self.units = base.Units.of(part.x, part.seen, power=1)
-        self.z = self.units.apply(part.x, part.seen)
-        variance = torch.from_numpy(self.units.scale**2)
+        self.scaler = GeneScaler.fit(part.x, part.seen)
+        self.z = base.masked_tensor(self.scaler, part.x, part.seen)
+        variance = torch.from_numpy(self.scaler.scale**2)
         self.weight = variance / variance.mean()
         self._x = data.x
 
@@ -151,7 +152,7 @@ class TrainingData:
     def predict(self, network: LatentNetwork, latent: Tensor) -> np.ndarray:
         """Expected expression on X's scale [n, G]."""
         network.eval()
-        return self.units.undo(torch.cat([network.predict(some) for some in latent.split(base.BLOCK)]))
+        return self.scaler.inverse(torch.cat([network.predict(some) for some in latent.split(base.BLOCK)]).numpy())
 
     def validation_error(self, predicted: np.ndarray) -> float:
         """Squared error on the entries kept from encoder and network."""

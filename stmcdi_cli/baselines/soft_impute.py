@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from stmcdi_cli.baselines import base
+from stmcdi_cli.model.gene_scaler import GeneScaler
 
 MAX_RANK = 30
 MOST_STEPS = 40
@@ -41,22 +42,23 @@ def impute(data: base.DenseTissue, *, seed: int) -> base.Estimate:
     penalty, predicted = _best_penalty(data.x, part, chosen, seed)
     sd = base.residual_sd(data.x, data.seen, predicted, chosen)
 
-    units = base.Units.of(data.x, data.seen, power=0)  # genes keep their variance: those that vary most matter most
-    z, seen = units.apply(data.x, data.seen), torch.from_numpy(data.seen)
+    # Genes keep their variance: those that vary most matter most.
+    scaler = GeneScaler.fit(data.x, data.seen, power=0)
+    z, seen = base.masked_tensor(scaler, data.x, data.seen), torch.from_numpy(data.seen)
     found = _solve(z, seen, _start(z, seed), penalty)
-    return base.Estimate(units.undo(found.product()), sd)
+    return base.Estimate(scaler.inverse(found.product().numpy()), sd)
 
 
 def _best_penalty(x: np.ndarray, part: np.ndarray, chosen: np.ndarray, seed: int) -> tuple[float, np.ndarray]:
     """Lower the penalty until the error on the chosen entries no longer falls; give the best and its prediction."""
-    units = base.Units.of(x, part, power=0)
-    z, seen = units.apply(x, part), torch.from_numpy(part)
+    scaler = GeneScaler.fit(x, part, power=0)
+    z, seen = base.masked_tensor(scaler, x, part), torch.from_numpy(part)
     found = _start(z, seed)
     penalty = best_penalty = float(torch.linalg.norm(z @ found.v[:, 0]))
     best_error, best, since = np.inf, np.empty(0), 0
     while since < PATIENCE:
         found = _solve(z, seen, found, penalty)
-        predicted = units.undo(found.product())
+        predicted = scaler.inverse(found.product().numpy())
         error = float(((predicted - x) ** 2 * chosen).sum(dtype=np.float64))
         since += 1
         if error < best_error:

@@ -8,6 +8,7 @@ import stmcdi_cli as stmcdi
 from stmcdi_cli import graph
 from stmcdi_cli.baselines import base
 from stmcdi_cli.errors import InputError
+from stmcdi_cli.model.gene_scaler import GeneScaler, gene_mean, gene_sd
 
 
 def test_nearest_spots_stay_in_their_section():
@@ -36,18 +37,18 @@ def test_means_and_deviations_are_of_visible_entries():
     seen = random.random((50, 4)) < 0.7
     x = np.where(seen, random.normal(3, 2, seen.shape), 1e6).astype(np.float32)
     expected = [x[seen[:, j], j] for j in range(4)]
-    np.testing.assert_allclose(base.gene_mean(x, seen), [e.mean() for e in expected], rtol=1e-5)
-    np.testing.assert_allclose(base.gene_sd(x, seen), [e.std() for e in expected], rtol=1e-5)
-    z = base.Units.of(x, seen, power=1).apply(x, seen).numpy()
+    np.testing.assert_allclose(gene_mean(x, seen), [e.mean() for e in expected], rtol=1e-5)
+    np.testing.assert_allclose(gene_sd(x, seen), [e.std() for e in expected], rtol=1e-5)
+    z = base.masked_tensor(GeneScaler.fit(x, seen), x, seen).numpy()
     assert (z[~seen] == 0).all()
     np.testing.assert_allclose([z[seen[:, j], j].std() for j in range(4)], 1, rtol=1e-5)
 
 
-def test_units_are_undone():
+def test_the_scale_is_inverted():
     x = np.random.default_rng(1).normal(2, 3, (20, 5)).astype(np.float32)
     for power in (0, 0.5, 1):
-        units = base.Units.of(x, np.ones_like(x, bool), power)
-        np.testing.assert_allclose(units.undo(units.apply(x, np.ones_like(x, bool))), x, rtol=1e-4, atol=1e-5)
+        scaler = GeneScaler.fit(x, np.ones_like(x, bool), power)
+        np.testing.assert_allclose(scaler.inverse(scaler.transform(x)), x, rtol=1e-4, atol=1e-5)
 
 
 def test_the_residuals_deviation_is_found_and_few_entries_lean_on_all():
