@@ -7,6 +7,7 @@ is that of safetensors: numbers and JSON, no pickle.
 
 import hashlib
 import json
+import os
 import signal
 import sys
 import time
@@ -49,6 +50,7 @@ class Checkpoint:
         self.every = every
         self.state: dict[str, Any] = {}
         self._changing = False  # whether a stage is changing its state in place
+        self._on_disk = False  # whether the file is of this training
         self._signal: int | None = None
         self._written = time.monotonic()
 
@@ -72,13 +74,19 @@ class Checkpoint:
                 self.state = _unpack(content["state"], file.get_tensor)
         except (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError):
             return f"{self.path} is no checkpoint; starting afresh"
+        self._on_disk = True
         return f"going on from {self.path}"
 
-    def write(self) -> None:
-        """Write the file, completely or not at all; a failure is reported and does not end the training."""
+    def write(self) -> bool:
+        """Write the file, completely or not at all; a failure is reported and does not end the training.
+
+        Returns
+        -------
+        Whether there is a file of this training, from now or from before.
+        """
         self._written = time.monotonic()
         if self.path is None or distributed.rank() > 0:
-            return
+            return True
         tensors: dict[str, Tensor] = {}
         content = {"key": self.key, "state": _pack(self.state, tensors)}
         data = save(tensors, {_CONTENT: json.dumps(content)})
@@ -88,12 +96,21 @@ class Checkpoint:
                 temporary.write_bytes(data)
         except (OSError, InputError) as error:
             print(f"train: no checkpoint: {error}", file=sys.stderr, flush=True)
+        else:
+            self._on_disk = True
+        return self._on_disk
 
     def remove(self) -> None:
-        """Remove the file, and what a process that was killed while writing left beside it."""
-        if self.path is not None:
+        """Remove the file, and what a process that was killed while writing left beside it; a failure is reported."""
+        if self.path is None:
+            return
+        try:
             self.path.unlink(missing_ok=True)
             take_away_strays(self.path)
+        except OSError as error:
+            reason = os.strerror(error.errno) if error.errno else str(error)
+            line = f"train: {self.path}: cannot be removed ({reason}); it is no longer needed"
+            print(line, file=sys.stderr, flush=True)
 
     # Signals
 
@@ -103,10 +120,12 @@ class Checkpoint:
         with listening(self._stop) if self.path else nullcontext():
             try:
                 yield
-            except Stopped:
+            except Stopped as stopped:
                 self._changing = True  # a second signal does not interrupt the writing
-                self.write()
-                raise
+                if self.write():
+                    raise
+                name = signal.Signals(stopped.exit_code - 128).name
+                raise Stopped(f"stopped by {name}; without a checkpoint to go on from", stopped.exit_code) from None
 
     def _stop(self, number: int) -> None:
         self._signal = number

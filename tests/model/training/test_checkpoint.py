@@ -4,6 +4,7 @@ import re
 import signal
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from safetensors.torch import save_file
 
 import stmcdi_cli as stmcdi
 from stmcdi_cli.errors import Stopped
+from stmcdi_cli.model import save_load
 from stmcdi_cli.model.training import checkpoint as module
 from stmcdi_cli.model.training.checkpoint import Checkpoint
 
@@ -194,6 +196,53 @@ def test_a_full_disk_does_not_stop_a_training(masked, tmp_path, monkeypatch, cap
         "free space or choose another place\n"
     )
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+def test_a_stop_promises_no_checkpoint_that_is_not_there(tmp_path, monkeypatch, earlier):
+    checkpoint = Checkpoint(tmp_path / "c", "key", every=1e9)
+    if earlier:
+        checkpoint.write()
+
+    def full(handle):
+        raise OSError(28, os.strerror(28))
+
+    with monkeypatch.context() as patch, pytest.raises(Stopped) as stopped, checkpoint.stoppable():
+        patch.setattr(os, "fsync", full)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+    assert stopped.value.exit_code == 128 + signal.SIGTERM
+    promised = f"the same command goes on from {tmp_path / 'c'}" if earlier else "without a checkpoint to go on from"
+    assert str(stopped.value) == f"stopped by SIGTERM; {promised}"
+
+
+@pytest.mark.parametrize("reason", [OSError(1, "Operation not permitted"), OSError(30, "Read-only file system")])
+def test_a_checkpoint_that_cannot_be_removed_does_not_fail_a_training(masked, h5ad, cli, tmp_path, monkeypatch, reason):
+    unlink = Path.unlink
+
+    def refuse(self, missing_ok=False):
+        if self.suffix == ".checkpoint":
+            raise reason
+        unlink(self, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    options = ["--epochs", 1, "--device", "cpu", "--checkpoint-every", 0]
+    result = cli("train", h5ad(masked), tmp_path / "model", *options)
+    assert result.exit_code == 0, result.output
+    line = f"train: {tmp_path / '.model.checkpoint'}: cannot be removed ({reason.strerror}); it is no longer needed\n"
+    assert result.stderr.count(line) == 1 and result.stderr.endswith(line)
+    assert set(content(tmp_path / "model")) == FILES
+    save_load.load(tmp_path / "model")
+
+
+def test_a_folder_in_the_place_of_the_checkpoint_does_not_fail_a_training(masked, tmp_path, capsys):
+    (tmp_path / "c").mkdir()
+    train(masked, tmp_path / "model", epochs=1, checkpoint=tmp_path / "c", checkpoint_every=0, quiet=False)
+    said = capsys.readouterr().err
+    assert f"train: {tmp_path / 'c'} is no checkpoint; starting afresh\n" in said
+    assert f"train: no checkpoint: {tmp_path / 'c'}: cannot be written (Is a directory)" in said
+    assert f"train: {tmp_path / 'c'}: cannot be removed (Is a directory); it is no longer needed\n" in said
+    assert set(content(tmp_path / "model")) == FILES
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
