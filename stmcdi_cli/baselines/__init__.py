@@ -1,4 +1,4 @@
-"""Comparison methods behind one interface: ``impute(data, *, seed)`` makes an `Estimate` of every entry."""
+"""Comparison methods with one interface: ``impute(data, *, seed)`` gives an `Estimate` of every entry."""
 
 from collections.abc import Callable
 

@@ -33,7 +33,7 @@ class Perceptron(latent_network.LatentNetwork):
 
 
 def impute(data: base.DenseTissue, *, seed: int) -> base.Estimate:
-    """Predict every entry by perceptrons that read the graph encoder's scores.
+    """Predict every entry by perceptrons that decode the graph encoder's latents.
 
     Raises
     ------

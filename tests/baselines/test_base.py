@@ -5,22 +5,9 @@ import torch
 from helpers import make_raw
 
 import stmcdi_cli as stmcdi
-from stmcdi_cli import graph
 from stmcdi_cli.baselines import base
 from stmcdi_cli.errors import InputError
 from stmcdi_cli.model.gene_scaler import GeneScaler, gene_mean, gene_sd
-
-
-def test_nearest_spots_stay_in_their_section():
-    xy = np.array([[0.0, 0], [1, 0], [2, 0], [0, 0.1], [1, 0.1], [2, 0.1]])
-    section = np.array([0, 0, 0, 1, 1, 1])
-    found = graph.nearest(xy, section, 1)
-    assert found.shape == (6, 6) and found.nnz == 6
-    assert list(found.indices) == [1, found[1].indices[0], 1, 4, found[4].indices[0], 4]
-    assert found[1].indices[0] in (0, 2) and found[4].indices[0] in (3, 5)
-    assert graph.nearest(xy, section, 20).sum() == 12  # no more than there are
-    assert graph.nearest(np.zeros((5, 2)), np.zeros(5, int), 3).diagonal().sum() == 0  # all at one place
-    assert graph.nearest(xy[:2], np.array([0, 1]), 3).nnz == 0
 
 
 def test_the_mean_over_neighbors_heeds_what_is_seen():
@@ -64,7 +51,7 @@ def test_the_residuals_deviation_is_found_and_few_entries_lean_on_all():
 
 def test_the_validation_mask_is_of_visible_entries_and_of_the_seed():
     seen = np.random.default_rng(3).random((100, 80)) < 0.8
-    one, again, other = (base.choose_validation(seen, 0.1, seed) for seed in (0, 0, 1))
+    one, again, other = (base.choose_entries(seen, 0.1, seed) for seed in (0, 0, 1))
     assert not (one & ~seen).any() and 0.08 < one.sum() / seen.sum() < 0.12
     assert (one == again).all() and (one != other).any()
 

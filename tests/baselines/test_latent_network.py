@@ -1,4 +1,4 @@
-"""What the networks learn from: nothing of what they are asked for reaches what they read."""
+"""The training data of the networks: nothing of the targets reaches their input."""
 
 import numpy as np
 import pytest
@@ -18,9 +18,9 @@ def training_data(case):
 
 
 def test_targets_are_visible_and_apart_from_the_validation_entries(case, training_data):
-    chosen = torch.from_numpy(training_data.chosen)
+    validation_mask = torch.from_numpy(training_data.validation_mask)
     for target in training_data.targets:
-        assert not (target & chosen).any() and not (target & ~torch.from_numpy(case.data.seen)).any()
+        assert not (target & validation_mask).any() and not (target & ~torch.from_numpy(case.data.seen)).any()
         assert 0.45 < target.sum() / training_data.seen.sum() < 0.55
     for batch in training_data.batches(0, torch.Generator().manual_seed(0)):
         assert not (batch.target * batch.seen).any()
@@ -36,14 +36,14 @@ def test_a_batch_holds_each_spot_once_with_its_own_latent(training_data):
 
 def test_validation_values_reach_nothing_a_network_is_trained_on(case, training_data):
     three = np.log1p(3 / case.masked.obs["size_factor"].to_numpy())[:, None]  # counts still, or the scale would change
-    other = np.where(training_data.chosen, three, case.data.x).astype(np.float32)
-    told = DenseTissue.from_anndata(_with_x(case.masked, other), None)
-    again = latent_network.TrainingData(told, seed=0)
+    other = np.where(training_data.validation_mask, three, case.data.x).astype(np.float32)
+    changed = DenseTissue.from_anndata(_with_x(case.masked, other), None)
+    again = latent_network.TrainingData(changed, seed=0)
     for name in ("latents", "targets", "validation_latent", "z", "weight"):
         one, two = getattr(training_data, name), getattr(again, name)
         for a, b in zip(one, two, strict=True):
             np.testing.assert_array_equal(a.numpy(), b.numpy(), err_msg=name)
-    assert (again.latent != training_data.latent).any()  # what is decoded at last may know them: they are visible
+    assert (again.latent != training_data.latent).any()  # in the end they are decoded with all visible entries
 
 
 def _with_x(masked, x):
@@ -71,7 +71,7 @@ def test_predictions_do_not_depend_on_the_spots_beside(training_data, build):
     np.testing.assert_allclose(whole[7:8].numpy(), alone.numpy(), rtol=1e-4, atol=1e-5)
 
 
-def test_the_generator_hears_of_noise_and_the_discriminator_of_the_hint(training_data):
+def test_generator_and_discriminator_are_trained_and_draws_differ(training_data):
     torch.manual_seed(0)
     network = gan.AdversarialNetwork(training_data.latent.shape[1], training_data.z.shape[1])
     network.start()
