@@ -22,7 +22,7 @@ from benchmarks import cells
 from benchmarks.draws import N_DRAWS, add_draws
 from benchmarks.markdown import markdown
 from benchmarks.scoring import SAMPLE, Z90, dense, joint, score
-from stmcdi_cli.model.device import one_thread
+from stmcdi_cli.model.device import single_threaded
 from stmcdi_cli.model.latent.model import LatentModel
 from stmcdi_cli.model.tissue import Tissue
 
@@ -72,7 +72,7 @@ def main() -> None:
 
             if not options.again and len(others(load())) < len(load()):
                 continue
-            with one_thread():
+            with single_threaded():
                 found = [cell | row for row in ablate(case, hidden, options.seed)]
             rows = others(load()) + found
             save(rows)

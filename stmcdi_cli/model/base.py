@@ -1,4 +1,4 @@
-"""What every variant of the model offers to the steps ``train`` and ``impute``."""
+"""The interface of every variant of the model, as the steps ``train`` and ``impute`` use it."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from stmcdi_cli.model.tissue import Tissue
-from stmcdi_cli.model.training.checkpoint import Restart
+from stmcdi_cli.model.training.checkpoint import Checkpoint
 from stmcdi_cli.model.training.trainer import Reporter
 
 Keep = Callable[[int, slice, np.ndarray], None]
@@ -27,7 +27,7 @@ class Draws:
     samples
         float32, samples x spots x genes, on ``X``'s scale, never negative.
     mean
-        float32, spots x genes: the point value, which a model may know better than the mean of the samples.
+        float32, spots x genes: the point value, which may be better than the mean of the samples.
     tail
         Share of the samples that the 90 % interval leaves out on either side.
     """
@@ -38,12 +38,12 @@ class Draws:
 
 
 class ImputationModel(ABC):
-    """A model that learns from the visible entries of a tissue and draws the others from noise.
+    """A model that is trained on the visible entries of a tissue and draws the others from noise.
 
     Parameters
     ----------
     config
-        Everything needed to build the network again: the preset's values and what the command line changed.
+        Everything needed to build the network: the preset's values and the changes by options.
     genes
         Names of the genes the model is for, in order.
     """
@@ -58,15 +58,15 @@ class ImputationModel(ABC):
 
     @abstractmethod
     def fit(
-        self, tissue: Tissue, *, seed: int, device: torch.device, report: Reporter, restart: Restart | None = None
+        self, tissue: Tissue, *, seed: int, device: torch.device, report: Reporter, checkpoint: Checkpoint | None = None
     ) -> None:
-        """Learn from the visible entries (Algorithm 1), or go on with that where `restart` says it stands."""
+        """Train on the visible entries (Algorithm 1), from the state in `checkpoint` where it has one."""
 
     @abstractmethod
     def prepare(
         self, tissue: Tissue, *, device: torch.device, encoded: Mapping[str, torch.Tensor] | None = None
     ) -> None:
-        """Encode the condition of every spot once, before any sampling; not where it is known, from `encoded`."""
+        """Encode the condition of every spot once, before any sampling, or take it from `encoded`."""
 
     def encoded(self) -> dict[str, torch.Tensor]:
         """What `prepare` has worked out, by name."""
@@ -122,12 +122,13 @@ class ImputationModel(ABC):
 
     @abstractmethod
     def state(self) -> dict[str, torch.Tensor]:
-        """Everything that was learnt, by name."""
+        """All trained values, by name."""
 
     def digest(self) -> str:
-        """Tell models apart: by what was learnt and by their settings."""
-        said = {name: value for name, value in self.config.items() if name not in ("seconds", "device", "cpu_fallback")}
-        digest = hashlib.blake2b(json.dumps(said, sort_keys=True).encode(), digest_size=16)
+        """Digest of the trained values and the settings; other models have another one."""
+        no_settings = ("seconds", "device", "cpu_fallback")
+        settings = {name: value for name, value in self.config.items() if name not in no_settings}
+        digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=16)
         for name, value in sorted(self.state().items()):
             digest.update(name.encode())
             digest.update(value.contiguous().numpy().tobytes())
@@ -135,4 +136,4 @@ class ImputationModel(ABC):
 
     @abstractmethod
     def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Take back what ``state`` gave."""
+        """Restore what ``state`` gave."""

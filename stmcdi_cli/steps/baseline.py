@@ -54,17 +54,17 @@ def baseline(
     InputError
         The data lack what the method needs, or an option is out of range.
     """
-    from stmcdi_cli.baselines import METHODS, Visible
-    from stmcdi_cli.model.device import one_thread
+    from stmcdi_cli.baselines import METHODS, DenseTissue
+    from stmcdi_cli.model.device import single_threaded
 
     validation.one_of("method", method, METHODS)
     validation.one_of("target", target, TARGETS)
     validation.at_least("seed", seed, 0)
-    data = Visible.from_anndata(adata, section_key)
+    data = DenseTissue.from_anndata(adata, section_key)
     fill = np.ones(adata.shape, dtype=bool) if target == "all" else missing_entries(adata).toarray()
     if not fill.any():
         note("baseline: no entry is missing, so none is filled; --target all replaces every one")
-    with one_thread():
+    with single_threaded():
         estimate = METHODS[method](data, seed=seed)
 
     result = shallow_copy(adata)

@@ -120,7 +120,7 @@ def stream(
     """Do the work of :func:`impute` in blocks of spots; ``adata`` may be on disk; `parts` may hold finished blocks."""
     from stmcdi_cli.model import save_load
     from stmcdi_cli.model.base import ImputationModel
-    from stmcdi_cli.model.device import choose_device, cpu_fallback, in_order, memory_guard, one_thread
+    from stmcdi_cli.model.device import choose_device, cpu_fallback, oom_as_error, parallel_map, single_threaded
     from stmcdi_cli.model.diffusion.samplers import SAMPLERS
     from stmcdi_cli.model.draw_summary import Summary
     from stmcdi_cli.model.tissue import Tissue
@@ -206,14 +206,14 @@ def stream(
 
     def blocks() -> Iterator[Block]:
         n_filled = 0
-        with memory_guard(), one_thread():
+        with oom_as_error(), single_threaded():
             known = parts.load(_ENCODED) if parts else None
             model.prepare(tissue, device=chosen, encoded=None if known is None else _tensors(known))
             if parts and known is None:
                 parts.save(_ENCODED, {name: value.numpy() for name, value in model.encoded().items()})
             step = batch_size * max(1, _FEWEST_SPOTS // batch_size)
             runs = [part[i : i + step] for i in range(0, len(part), step)]
-            for rows, n in progress(in_order(block, runs), len(runs), "impute", "batch", quiet=quiet):
+            for rows, n in progress(parallel_map(block, runs), len(runs), "impute", "batch", quiet=quiet):
                 n_filled += n
                 yield rows
         if target == "missing" and not n_filled and not quiet:

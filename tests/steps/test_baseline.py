@@ -13,7 +13,7 @@ import stmcdi_cli as stmcdi
 from stmcdi_cli.baselines import METHODS, latent_network
 from stmcdi_cli.cli.commands import BASELINE
 from stmcdi_cli.errors import OptionError
-from stmcdi_cli.model.device import n_workers
+from stmcdi_cli.resources import n_workers
 
 LAYERS = ("imputed", "imputed_sd", "imputed_q05", "imputed_q95")
 FAST = "soft-impute"

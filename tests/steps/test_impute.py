@@ -11,7 +11,7 @@ import torch
 from helpers import dense, same
 
 import stmcdi_cli as stmcdi
-from stmcdi_cli.model.device import n_workers
+from stmcdi_cli.resources import n_workers
 
 SPREAD = ("imputed_sd", "imputed_median", "imputed_q05", "imputed_q95")
 OPTIONS = {"n_samples": 6, "device": "cpu", "quiet": True}

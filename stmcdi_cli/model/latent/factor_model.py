@@ -23,7 +23,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
 
-from stmcdi_cli.model.device import in_order
+from stmcdi_cli.model.device import parallel_map
 from stmcdi_cli.model.latent.count_moments import CountTable
 from stmcdi_cli.model.latent.gaussian import (
     Scores,
@@ -37,7 +37,7 @@ from stmcdi_cli.model.latent.gaussian import (
 )
 from stmcdi_cli.model.scales import SHALLOWEST
 from stmcdi_cli.model.tissue import Tissue
-from stmcdi_cli.model.training.checkpoint import ALONE, Part
+from stmcdi_cli.model.training.checkpoint import NO_CHECKPOINT, Stage
 
 BLOCK = 256
 """Spots worked on at a time; fixed, so that no result depends on how much is asked for at once."""
@@ -197,7 +197,13 @@ class FactorGraph:
     # Variational Bayes
 
     def fit(
-        self, tissue: Tissue, *, sweeps: int, seed: int, start: "FactorGraph | None" = None, part: Part = ALONE
+        self,
+        tissue: Tissue,
+        *,
+        sweeps: int,
+        seed: int,
+        start: "FactorGraph | None" = None,
+        stage: Stage = NO_CHECKPOINT,
     ) -> None:
         """Learn everything from the visible entries.
 
@@ -211,14 +217,14 @@ class FactorGraph:
             Of the random projection the scores start from.
         start
             A fit to go on from instead, itself for one; the scores then keep their meaning.
-        part
-            Of a training that can be stopped; where it has a state, the fit goes on from that.
+        stage
+            Saves the state of the fit; where it has a state already, the fit goes on from that.
         """
         mean_of_neighbors = neighbor_mean(tissue.graph)
         scores: Scores | None
         done, at, blocks = 0, None, None
-        if part.state is not None:
-            done, scores, at = self._go_on(part.state)
+        if stage.state is not None:
+            done, scores, at = self._go_on(stage.state)
             self.use_table(tissue)
         elif start is None:
             self._start(tissue)
@@ -237,7 +243,7 @@ class FactorGraph:
         for sweep in range(done, sweeps):
             assert scores is not None
             if sweep % _SWEEPS_PER_LINEARISATION == 0:
-                part.stands(self._standing(sweep, scores, at))
+                stage.save(self._standing(sweep, scores, at))
                 if self.link == "log":
                     # Half the way: a whole step from far off can overshoot.
                     at = Scores(scores.mean / 2 if at is None else (at.mean + scores.mean) / 2, scores.packed)
@@ -251,7 +257,7 @@ class FactorGraph:
             # variance is above the scores' own unit.
             most = max(_FEWEST_SIGMAS**2, tissue.n_spots / _FEWEST_SPOTS)
             self.innovation = torch.minimum(spread, most * self.innovation).mean(0).clamp(1e-4, 1.0)
-        part.stands(self._standing(sweeps))
+        stage.save(self._standing(sweeps))
 
     def _standing(self, sweep: int, scores: Scores | None = None, at: Scores | None = None) -> dict[str, Any]:
         """How the fit stands before a sweep; scores are of no use after the last."""
@@ -350,7 +356,7 @@ class FactorGraph:
                 some = slice(first, first + BLOCK)
                 new[some] = torch.einsum("nab,nb->na", _unpacked(cov[some], self.rank), total[some])
 
-            deque(in_order(update, range(0, n_spots, BLOCK)), maxlen=0)
+            deque(parallel_map(update, range(0, n_spots, BLOCK)), maxlen=0)
             scores = new
         return Scores(scores, cov)
 
@@ -367,7 +373,7 @@ class FactorGraph:
                     spots = np.arange(first, min(first + BLOCK, tissue.n_spots))
                     function(spots, *self.evidence(tissue, spots, None if at is None else at.of(spots)))
 
-                deque(in_order(one, range(0, tissue.n_spots, BLOCK)), maxlen=0)
+                deque(parallel_map(one, range(0, tissue.n_spots, BLOCK)), maxlen=0)
 
             start = None if scores is None else scores.mean
             scores = self._scores(over_blocks, mean_of_neighbors, tissue.n_spots, start=start)

@@ -27,7 +27,7 @@ from stmcdi_cli.model.latent.factor_model import BLOCK, HEADROOM, FactorGraph
 from stmcdi_cli.model.latent.gaussian import Scores
 from stmcdi_cli.model.latent.observation import Observation, Observer
 from stmcdi_cli.model.tissue import VALIDATION_STREAM, Tissue, validation_entries
-from stmcdi_cli.model.training.checkpoint import Part, Restart
+from stmcdi_cli.model.training.checkpoint import Checkpoint, Stage
 from stmcdi_cli.model.training.trainer import Reporter, Row, Trainer, Training
 
 _OBSERVATION_STREAM = VALIDATION_STREAM + 1
@@ -83,33 +83,35 @@ class LatentModel(ImputationModel):
     # Training
 
     def fit(
-        self, tissue: Tissue, *, seed: int, device: torch.device, report: Reporter, restart: Restart | None = None
+        self, tissue: Tissue, *, seed: int, device: torch.device, report: Reporter, checkpoint: Checkpoint | None = None
     ) -> None:
         """Fit the encoders, train their denoisers on entries hidden from them, then give the encoders every entry."""
-        restart = restart or Restart()
+        checkpoint = checkpoint or Checkpoint()
         self._build(seed)
         chosen = validation_entries(tissue, self.validation_share, seed)
         partial = tissue.without(chosen)
         first = None
         for link, member in zip(self.links, self.members, strict=True):
-            part = restart.part(f"{link} encoder")
-            member.graph.fit(partial, sweeps=self.sweeps, seed=seed, start=first, part=part)
+            stage = checkpoint.stage(f"{link} encoder")
+            member.graph.fit(partial, sweeps=self.sweeps, seed=seed, start=first, stage=stage)
             first = first or member.graph
-        learnt = restart.part("learnt")
+        learnt = checkpoint.stage("learnt")
         if learnt.state is None:
             scores = [member.encode(partial) for member in self.members]
-            self._train(tissue, partial, chosen, seed=seed, device=device, report=report, part=restart.part("training"))
+            self._train(
+                tissue, partial, chosen, seed=seed, device=device, report=report, stage=checkpoint.stage("training")
+            )
             self._weigh(tissue, chosen, scores)
             if tissue.scale is not None:
                 self._fit_dispersion(tissue, partial, scores)
             self._calibrate(tissue, partial, chosen, seed=seed, device=device)
-            learnt.stands(self.state())
+            learnt.save(self.state())
         else:
             self.load_state(learnt.state)
         for link, member in zip(self.links, self.members, strict=True):
-            part = restart.part(f"{link} encoder, with every entry")
+            stage = checkpoint.stage(f"{link} encoder, with every entry")
             sweeps = max(5, self.sweeps // 3)
-            member.graph.fit(tissue, sweeps=sweeps, seed=seed, start=member.graph, part=part)
+            member.graph.fit(tissue, sweeps=sweeps, seed=seed, start=member.graph, stage=stage)
 
     def _train(
         self,
@@ -120,7 +122,7 @@ class LatentModel(ImputationModel):
         seed: int,
         device: torch.device,
         report: Reporter,
-        part: Part,
+        stage: Stage,
     ) -> None:
         """Train all denoisers together, on most spots; the others tell when to stop.
 
@@ -175,7 +177,7 @@ class LatentModel(ImputationModel):
             settings,
             seed=seed,
         )
-        trainer.run(report, part)
+        trainer.run(report, stage)
         trained = validation_losses(networks.eval())
         for member, before, after in zip(self.members, untrained, trained, strict=True):
             if after >= before:  # the closed form could not be improved on: stay with it

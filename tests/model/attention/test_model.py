@@ -10,8 +10,9 @@ from anndata import AnnData
 
 import stmcdi_cli
 from stmcdi_cli.errors import InputError
-from stmcdi_cli.model.attention.graph_encoder import Neighbourhood, Scale, rings
+from stmcdi_cli.model.attention.graph_encoder import Neighbourhood, rings
 from stmcdi_cli.model.attention.model import AttentionModel, validation_entries
+from stmcdi_cli.model.gene_scaler import GeneScaler
 from stmcdi_cli.model.tissue import Tissue
 
 CPU = torch.device("cpu")
@@ -65,12 +66,12 @@ def fitted():
 OPTIONS = {"n_samples": 2, "seed": 1, "sampler": "dpm", "n_steps": 4}
 
 
-def test_scale_is_that_of_visible_entries():
+def test_the_scale_is_that_of_visible_entries():
     data, x, missing = tissue()
-    scale = Scale.of(data.x, data.missing)
+    scaler = GeneScaler.fit_sparse(data.x, data.missing)
     seen = np.ma.masked_array(x, missing)
-    np.testing.assert_allclose(scale.mean, seen.mean(0), rtol=1e-5)
-    np.testing.assert_allclose(scale.sd, seen.std(0), rtol=1e-4)
+    np.testing.assert_allclose(scaler.mean, seen.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(scaler.scale, seen.std(0), rtol=1e-4)
 
 
 def test_rings_are_exact_distances_and_leave_out_the_spot():
@@ -84,7 +85,7 @@ def test_rings_are_exact_distances_and_leave_out_the_spot():
 def test_neighbourhood_is_the_mean_of_visible_neighbours():
     data, x, missing = tissue()
     inputs = Neighbourhood(data, 2)
-    z = np.ma.masked_array((x - inputs.scale.mean) / inputs.scale.sd, missing)
+    z = np.ma.masked_array((x - inputs.scaler.mean) / inputs.scaler.scale, missing)
     expected = z[[8, 9, 11, 12]].mean(0).filled(0)
     np.testing.assert_allclose(inputs.around(np.array([10]))[0, 0], expected, atol=1e-5)
     np.testing.assert_allclose(inputs.own(np.array([10]))[0], z[10].filled(0), atol=1e-5)
@@ -93,18 +94,18 @@ def test_neighbourhood_is_the_mean_of_visible_neighbours():
 
 def test_validation_entries_are_hidden_from_everything_in_training():
     data, x, missing = tissue()
-    withheld = validation_entries(data, 0.1, seed=0)
-    picked = withheld.toarray()
+    validation_mask = validation_entries(data, 0.1, seed=0)
+    picked = validation_mask.toarray()
     assert not (picked & missing).any()
     assert 0.05 < picked.mean() / (~missing).mean() < 0.15
-    hidden = Neighbourhood(data, 2, withheld=withheld)
+    hidden = Neighbourhood(data, 2, validation_mask=validation_mask)
 
     changed = sp.csr_matrix(np.where(picked, 7.0, data.x.toarray()).astype(np.float32))
-    same = Neighbourhood(replace(data, x=changed), 2, withheld=withheld)
+    same = Neighbourhood(replace(data, x=changed), 2, validation_mask=validation_mask)
     spots = np.arange(data.n_spots)
     for a, b in zip(
-        (hidden.own(spots), hidden.around(spots), hidden.scale.mean, hidden.scale.sd),
-        (same.own(spots), same.around(spots), same.scale.mean, same.scale.sd),
+        (hidden.own(spots), hidden.around(spots), hidden.scaler.mean, hidden.scaler.scale),
+        (same.own(spots), same.around(spots), same.scaler.mean, same.scaler.scale),
         strict=True,
     ):
         np.testing.assert_array_equal(a, b)
