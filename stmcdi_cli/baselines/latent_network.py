@@ -1,9 +1,9 @@
 """What the networks of appendix F share: the latent they read, the entries they learn from, and when they stop.
 
-They read what the diffusion model diffuses: a spot's scores in the graph encoder, here with the spot's depth. The
+They read what the diffusion model diffuses: a spot's latents in the graph encoder, here with the spot's depth. The
 encoder is fitted once. Then half of its entries are hidden from it, several times over, and a network learns to
-predict them from the scores that the other half and the neighbours give; it stops when entries that neither encoder nor
-network has seen are predicted no better. At last the scores of all visible entries are decoded.
+predict them from the latents that the other half and the neighbours give; it stops when entries that neither encoder
+nor network has seen are predicted no better. At last the latents of all visible entries are decoded.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli.baselines import base
 from stmcdi_cli.errors import InputError
-from stmcdi_cli.model.latent.factor_model import FactorGraph
+from stmcdi_cli.model.latent.factor_model import SpatialFactorModel
 
 RANK = 15
 SMOOTHING = 0.9
@@ -117,7 +117,7 @@ class Lessons:
         self._x = data.x
 
         rank = max(1, min(RANK, data.x.shape[0] - 1, data.x.shape[1] - 1))
-        encoder = FactorGraph(rank=rank, smoothing=SMOOTHING, full_depth=FULL_DEPTH)
+        encoder = SpatialFactorModel(rank=rank, smoothing=SMOOTHING, full_depth=FULL_DEPTH)
         encoder.fit(part.tissue, sweeps=SWEEPS, seed=seed)
         log_depth = torch.from_numpy(np.log(data.tissue.depth).astype(np.float32))
 

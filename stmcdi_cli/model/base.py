@@ -14,7 +14,7 @@ from stmcdi_cli.model.tissue import Tissue
 from stmcdi_cli.model.training.checkpoint import Restart
 from stmcdi_cli.model.training.trainer import Reporter
 
-Keep = Callable[[int, slice, np.ndarray], None]
+DrawCallback = Callable[[int, slice, np.ndarray], None]
 """Receives the number of a draw, which of the spots asked for, and their values in that draw, float32 [spots, G]."""
 
 
@@ -81,7 +81,7 @@ class ImputationModel(ABC):
     def draw_each(
         self,
         spots: np.ndarray,
-        keep: Keep | None,
+        on_draw: DrawCallback | None,
         *,
         n_samples: int,
         seed: int,
@@ -97,7 +97,7 @@ class ImputationModel(ABC):
         ----------
         spots
             Their positions in the tissue.
-        keep
+        on_draw
             Receives every draw, a few spots at a time, each spot's draws in an order of their own; None where the
             point value alone is wanted.
         n_samples, seed, sampler, n_steps
@@ -114,10 +114,10 @@ class ImputationModel(ABC):
         """Give all draws of some spots; for the options see `draw_each`."""
         samples = np.empty((n_samples, len(spots), len(self.genes)), dtype=np.float32)
 
-        def keep(number: int, rows: slice, values: np.ndarray) -> None:
+        def on_draw(number: int, rows: slice, values: np.ndarray) -> None:
             samples[number, rows] = values
 
-        mean = self.draw_each(spots, keep, n_samples=n_samples, **options)
+        mean = self.draw_each(spots, on_draw, n_samples=n_samples, **options)
         return Draws(samples, mean, self.interval_tail)
 
     @abstractmethod

@@ -122,7 +122,7 @@ def stream(
     from stmcdi_cli.model.base import ImputationModel
     from stmcdi_cli.model.device import choose_device, cpu_fallback, in_order, memory_guard, one_thread
     from stmcdi_cli.model.diffusion.samplers import SAMPLERS
-    from stmcdi_cli.model.draw_summary import Summary
+    from stmcdi_cli.model.draw_summary import DrawSummary
     from stmcdi_cli.model.tissue import Tissue
     from stmcdi_cli.progress import progress
 
@@ -165,7 +165,7 @@ def stream(
     def fill(spots: np.ndarray, where: np.ndarray) -> dict[str, np.ndarray]:
         """Values of each layer at some entries of some spots."""
         spread = [name for name in wanted_layers if name != keys.IMPUTED]
-        summary = Summary(where, n_samples, spread)
+        summary = DrawSummary(where, n_samples, spread)
         mean = model.draw_each(
             spots,
             summary.add if spread else None,

@@ -103,7 +103,7 @@ def train(
     distributed.check_devices(devices, chosen)
     spots = _learnt_from(adata, config, seed)
     tissue = Tissue.from_anndata(adata, spots)
-    config["scale"] = tissue.scale
+    config["scale"] = tissue.count_scale
     fallback = cpu_fallback(device, chosen)
     if not quiet:
         of = "" if spots is None else f" of {adata.n_obs}, in patches,"

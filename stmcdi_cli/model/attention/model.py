@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from stmcdi_cli.errors import InputError
 from stmcdi_cli.model.attention.denoiser import Denoiser
 from stmcdi_cli.model.attention.graph_encoder import Neighbourhood, Scale
-from stmcdi_cli.model.base import ImputationModel, Keep
+from stmcdi_cli.model.base import DrawCallback, ImputationModel
 from stmcdi_cli.model.diffusion import keyed_noise
 from stmcdi_cli.model.diffusion.loss import diffusion_loss
 from stmcdi_cli.model.diffusion.samplers import Predict, sample
@@ -163,7 +163,7 @@ class AttentionModel(ImputationModel):
     def draw_each(
         self,
         spots: np.ndarray,
-        keep: Keep | None,
+        on_draw: DrawCallback | None,
         *,
         n_samples: int,
         seed: int,
@@ -180,9 +180,9 @@ class AttentionModel(ImputationModel):
             padded = np.concatenate([block, np.repeat(block[-1:], BLOCK - len(block))])
             drawn = self._draw_block(padded, n_samples, seed, solve, denoise)[:, : len(block)]
             mean[rows] = drawn.mean(0)
-            for number, values in enumerate(drawn if keep else ()):
-                assert keep is not None
-                keep(number, rows, values)
+            for number, values in enumerate(drawn if on_draw else ()):
+                assert on_draw is not None
+                on_draw(number, rows, values)
         return mean
 
     @torch.inference_mode()
