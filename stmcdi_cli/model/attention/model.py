@@ -15,7 +15,7 @@ from stmcdi_cli.model.attention.denoiser import Denoiser
 from stmcdi_cli.model.attention.graph_encoder import Neighbourhood, Scale
 from stmcdi_cli.model.base import DrawCallback, ImputationModel
 from stmcdi_cli.model.diffusion import keyed_noise
-from stmcdi_cli.model.diffusion.loss import diffusion_loss
+from stmcdi_cli.model.diffusion.loss import noise_loss
 from stmcdi_cli.model.diffusion.samplers import Predict, sample
 from stmcdi_cli.model.diffusion.schedule import Schedule
 from stmcdi_cli.model.tissue import Tissue, validation_entries
@@ -114,7 +114,7 @@ class AttentionModel(ImputationModel):
         def predict(x_t: Tensor, t: Tensor) -> Tensor:
             return self.schedule.noise_from_v(x_t, network(x_t, t, x_co, visible, target, condition), t)
 
-        return diffusion_loss(predict, self.schedule, x_0, target, t, eps)
+        return noise_loss(predict, self.schedule, x_0, target, t, eps)
 
     def _validation(
         self, tissue: Tissue, data: Neighbourhood, withheld: sp.csr_matrix, seed: int

@@ -269,12 +269,6 @@ class LatentDiffusion:
                 pair_spots.append(some)
         return TrainingPairs(*(torch.cat(part) for part in zip(*pairs, strict=True))), np.concatenate(pair_spots)
 
-    def loss(self, network: nn.Module, u: Tensor, condition: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-        """Mean squared error of a network's v at steps t [B] with noise eps [B, r] (eq. 8)."""
-        u_t = self.schedule.q_sample(u, t, eps)
-        v = self.schedule.v_from_noise(u_t, eps, t)
-        return (network(u_t, t, condition) - v).square().mean()
-
     # Imputation
 
     def to(self, device: torch.device) -> None:

@@ -8,38 +8,34 @@ from them, and draws an observation around it with the counting noise of its gen
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 import torch
 from scipy.special import ndtri
-from torch import Tensor, nn
+from torch import Tensor
 
 from stmcdi_cli.errors import InputError
 from stmcdi_cli.model.base import DrawCallback, ImputationModel
 from stmcdi_cli.model.diffusion import keyed_noise as keyed
 from stmcdi_cli.model.diffusion.schedule import Schedule
 from stmcdi_cli.model.latent.count_moments import DISPERSIONS
-from stmcdi_cli.model.latent.diffusion import LatentDiffusion, Masking, TrainingPairs
+from stmcdi_cli.model.latent.diffusion import LatentDiffusion, Masking
 from stmcdi_cli.model.latent.factor_model import BLOCK, HEADROOM, SpatialFactorModel
 from stmcdi_cli.model.latent.gaussian import LatentPosterior
 from stmcdi_cli.model.latent.observation import Observation, Observer
+from stmcdi_cli.model.latent.training import train_denoisers
 from stmcdi_cli.model.tissue import VALIDATION_STREAM, Tissue, validation_entries
-from stmcdi_cli.model.training.checkpoint import Part, Restart
-from stmcdi_cli.model.training.trainer import Reporter, Row, Trainer, Training
+from stmcdi_cli.model.training.checkpoint import Restart
+from stmcdi_cli.model.training.trainer import Reporter, Training
 
 _OBSERVATION_STREAM = VALIDATION_STREAM + 1
 _TAILS = (0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.09, 0.1)
 _COVERAGE = 0.92  # a little over 90 %, because it is measured on few entries
 _SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Shares of the draws that the second branch may have."""
-_TRAINING_SPOTS = 20_000
-"""Spots to train the denoisers on, at most: the networks are small and describe spots in general."""
 _VALIDATION_SPOTS = 1024
-_VALIDATION_PART = 10  # one training spot in so many tells when to stop
-_ROUNDS = 5  # draws of steps and noise per validation
 _DISPERSION_SPOTS = 4096
 
 
@@ -97,8 +93,19 @@ class LatentModel(ImputationModel):
         trained = restart.part("trained and calibrated")
         if trained.state is None:
             latents = [branch.encode(partial) for branch in self.branches]
-            training = restart.part("training")
-            self._train(tissue, partial, validation_mask, seed=seed, device=device, report=report, part=training)
+            train_denoisers(
+                self.branches,
+                tissue,
+                partial,
+                validation_mask,
+                masking=self.masking,
+                training=self.training,
+                updates=self.updates,
+                seed=seed,
+                device=device,
+                report=report,
+                part=restart.part("training"),
+            )
             self._weigh_branches(tissue, validation_mask, latents)
             if tissue.count_scale is not None:
                 self._fit_dispersion(tissue, partial, latents)
@@ -110,76 +117,6 @@ class LatentModel(ImputationModel):
             part = restart.part(f"{link} encoder, with every entry")
             sweeps = max(5, self.sweeps // 3)
             branch.encoder.fit(tissue, sweeps=sweeps, seed=seed, start=branch.encoder, part=part)
-
-    def _train(
-        self,
-        tissue: Tissue,
-        partial: Tissue,
-        validation_mask: sp.csr_matrix,
-        *,
-        seed: int,
-        device: torch.device,
-        report: Reporter,
-        part: Part,
-    ) -> None:
-        """Train all denoisers together on most of the spots; the loss on the other spots tells when to stop."""
-        has_visible = np.diff(partial.missing.indptr) < tissue.n_genes
-        order = np.random.default_rng(seed).permutation(np.flatnonzero(has_visible))[:_TRAINING_SPOTS]
-        if not len(order):
-            return
-        validation_spots = np.zeros(tissue.n_spots, dtype=bool)
-        validation_spots[order[: len(order) // _VALIDATION_PART]] = True
-        # The latents of a validation spot are drawn given its inner validation entries as well.
-        sources = tissue.without(sp.csr_matrix(validation_mask.multiply(~validation_spots[:, None])))
-        train_pairs, validation_pairs = [], []
-        for branch in self.branches:
-            generator = torch.Generator().manual_seed(seed + 1)
-            pairs, spots = branch.training_pairs(sources, partial, np.sort(order), self.masking, generator)
-            validates = torch.from_numpy(validation_spots[spots])
-            train_pairs.append(pairs.select(~validates).to(device))
-            validation_pairs.append(pairs.select(validates if validates.any() else ~validates).to(device))
-        n_train, n_validation = len(train_pairs[0].offset), len(validation_pairs[0].offset)
-
-        def losses(
-            networks: nn.Module, pairs: list[TrainingPairs], items: Tensor, generator: torch.Generator
-        ) -> Tensor:
-            """Loss of each branch on some pairs."""
-            t = torch.randint(1, self.schedule.T + 1, (len(items),), generator=generator)
-            out = []
-            for branch, network, own in zip(self.branches, networks.children(), pairs, strict=True):
-                noise, eps = torch.randn(2, len(items), branch.encoder.rank, generator=generator).to(device)
-                u, condition = own.draw(items, noise)
-                out.append(branch.loss(network, u, condition, t.to(device), eps))
-            return torch.stack(out)
-
-        def training_loss(networks: nn.Module, items: Tensor, generator: torch.Generator) -> Tensor:
-            return losses(networks, train_pairs, items, generator).mean()
-
-        @torch.no_grad()
-        def validation_losses(networks: nn.Module) -> Tensor:
-            generator = torch.Generator().manual_seed(seed + 2)  # the same steps and noise every time
-            items = torch.arange(n_validation)
-            return torch.stack([losses(networks, validation_pairs, items, generator) for _ in range(_ROUNDS)]).mean(0)
-
-        networks = nn.ModuleList(branch.network for branch in self.branches).to(device)
-        untrained = validation_losses(networks.eval())
-        per_epoch = -(-n_train // self.training.batch_size)
-        settings = replace(self.training, epochs=self.training.epochs or -(-self.updates // per_epoch))
-        report(Row(settings.epochs, epoch=0, validation_loss=untrained.mean().item()))
-        trainer = Trainer(
-            networks,
-            training_loss,
-            lambda networks: validation_losses(networks).mean().item(),
-            n_train,
-            settings,
-            seed=seed,
-        )
-        trainer.run(report, part)
-        trained = validation_losses(networks.eval())
-        for branch, before, after in zip(self.branches, untrained, trained, strict=True):
-            if after >= before:  # no better than the closed form: use that
-                branch.reset_to_posterior()
-        networks.to("cpu").eval()
 
     def _expected(self, spots: np.ndarray, latents: Sequence[LatentPosterior], tissue: Tissue) -> list[np.ndarray]:
         """Expected expression of some spots at the posterior mean of their latents, of each branch [B, G]."""
