@@ -22,6 +22,7 @@ from benchmarks import cells
 from benchmarks.draws import N_DRAWS, add_draws
 from benchmarks.markdown import markdown
 from benchmarks.scoring import SAMPLE, Z90, dense, joint, score
+from stmcdi_cli.model.base import DrawOptions
 from stmcdi_cli.model.device import one_thread
 from stmcdi_cli.model.latent.model import LatentModel
 from stmcdi_cli.model.tissue import Tissue
@@ -138,7 +139,7 @@ def copy_of(model: LatentModel) -> LatentModel:
 def impute(model: LatentModel, tissue: Tissue, masked: ad.AnnData) -> ad.AnnData:
     """What `stmcdi impute` writes by default."""
     model.prepare(tissue, device=CPU)
-    draws = model.draw(np.arange(tissue.n_spots), n_samples=50, seed=0, sampler="dpm", n_steps=None)
+    draws = model.draw(np.arange(tissue.n_spots), DrawOptions(n_samples=50, seed=0, sampler="dpm"))
     hidden = tissue.missing.toarray()
     low, median, high = np.quantile(draws.samples, (draws.tail, 0.5, 1 - draws.tail), axis=0).astype(np.float32)
     imputed = ad.AnnData(masked.X, obs=masked.obs[[]], var=masked.var[[]])
@@ -162,7 +163,7 @@ def fix(model: LatentModel) -> None:
     """Take every latent at the encoder's mean."""
     for branch in model.branches:
 
-        def draw_expected(spots, pairs, *, branch=branch, **_):
+        def draw_expected(spots, pairs, options, branch=branch):
             centre, _, _ = branch._condition(spots)
             expected = branch.encoder.decoder(branch._tissue.depth[spots])(centre)
             for pair in pairs:

@@ -18,6 +18,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
 
+from stmcdi_cli.model.base import DrawOptions
 from stmcdi_cli.model.diffusion import keyed_noise as keyed
 from stmcdi_cli.model.diffusion.samplers import sample
 from stmcdi_cli.model.diffusion.schedule import Schedule
@@ -277,7 +278,7 @@ class LatentDiffusion:
         self._device = device
 
     def draw_expected(
-        self, spots: np.ndarray, pairs: Sequence[int], *, seed: int, sampler: str, n_steps: int | None
+        self, spots: np.ndarray, pairs: Sequence[int], options: DrawOptions
     ) -> Iterator[tuple[int, Tensor, Tensor]]:
         """Draw latents of some spots; yield (pair, expected expression [B, G] of its first and second draw).
 
@@ -298,9 +299,10 @@ class LatentDiffusion:
         for pair in pairs:
 
             def noise(stream: int, pair: int = pair) -> Tensor:
-                first = torch.from_numpy(keyed.normal(seed, spots, np.array([pair]), stream, self.encoder.rank))[0]
+                drawn = keyed.normal(options.seed, spots, np.array([pair]), stream, self.encoder.rank)
+                first = torch.from_numpy(drawn)[0]
                 return torch.cat([first, -first]).to(self._device)
 
-            u = sample(sampler, predict, self.schedule, noise, n_steps=n_steps).to("cpu", torch.float32)
+            u = sample(options.sampler, predict, self.schedule, noise, n_steps=options.n_steps).to("cpu", torch.float32)
             first, second = (decode(mean + unwhiten(factor, half)) for half in u.split(len(spots)))
             yield pair, first, second

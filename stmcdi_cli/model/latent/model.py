@@ -17,7 +17,7 @@ from scipy.special import ndtri
 from torch import Tensor
 
 from stmcdi_cli.errors import InputError
-from stmcdi_cli.model.base import DrawCallback, ImputationModel
+from stmcdi_cli.model.base import DrawCallback, DrawOptions, ImputationModel
 from stmcdi_cli.model.diffusion import keyed_noise as keyed
 from stmcdi_cli.model.diffusion.schedule import Schedule
 from stmcdi_cli.model.latent.count_moments import DISPERSIONS
@@ -181,7 +181,7 @@ class LatentModel(ImputationModel):
         for i in range(0, len(spots), BLOCK):
             block = spots[i : i + BLOCK]
             validates = validation_mask[block].toarray()
-            draws = self.draw(block, n_samples=50, seed=seed, sampler="dpm", n_steps=None)
+            draws = self.draw(block, DrawOptions(n_samples=50, seed=seed, sampler="dpm"))
             drawn.append(draws.samples[:, validates])
             true.append(tissue.x[block].toarray()[validates])
         samples, truth = np.concatenate(drawn, axis=1), np.concatenate(true)
@@ -227,52 +227,42 @@ class LatentModel(ImputationModel):
         self._observe = self._observation(tissue) if tissue.count_scale is not None else None
 
     @torch.no_grad()
-    def draw_each(
-        self,
-        spots: np.ndarray,
-        on_draw: DrawCallback | None,
-        *,
-        n_samples: int,
-        seed: int,
-        sampler: str,
-        n_steps: int | None,
-        denoise: bool = False,
-    ) -> np.ndarray:
+    def draw_each(self, spots: np.ndarray, options: DrawOptions, on_draw: DrawCallback | None = None) -> np.ndarray:
         """Draw every gene of some spots; the point value is the mean of the expected expression over the samples.
 
-        With `denoise`, visible entries are drawn as well; their expected expression depends on all entries.
+        With `options.denoise`, visible entries are drawn as well; their expected expression depends on all entries.
         """
-        shares, per_draw = self._share_draws(n_samples)
+        shares, weight_per_draw = self._share_draws(options.n_samples)
         mean = np.empty((len(spots), len(self.genes)), dtype=np.float32)
         for i in range(0, len(spots), BLOCK):
-            some = spots[i : i + BLOCK]
-            rows = slice(i, i + len(some))
-            # Always the same shape, so always the same rounding.
-            padded = np.concatenate([some, np.full(BLOCK - len(some), some[-1])])
+            block = spots[i : i + BLOCK]
+            rows = slice(i, i + len(block))
+            # Blocks always have the same shape, so that they are always rounded in the same way.
+            padded = np.concatenate([block, np.full(BLOCK - len(block), block[-1])])
             wanted = np.zeros((BLOCK, len(self.genes)), dtype=bool)
-            wanted[: len(some)] = True if denoise else self._tissue.missing[some].toarray()
+            wanted[: len(block)] = True if options.denoise else self._tissue.missing[block].toarray()
             observe = self._observer(self._tissue.depth[padded], wanted) if on_draw else None
-            total = np.zeros((len(self.branches), len(some), len(self.genes)), dtype=np.float64)
+            total = np.zeros((len(self.branches), len(block), len(self.genes)), dtype=np.float64)
             for m, (branch, pairs) in enumerate(zip(self.branches, shares, strict=True)):
-                if not pairs:
-                    continue
-                for pair, *both in branch.draw_expected(padded, pairs, seed=seed, sampler=sampler, n_steps=n_steps):
-                    for k, expected in zip((2 * pair, 2 * pair + 1), both, strict=True):
-                        if k < n_samples:
-                            total[m] += expected.numpy()[: len(some)]
+                for pair, *both in branch.draw_expected(padded, pairs, options) if pairs else ():
+                    numbers = range(2 * pair, min(2 * pair + 2, options.n_samples))
+                    for _, expected in zip(numbers, both, strict=False):
+                        total[m] += expected.numpy()[: len(block)]
                     if not on_draw or not observe:
                         continue
-                    uniform = keyed.uniform(seed, padded, np.array([pair]), _OBSERVATION_STREAM, len(self.genes))[0]
-                    chances = uniform, keyed.mirrored(uniform)
-                    for k, expected, chance in zip((2 * pair, 2 * pair + 1), both, chances, strict=True):
-                        if k < n_samples:
-                            on_draw(k, rows, observe(expected.numpy(), chance)[: len(some)])
-            mean[rows] = np.tensordot(per_draw, total, axes=1)
+                    for number, expected, u in zip(numbers, both, self._uniform(padded, pair, options), strict=False):
+                        on_draw(number, rows, observe(expected.numpy(), u)[: len(block)])
+            mean[rows] = np.tensordot(weight_per_draw, total, axes=1)
         return mean
+
+    def _uniform(self, spots: np.ndarray, pair: int, options: DrawOptions) -> tuple[np.ndarray, np.ndarray]:
+        """Keyed uniform numbers [B, G] for the observations of the two draws of a pair, mirror images of each other."""
+        u = keyed.uniform(options.seed, spots, np.array([pair]), _OBSERVATION_STREAM, len(self.genes))[0]
+        return u, keyed.mirrored(u)
 
     @property
     def interval_tail(self) -> float:
-        """Share of the draws that the 90 % interval leaves out on either side, as calibrated."""
+        """Share of the draws that the 90 % interval excludes at each end, as calibrated."""
         return float(self.tail)
 
     def _share_draws(self, n_samples: int) -> tuple[list[list[int]], np.ndarray]:

@@ -1,4 +1,5 @@
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -9,12 +10,13 @@ from helpers import dense
 
 import stmcdi_cli as stmcdi
 from stmcdi_cli.model import save_load
+from stmcdi_cli.model.base import DrawOptions
 from stmcdi_cli.model.diffusion.samplers import SAMPLERS
 from stmcdi_cli.model.latent.factor_model import BLOCK, LINKS
 from stmcdi_cli.model.tissue import Tissue
 
 CPU = torch.device("cpu")
-OPTIONS = {"n_samples": 4, "seed": 3, "sampler": "dpm", "n_steps": None}
+OPTIONS = DrawOptions(n_samples=4, seed=3, sampler="dpm")
 
 
 def simulated(**options):
@@ -81,7 +83,7 @@ def test_a_network_with_output_0_draws_the_encoders_exact_posterior(fitted, samp
     model.prepare(data, device=CPU)
     spots = np.arange(BLOCK)
     encoder = model.branches[link].encoder
-    _, decoded = decoded_latents(model, lambda: model.draw(spots, **{**OPTIONS, "n_samples": 60, "sampler": sampler}))
+    _, decoded = decoded_latents(model, lambda: model.draw(spots, replace(OPTIONS, n_samples=60, sampler=sampler)))
     z = torch.stack(decoded[link]).double().numpy()
     assert len(z) == 60
 
@@ -107,8 +109,8 @@ def test_a_network_with_output_0_draws_the_encoders_exact_posterior(fitted, samp
 
 
 def test_the_output_of_the_network_changes_the_draws(fitted, networked):
-    before = fitted.model.draw(np.arange(20), **OPTIONS)
-    after = networked.draw(np.arange(20), **OPTIONS)
+    before = fitted.model.draw(np.arange(20), OPTIONS)
+    after = networked.draw(np.arange(20), OPTIONS)
     assert not np.array_equal(before.samples, after.samples)
     assert not np.array_equal(before.mean, after.mean)
 
@@ -125,27 +127,27 @@ def pick(draws, spots, n=None):
 
 @pytest.mark.parametrize("denoise", [False, True])
 def test_draws_of_a_spot_depend_on_no_other(networked, denoise):
-    whole = networked.draw(np.arange(300), **OPTIONS, denoise=denoise)
+    whole = networked.draw(np.arange(300), replace(OPTIONS, denoise=denoise))
     for spots in (np.array([299, 3, 17, 3]), np.array([0]), np.arange(40, 300)[::-1]):
-        same_draws(networked.draw(spots, **OPTIONS, denoise=denoise), pick(whole, spots))
+        same_draws(networked.draw(spots, replace(OPTIONS, denoise=denoise)), pick(whole, spots))
 
 
 def test_draws_do_not_depend_on_how_many_work_at_once(networked):
-    alone = [networked.draw(np.arange(i, i + 30), **OPTIONS) for i in range(0, 300, 30)]
+    alone = [networked.draw(np.arange(i, i + 30), OPTIONS) for i in range(0, 300, 30)]
     with ThreadPoolExecutor(4) as pool:
-        together = pool.map(lambda i: networked.draw(np.arange(i, i + 30), **OPTIONS), range(0, 300, 30))
+        together = pool.map(lambda i: networked.draw(np.arange(i, i + 30), OPTIONS), range(0, 300, 30))
         for one, other in zip(alone, together, strict=True):
             same_draws(one, other)
 
 
 def test_more_samples_begin_with_the_same(networked):
-    more = networked.draw(np.arange(9), **OPTIONS)
-    fewer = networked.draw(np.arange(9), **{**OPTIONS, "n_samples": 3})
+    more = networked.draw(np.arange(9), OPTIONS)
+    fewer = networked.draw(np.arange(9), replace(OPTIONS, n_samples=3))
     np.testing.assert_array_equal(fewer.samples, more.samples[:3])
 
 
 def test_the_seed_decides(networked):
-    one, again, other = (networked.draw(np.arange(30), **{**OPTIONS, "seed": seed}) for seed in (3, 3, 4))
+    one, again, other = (networked.draw(np.arange(30), replace(OPTIONS, seed=seed)) for seed in (3, 3, 4))
     same_draws(one, again)
     assert (one.samples != other.samples).mean() > 0.02
 
@@ -157,7 +159,7 @@ def test_draws_are_whole_counts_on_the_scale_of_x(options, tmp_path):
     masked, _ = stmcdi.hold_out(stmcdi.build_graph(stmcdi.normalize(raw, **options)), seed=0)
     model, data = trained(masked, tmp_path / "model"), Tissue.from_anndata(masked)
     model.prepare(data, device=CPU)
-    draws = model.draw(np.arange(120), **OPTIONS, denoise=True)
+    draws = model.draw(np.arange(120), replace(OPTIONS, denoise=True))
     assert draws.samples.dtype == np.float32 and draws.samples.shape == (4, 120, 60)
     assert np.isfinite(draws.samples).all() and draws.samples.min() >= 0
     assert np.isfinite(draws.mean).all() and draws.mean.min() >= 0
@@ -177,7 +179,7 @@ def test_values_that_are_no_counts_are_drawn_too(tmp_path):
     imputed = stmcdi.impute(masked, model, n_samples=20, device="cpu", quiet=True)
     assert stmcdi.evaluate(imputed, truth)["skill"] > 0.3
     model.prepare(data, device=CPU)
-    samples = model.draw(np.arange(200), **OPTIONS, denoise=True).samples
+    samples = model.draw(np.arange(200), replace(OPTIONS, denoise=True)).samples
     assert np.isfinite(samples).all() and samples.min() >= 0
 
 
@@ -237,7 +239,7 @@ def test_a_saved_model_draws_the_same(fitted, networked, tmp_path):
         assert loaded.config == model.config and loaded.genes == model.genes
         assert {"linear.network.enter.weight", "log.network.leave.bias"} <= model.state().keys()
         loaded.prepare(fitted.data, device=CPU)
-        same_draws(loaded.draw(np.arange(50), **OPTIONS), model.draw(np.arange(50), **OPTIONS))
+        same_draws(loaded.draw(np.arange(50), OPTIONS), model.draw(np.arange(50), OPTIONS))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
@@ -247,7 +249,7 @@ def test_each_branch_gives_its_share_of_the_draws(fitted, share):
     model.weights = torch.tensor([1 - share, share])
     model.prepare(fitted.data, device=CPU)
     spots = np.arange(BLOCK)
-    draws, decoded = decoded_latents(model, lambda: model.draw(spots, **{**OPTIONS, "n_samples": 24}))
+    draws, decoded = decoded_latents(model, lambda: model.draw(spots, replace(OPTIONS, n_samples=24)))
     assert [len(latents) for latents in decoded] == [24 * (1 - share), 24 * share]
     mean = 0
     for weight, branch, latents in zip((1 - share, share), model.branches, decoded, strict=True):
