@@ -18,7 +18,7 @@ from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli.baselines import base
 from stmcdi_cli.errors import InputError
 from stmcdi_cli.model.gene_scaler import GeneScaler
-from stmcdi_cli.model.latent.factor_model import FactorGraph
+from stmcdi_cli.model.latent.factor_model import SpatialFactorModel
 
 RANK = 15
 SMOOTHING = 0.9
@@ -119,7 +119,7 @@ class TrainingData:
         self._x = data.x
 
         rank = max(1, min(RANK, data.x.shape[0] - 1, data.x.shape[1] - 1))
-        encoder = FactorGraph(rank=rank, smoothing=SMOOTHING, full_depth=FULL_DEPTH)
+        encoder = SpatialFactorModel(rank=rank, smoothing=SMOOTHING, full_depth=FULL_DEPTH)
         encoder.fit(part.tissue, sweeps=SWEEPS, seed=seed)
         log_depth = torch.from_numpy(np.log(data.tissue.depth).astype(np.float32))
 

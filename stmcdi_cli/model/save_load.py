@@ -135,11 +135,11 @@ def check_scale(model: ImputationModel, tissue: Tissue) -> None:
     InputError
         For example, the values are raw counts and the model was trained on log1p-normalised ones; or there are none.
     """
-    if "scale" not in model.config or model.config["scale"] == tissue.scale:
+    if "scale" not in model.config or model.config["scale"] == tissue.count_scale:
         return
     if not tissue.x.nnz:
         raise InputError("expected some visible value above 0 in X, found none; there is nothing to impute from")
-    found, expected = (_SCALE_NAMES[scale] for scale in (tissue.scale, model.config["scale"]))
+    found, expected = (_SCALE_NAMES[scale] for scale in (tissue.count_scale, model.config["scale"]))
     raise InputError(f"X is on the scale of {found}, the model's is that of {expected}; prepare it as for training")
 
 

@@ -119,10 +119,10 @@ def stream(
 ) -> Stream:
     """Do the work of :func:`impute` in blocks of spots; ``adata`` may be on disk; `parts` may hold finished blocks."""
     from stmcdi_cli.model import save_load
-    from stmcdi_cli.model.base import ImputationModel
+    from stmcdi_cli.model.base import DrawOptions, ImputationModel
     from stmcdi_cli.model.device import choose_device, cpu_fallback, oom_as_error, parallel_map, single_threaded
     from stmcdi_cli.model.diffusion.samplers import SAMPLERS
-    from stmcdi_cli.model.draw_summary import Summary
+    from stmcdi_cli.model.draw_summary import DrawSummary
     from stmcdi_cli.model.tissue import Tissue
     from stmcdi_cli.progress import progress
 
@@ -162,19 +162,13 @@ def stream(
         if parts.count() and not quiet:
             print(f"impute: going on; {parts.count()} batches are done", file=sys.stderr)
 
+    draw_options = DrawOptions(n_samples, seed, sampler, n_steps, denoise=target != "missing")
+
     def fill(spots: np.ndarray, where: np.ndarray) -> dict[str, np.ndarray]:
         """Values of each layer at some entries of some spots."""
         spread = [name for name in wanted_layers if name != keys.IMPUTED]
-        summary = Summary(where, n_samples, spread)
-        mean = model.draw_each(
-            spots,
-            summary.add if spread else None,
-            n_samples=n_samples,
-            seed=seed,
-            sampler=sampler,
-            n_steps=n_steps,
-            denoise=target != "missing",
-        )
+        summary = DrawSummary(where, n_samples, spread)
+        mean = model.draw_each(spots, draw_options, summary.add if spread else None)
         return {keys.IMPUTED: mean[where]} | summary.layers(model.interval_tail)
 
     def block(spots: range) -> tuple[Block, int]:

@@ -95,7 +95,8 @@ def train(
     fallback = cpu_fallback(device, chosen)
     spots = _training_spots(adata, config, seed)
     tissue = Tissue.from_anndata(adata, spots)
-    config["scale"] = tissue.scale
+    config["scale"] = tissue.count_scale
+    fallback = cpu_fallback(device, chosen)
     if not quiet:
         part = "" if spots is None else f" of {adata.n_obs}, in patches,"
         print(f"train: {tissue.n_spots} spots{part} x {tissue.n_genes} genes on {chosen}", file=sys.stderr, flush=True)

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from stmcdi_cli.errors import InputError
 from stmcdi_cli.model.attention.denoiser import Denoiser
 from stmcdi_cli.model.attention.graph_encoder import Neighbourhood
-from stmcdi_cli.model.base import ImputationModel, Keep
+from stmcdi_cli.model.base import DrawCallback, DrawOptions, ImputationModel
 from stmcdi_cli.model.diffusion import keyed_noise
-from stmcdi_cli.model.diffusion.loss import diffusion_loss
+from stmcdi_cli.model.diffusion.loss import noise_loss
 from stmcdi_cli.model.diffusion.samplers import Predict, sample
 from stmcdi_cli.model.diffusion.schedule import Schedule
 from stmcdi_cli.model.gene_scaler import GeneScaler
@@ -119,7 +119,7 @@ class AttentionModel(ImputationModel):
         def predict(x_t: Tensor, t: Tensor) -> Tensor:
             return self.schedule.noise_from_v(x_t, network(x_t, t, x_co, visible, target, condition), t)
 
-        return diffusion_loss(predict, self.schedule, x_0, target, t, eps)
+        return noise_loss(predict, self.schedule, x_0, target, t, eps)
 
     def _validation(
         self, tissue: Tissue, data: Neighbourhood, validation_mask: sp.csr_matrix, seed: int
@@ -164,49 +164,37 @@ class AttentionModel(ImputationModel):
         self.network.to(device).eval()
         self._data = Neighbourhood(tissue, self.hops, scaler=self.scaler)
 
-    def draw_each(
-        self,
-        spots: np.ndarray,
-        keep: Keep | None,
-        *,
-        n_samples: int,
-        seed: int,
-        sampler: str,
-        n_steps: int | None,
-        denoise: bool = False,
-    ) -> np.ndarray:
+    def draw_each(self, spots: np.ndarray, options: DrawOptions, on_draw: DrawCallback | None = None) -> np.ndarray:
         """Draw every gene of some spots of the prepared tissue; the point value is the mean of the draws."""
-        solve = partial(sample, sampler, schedule=self.schedule, n_steps=n_steps)
+        solve = partial(sample, options.sampler, schedule=self.schedule, n_steps=options.n_steps)
         mean = np.empty((len(spots), len(self.genes)), dtype=np.float32)
         for start in range(0, len(spots), BLOCK):
             rows = slice(start, min(start + BLOCK, len(spots)))
             block = spots[rows]
             padded = np.concatenate([block, np.repeat(block[-1:], BLOCK - len(block))])
-            drawn = self._draw_block(padded, n_samples, seed, solve, denoise)[:, : len(block)]
+            drawn = self._draw_block(padded, options, solve)[:, : len(block)]
             mean[rows] = drawn.mean(0)
-            for number, values in enumerate(drawn if keep else ()):
-                assert keep is not None
-                keep(number, rows, values)
+            for number, values in enumerate(drawn if on_draw else ()):
+                assert on_draw is not None
+                on_draw(number, rows, values)
         return mean
 
     @torch.inference_mode()
-    def _draw_block(
-        self, spots: np.ndarray, n_samples: int, seed: int, solve: Callable[..., Tensor], denoise: bool
-    ) -> np.ndarray:
+    def _draw_block(self, spots: np.ndarray, options: DrawOptions, solve: Callable[..., Tensor]) -> np.ndarray:
         """Draw `BLOCK` spots: the missing entries given all visible ones, then the visible ones fold by fold."""
         scaler = self._data.scaler
         visible = self._data.visible(spots)
         own = self._data.own(spots)
         around = torch.from_numpy(self._data.around(spots))
-        out = np.repeat(self._data.x[spots].toarray()[None], n_samples, axis=0)
-        fold = keyed_noise.uniform(seed, spots, np.zeros(1, dtype=np.int64), _FOLDS, visible.shape[1])[0]
+        out = np.repeat(self._data.x[spots].toarray()[None], options.n_samples, axis=0)
+        fold = keyed_noise.uniform(options.seed, spots, np.zeros(1, dtype=np.int64), _FOLDS, visible.shape[1])[0]
         fold = np.where(visible, (fold * self.n_folds).astype(int), -1)
         # Fold -1 is the missing entries themselves: nothing visible is hidden for them.
-        for held in range(-1, self.n_folds if denoise else 0):
+        for held in range(-1, self.n_folds if options.denoise else 0):
             predict, target = self._predictor(own, visible * (fold != held), around)
             stream_0 = _SAMPLING + (held + 1) * _SAMPLER_RANGE
-            for s in range(n_samples):
-                keyed = partial(self._keyed_noise, seed, spots, s, stream_0)
+            for s in range(options.n_samples):
+                keyed = partial(self._keyed_noise, options.seed, spots, s, stream_0)
                 drawn = solve(predict=predict, noise=keyed, target=target).cpu().numpy()
                 value = np.maximum(scaler.inverse(drawn), 0)
                 np.copyto(out[s], value, where=fold == held)

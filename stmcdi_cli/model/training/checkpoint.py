@@ -192,7 +192,7 @@ def key_of(tissue: Tissue, settings: Mapping[str, Any]) -> str:
     """Digest of all that the result of a training depends on: visible data, settings, software."""
     digest = hashlib.blake2b(digest_size=16)
     software = {"stmcdi": __version__, "torch": torch.__version__}
-    digest.update(json.dumps([software, settings, tissue.genes, tissue.scale], sort_keys=True).encode())
+    digest.update(json.dumps([software, settings, tissue.genes, tissue.count_scale], sort_keys=True).encode())
     for matrix in (tissue.x, tissue.missing, tissue.graph):
         for array in (matrix.data, matrix.indices, matrix.indptr):
             digest.update(array.tobytes())

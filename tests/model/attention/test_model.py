@@ -12,6 +12,7 @@ import stmcdi_cli
 from stmcdi_cli.errors import InputError
 from stmcdi_cli.model.attention.graph_encoder import Neighbourhood, rings
 from stmcdi_cli.model.attention.model import AttentionModel, validation_entries
+from stmcdi_cli.model.base import DrawOptions
 from stmcdi_cli.model.gene_scaler import GeneScaler
 from stmcdi_cli.model.tissue import Tissue
 
@@ -63,7 +64,8 @@ def fitted():
     return (*trained(data), data, x, missing)
 
 
-OPTIONS = {"n_samples": 2, "seed": 1, "sampler": "dpm", "n_steps": 4}
+OPTIONS = DrawOptions(n_samples=2, seed=1, sampler="dpm", n_steps=4)
+DENOISE = replace(OPTIONS, denoise=True)
 
 
 def test_the_scale_is_that_of_visible_entries():
@@ -141,25 +143,25 @@ def test_values_at_missing_entries_change_no_bit(fitted):
     other, other_rows = trained(tissue(garbage=1)[0])
     assert rows == other_rows
     spots = np.arange(20)
-    a = model.draw(spots, denoise=True, **OPTIONS).samples
-    b = other.draw(spots, denoise=True, **OPTIONS).samples
+    a = model.draw(spots, DENOISE).samples
+    b = other.draw(spots, DENOISE).samples
     assert a.tobytes() == b.tobytes()
 
 
 def test_draws_do_not_depend_on_the_batch(fitted):
     model, _, data, _, _ = fitted
-    whole = model.draw(np.arange(data.n_spots), denoise=True, **OPTIONS).samples
+    whole = model.draw(np.arange(data.n_spots), DENOISE).samples
     spots = np.array([44, 3, 17, 18, 30])
-    part = model.draw(spots, denoise=True, **OPTIONS).samples
+    part = model.draw(spots, DENOISE).samples
     assert part.tobytes() == np.ascontiguousarray(whole[:, spots]).tobytes()
-    fewer = model.draw(spots, denoise=True, **{**OPTIONS, "n_samples": 1}).samples
+    fewer = model.draw(spots, replace(DENOISE, n_samples=1)).samples
     assert fewer.tobytes() == part[:1].tobytes()
 
 
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpm", "langevin"])
 def test_draws_are_on_the_scale_of_x(fitted, sampler):
     model, _, data, x, missing = fitted
-    samples = model.draw(np.arange(data.n_spots), **{**OPTIONS, "sampler": sampler, "n_steps": None}).samples
+    samples = model.draw(np.arange(data.n_spots), replace(OPTIONS, sampler=sampler, n_steps=None)).samples
     assert samples.dtype == np.float32
     assert samples.shape == (2, *x.shape)
     assert samples.min() >= 0
@@ -173,8 +175,8 @@ def test_draws_are_on_the_scale_of_x(fitted, sampler):
 def test_denoising_leaves_missing_entries_and_redraws_the_others(fitted):
     model, _, data, x, missing = fitted
     spots = np.arange(data.n_spots)
-    plain = model.draw(spots, **OPTIONS).samples
-    denoised = model.draw(spots, denoise=True, **OPTIONS).samples
+    plain = model.draw(spots, OPTIONS).samples
+    denoised = model.draw(spots, DENOISE).samples
     np.testing.assert_array_equal(denoised[:, missing], plain[:, missing])
     assert (denoised[:, ~missing] != plain[:, ~missing]).mean() > 0.8
 
@@ -183,12 +185,12 @@ def test_a_denoised_value_does_not_see_itself(fitted):
     """Change one visible entry: its own draws stay, for it was hidden when they were made."""
     model, _, data, x, missing = fitted
     spot, gene = np.argwhere(~missing)[40]
-    before = model.draw(np.array([spot]), denoise=True, **OPTIONS).samples
+    before = model.draw(np.array([spot]), DENOISE).samples
     changed = x.copy()
     changed[spot, gene] += 3
     changed[missing] = 0
     model.prepare(replace(data, x=sp.csr_matrix(changed)), device=CPU)
-    after = model.draw(np.array([spot]), denoise=True, **OPTIONS).samples
+    after = model.draw(np.array([spot]), DENOISE).samples
     model.prepare(data, device=CPU)
     np.testing.assert_array_equal(before[:, 0, gene], after[:, 0, gene])
     assert not np.array_equal(before, after)

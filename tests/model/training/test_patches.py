@@ -59,7 +59,7 @@ def test_a_tissue_of_some_spots_is_that_of_the_file_cut_to_them(adata, tmp_path)
             assert (found.x != expected.x).nnz == (found.missing != expected.missing).nnz == 0
             assert (found.graph != expected.graph).nnz == 0
             np.testing.assert_array_equal(found.depth, expected.depth)
-            assert (found.scale, found.genes) == (expected.scale, expected.genes)
+            assert (found.count_scale, found.genes) == (expected.count_scale, expected.genes)
 
 
 def test_a_large_tissue_is_learnt_from_patches_and_imputed_whole(adata, tmp_path, monkeypatch, capsys):
