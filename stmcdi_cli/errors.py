@@ -45,6 +45,11 @@ class Stopped(StmcdiError):
         return str(self.args[0])
 
 
+def one_line(text: object, most: int = 200) -> str:
+    """Give a text, or an error's message, as one line of at most ``most`` characters."""
+    return " ".join(str(text).split())[:most]
+
+
 @contextmanager
 def naming(path: str | os.PathLike[str]) -> "Iterator[None]":
     """Put the file's name before the message of an error that is about its content."""

@@ -3,8 +3,8 @@
 The step is called ``import`` wherever a name may be a Python keyword, and ``import_`` where it may not.
 """
 
+import logging
 import os
-import sys
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +22,8 @@ from stmcdi_cli.sparse import to_csr
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+logger = logging.getLogger(__name__)
 
 FORMATS = ("auto", "space-ranger", "visium-hd", "table", "h5ad", "zarr", "spatialdata")
 
@@ -75,7 +77,7 @@ def import_(
         again = adata.var_names[adata.var_names.duplicated()].unique()
         adata.var_names_make_unique()
         if not quiet:
-            print(f"import: renamed repeated genes: {validation.some(again)}", file=sys.stderr)
+            logger.info("import: renamed repeated genes: %s", validation.some(again))
     with naming(path):
         validation.check(adata)
         validation.table(adata)
