@@ -1,7 +1,7 @@
 """``stmcdi train``: learn from the visible entries (Algorithm 1)."""
 
+import logging
 import os
-import sys
 import time
 from collections.abc import Mapping
 from importlib import resources
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from stmcdi_cli.model.tissue import Tissue
     from stmcdi_cli.model.training.checkpoint import Restart
     from stmcdi_cli.model.training.trainer import Row
+
+logger = logging.getLogger(__name__)
 
 PRESETS = ("default", "paper")
 
@@ -107,9 +109,9 @@ def train(
     fallback = cpu_fallback(device, chosen)
     if not quiet:
         of = "" if spots is None else f" of {adata.n_obs}, in patches,"
-        print(f"train: {tissue.n_spots} spots{of} x {tissue.n_genes} genes on {chosen}", file=sys.stderr, flush=True)
+        logger.info("train: %d spots%s x %d genes on %s", tissue.n_spots, of, tissue.n_genes, chosen)
         if fallback:
-            print(f"train: on the CPU because {fallback}; --device cuda would refuse", file=sys.stderr, flush=True)
+            logger.info("train: on the CPU because %s; --device cuda would refuse", fallback)
     model_dir = Path(os.path.abspath(model_dir))
     restart = Restart(
         model_dir.with_name(f".{model_dir.name}.checkpoint") if checkpoint is None else Path(checkpoint),
@@ -131,7 +133,7 @@ def train(
     if not quiet and validated:
         best, epoch = min(validated)
         last = int(history[-1]["epoch"])
-        print(f"train: ended after epoch {last}; best validation loss {best:.6g}, epoch {epoch}", file=sys.stderr)
+        logger.info("train: ended after epoch %d; best validation loss %.6g, epoch %d", last, best, epoch)
     model.config |= {"device": str(chosen), "seconds": round(time.monotonic() - began, 1)}
     if fallback:
         model.config["cpu_fallback"] = fallback
@@ -170,7 +172,7 @@ def _fit(
         found = restart.load()
         distributed.any_of(False)  # all have read it before one writes it again
         if found and not quiet:
-            print(f"train: {found}", file=sys.stderr, flush=True)
+            logger.info("train: %s", found)
     model = save_load.build(config, tissue.genes)
     before = restart.part("history")
     history: list[dict[str, float]] = list(before.state or [])

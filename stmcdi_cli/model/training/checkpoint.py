@@ -7,8 +7,8 @@ format of safetensors: numbers and JSON, no pickle.
 
 import hashlib
 import json
+import logging
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -26,6 +26,8 @@ from stmcdi_cli.io.output import take_away_strays, whole_file
 from stmcdi_cli.model.tissue import Tissue
 from stmcdi_cli.model.training import distributed
 from stmcdi_cli.model.training.signals import listening
+
+logger = logging.getLogger(__name__)
 
 _CONTENT = "stmcdi"
 
@@ -85,7 +87,7 @@ class Restart:
             with whole_file(self.path, private=True) as temporary:
                 temporary.write_bytes(data)
         except (OSError, InputError) as error:
-            print(f"train: no checkpoint: {error}", file=sys.stderr, flush=True)
+            logger.warning("train: no checkpoint: %s", error)
 
     def remove(self) -> None:
         """Remove the file, and what a process killed while it wrote has left beside it."""

@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from stmcdi_cli.errors import OptionError, StmcdiError
+from stmcdi_cli.logging import Settings, configuration, on_stderr
 from stmcdi_cli.model.training.signals import listening
 
 
@@ -87,7 +88,7 @@ def launch(devices: int, device: torch.device, function: Callable[..., Any], arg
     with tempfile.TemporaryDirectory(prefix="stmcdi_") as folder:
         try:
             members = torch.multiprocessing.spawn(
-                _member, (devices, device, folder, function, arguments), nprocs=devices, join=False
+                _member, (devices, device, folder, configuration(), function, arguments), nprocs=devices, join=False
             )
             with listening(partial(_pass_on, members.pids())):  # and live as long as they do
                 while not members.join():
@@ -106,14 +107,21 @@ def _pass_on(processes: Sequence[int], number: int) -> None:
 
 
 def _member(
-    number: int, devices: int, device: torch.device, folder: str, function: Callable[..., Any], arguments: Sequence[Any]
+    number: int,
+    devices: int,
+    device: torch.device,
+    folder: str,
+    log: Settings,
+    function: Callable[..., Any],
+    arguments: Sequence[Any],
 ) -> None:
     # All are on this machine: find each other through a file and the loopback, which no network setup can break.
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     store = f"file://{folder}/store"
     dist.init_process_group(_backend(device), init_method=store, rank=number, world_size=devices)
     try:
-        result = function(*arguments)
+        with on_stderr(log):
+            result = function(*arguments)
     except StmcdiError as error:
         # Known before the exit that makes the others be ended: they would wait for this one for ever.
         (Path(folder) / f"error_{number}").write_bytes(pickle.dumps(error))
