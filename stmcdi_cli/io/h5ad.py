@@ -35,7 +35,7 @@ def read_h5ad(path: str | os.PathLike[str]) -> "AnnData":
     with hdf5_of(path) as file, reading(path):
         size = safety.check_hdf5(file)
     resources.check_fits(str(path), size)
-    with reading(path), safety.bounded(size), warnings.catch_warnings():
+    with reading(path), safety.memory_limited(size), warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*names are not unique.*")  # the steps refuse them in one line
         adata = anndata.read_h5ad(path)
     with naming(path):
@@ -192,7 +192,7 @@ def opened(path: str | os.PathLike[str]) -> "Iterator[AnnData]":
         As `read_h5ad`.
     """
     with hdf5_of(path) as file:
-        with reading(path), safety.bounded(safety.check_hdf5(file)), warnings.catch_warnings():
+        with reading(path), safety.memory_limited(safety.check_hdf5(file)), warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*names are not unique.*")  # the steps refuse them in one line
             # Files from before 2020 have no encoding; anndata knows how to read them.
             adata = _backed(file) if file.attrs.get("encoding-type") == "anndata" else read_h5ad(path)

@@ -13,7 +13,7 @@ from safetensors.torch import save as as_bytes
 from stmcdi_cli import __version__
 from stmcdi_cli.errors import InputError
 from stmcdi_cli.io.output import whole_folder
-from stmcdi_cli.io.safety import bounded
+from stmcdi_cli.io.safety import memory_limited
 from stmcdi_cli.io.text import read_yaml
 from stmcdi_cli.model.base import ImputationModel
 from stmcdi_cli.model.tissue import Tissue
@@ -89,7 +89,7 @@ def load(path: str | os.PathLike[str]) -> ImputationModel:
         raise InputError(f"{path / CONFIG} is not a model's configuration: {_one_line(error)}") from error
     try:
         # A configuration may ask for a network of any size: it gets memory for the weights that there are.
-        with bounded((path / WEIGHTS).stat().st_size):
+        with memory_limited((path / WEIGHTS).stat().st_size):
             model = build(config, genes)
             state = load_file(path / WEIGHTS)
             broken = [name for name, value in state.items() if not value.isfinite().all()]

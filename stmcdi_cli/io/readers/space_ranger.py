@@ -82,7 +82,7 @@ def _read_h5(path: Path) -> "AnnData":
     import h5py
 
     try:
-        with h5py.File(path) as file, safety.bounded(safety.check_hdf5(file)):
+        with h5py.File(path) as file, safety.memory_limited(safety.check_hdf5(file)):
             matrix = file["matrix"]
             features = matrix["features"]
             ids, names, kinds = (features[key][()].astype(str) for key in ("id", "name", "feature_type"))
@@ -108,9 +108,9 @@ def _read_mtx(folder: Path) -> "AnnData":
         opener = gzip.open if path.suffix == ".gz" else open
         with opener(path, "rb") as file:
             n_values = mminfo(file)[2]
-        if n_values > safety.PACKED * path.stat().st_size:
+        if n_values > safety.MAX_RATIO * path.stat().st_size:
             raise ValueError(f"it declares {n_values} values and cannot hold them")
-        with safety.bounded(24 * n_values), opener(path, "rb") as file:
+        with safety.memory_limited(24 * n_values), opener(path, "rb") as file:
             counts = sp.csr_matrix(mmread(file).T, dtype=np.float32)
         features = pd.read_csv(_either(folder, "features.tsv"), sep="\t", header=None, dtype=str)
         spots = pd.read_csv(_either(folder, "barcodes.tsv"), sep="\t", header=None, dtype=str)[0].to_numpy()

@@ -106,7 +106,7 @@ def _read_table(path: Path) -> "DataFrame":
         raise InputError(f"{path}: no such file; check the path")
     comma = ".csv" in path.suffixes
     try:
-        with safety.bounded(resources.granted() // 4):  # a packed table may be of any size
+        with safety.memory_limited(resources.granted() // 4):  # a packed table may be of any size
             table = pd.read_csv(path, sep="," if comma else "\t", index_col=0, encoding="utf-8-sig")
     except Exception as error:  # whatever pandas trips over, the file is what is wrong
         raise InputError(f"{path}: cannot be read as a table ({_short(error)}); write it as CSV or TSV") from error

@@ -44,7 +44,7 @@ def read_anndata(path: Path) -> "AnnData":
     try:
         import zarr  # noqa: F401 - before memory is bounded
 
-        with safety.bounded(size + THREADS), warnings.catch_warnings():
+        with safety.memory_limited(size + THREADS), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return anndata.read_zarr(path)
     except ImportError as error:
@@ -71,7 +71,7 @@ def read_spatialdata(path: Path, table: str | None) -> "AnnData":
             warnings.simplefilter("ignore")
             import spatialdata
 
-            with safety.bounded(size + THREADS):
+            with safety.memory_limited(size + THREADS):
                 data = spatialdata.read_zarr(path)
     except ImportError as error:
         raise InputError(f"{path}: reading SpatialData needs its package; pip install 'stmcdi[spatialdata]'") from error
