@@ -242,13 +242,13 @@ def hold_out(input: Path, output: Path, truth: Path, **options: Any) -> None:
 @click.option("--quiet", is_flag=True, default=False, help="Show no progress.")
 def train(input: Path, model_dir: Path, **options: Any) -> None:
     """Learn from the visible entries (paper, Algorithm 1) and write the model to the folder MODEL_DIR."""
-    from stmcdi_cli.errors import naming
+    from stmcdi_cli.errors import in_file
     from stmcdi_cli.io.h5ad import opened
     from stmcdi_cli.io.output import check_model_dir
     from stmcdi_cli.steps.train import train
 
     check_model_dir(model_dir)
-    with opened(input) as adata, naming(input):
+    with opened(input) as adata, in_file(input):
         train(adata, model_dir, **options)
 
 
@@ -322,7 +322,7 @@ def merge(inputs: tuple[Path, ...], output: Path) -> None:
 @MEMORY_LIMIT
 def evaluate(imputed: Path, truth: Path, metrics: Path, tsv: Path | None, **options: Any) -> None:
     """Score imputed values on the hidden entries alone (paper, eq. 25-28, and more)."""
-    from stmcdi_cli.errors import naming
+    from stmcdi_cli.errors import in_file
     from stmcdi_cli.io.h5ad import opened
     from stmcdi_cli.io.output import check_output
     from stmcdi_cli.steps.evaluate import write_scores
@@ -330,7 +330,7 @@ def evaluate(imputed: Path, truth: Path, metrics: Path, tsv: Path | None, **opti
     tsv = tsv or metrics.with_suffix(".tsv")
     check_output(metrics, imputed, truth)
     check_output(tsv, imputed, truth, metrics)
-    with opened(imputed) as result, opened(truth) as answer, naming(imputed):
+    with opened(imputed) as result, opened(truth) as answer, in_file(imputed):
         write_scores(result, answer, metrics, tsv, **options)
 
 
@@ -347,7 +347,7 @@ def evaluate(imputed: Path, truth: Path, metrics: Path, tsv: Path | None, **opti
 @click.option("--multiqc/--no-multiqc", default=True, help="Write *_mqc.json files for MultiQC beside OUTPUT.")
 def report(input: Path, output: Path, truth: Path | None, baseline: tuple[Path, ...], **options: Any) -> None:
     """Say in one page (HTML) what was imputed and which genes to trust; OUTPUT.tsv has the table of genes."""
-    from stmcdi_cli.errors import naming
+    from stmcdi_cli.errors import in_file
     from stmcdi_cli.io.h5ad import read_h5ad
     from stmcdi_cli.io.output import check_output
     from stmcdi_cli.steps.report import report
@@ -357,7 +357,7 @@ def report(input: Path, output: Path, truth: Path | None, baseline: tuple[Path, 
     check_output(output.with_suffix(".tsv"), *inputs, output)
     adata = read_h5ad(input)
     answer, others = None if truth is None else read_h5ad(truth), [read_h5ad(path) for path in baseline]
-    with naming(input):
+    with in_file(input):
         report(adata, output, truth=answer, baseline=others, **options)
 
 
@@ -386,7 +386,7 @@ def report(input: Path, output: Path, truth: Path | None, baseline: tuple[Path, 
 @click.option("--quiet", is_flag=True, default=False, help="Show no progress.")
 def run(input: Path, output: Path, model_dir: Path | None, evaluate: Path | None, **options: Any) -> None:
     """All steps in one process: normalise, choose genes, build the graph, train, impute."""
-    from stmcdi_cli.errors import naming
+    from stmcdi_cli.errors import in_file
     from stmcdi_cli.io.h5ad import read_h5ad, write_h5ads
     from stmcdi_cli.io.output import check_model_dir, check_output
     from stmcdi_cli.provenance import note_input
@@ -405,7 +405,7 @@ def run(input: Path, output: Path, model_dir: Path | None, evaluate: Path | None
         check_output(evaluate.with_suffix(".tsv"), input, output, evaluate)
         check_output(truth_path, input, output)
     adata = read_h5ad(input)
-    with naming(input):
+    with in_file(input):
         imputed, truth = run(adata, model_dir, **options)
     note_input("normalize", input, imputed)
     files = {output: imputed, truth_path: truth}

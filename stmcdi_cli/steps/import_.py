@@ -13,7 +13,7 @@ import numpy as np
 
 from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import validation
-from stmcdi_cli.errors import InputError, naming
+from stmcdi_cli.errors import InputError, in_file
 from stmcdi_cli.io.h5ad import read_h5ad
 from stmcdi_cli.io.readers import space_ranger, zarr
 from stmcdi_cli.io.readers import table as tables
@@ -78,7 +78,7 @@ def import_(
         adata.var_names_make_unique()
         if not quiet:
             logger.info("import: renamed repeated genes: %s", validation.some(again))
-    with naming(path):
+    with in_file(path):
         validation.check(adata)
         validation.table(adata)
         adata.obsm[keys.SPATIAL] = validation.coordinates(adata)
