@@ -1,8 +1,7 @@
-"""The ``stmcdi`` command line: Click commands, nothing else.
+"""The ``stmcdi`` command line: one Click command per step.
 
-Each command opens its input, calls the function of the same name in ``stmcdi_cli.steps``, or the ``stream`` behind it,
-with the same parameters and defaults, and writes. Heavy imports happen inside the commands, so that
-``--help`` answers at once.
+Each command opens its input, calls the function of the same name in ``stmcdi_cli.steps``, or its ``stream``, with the
+same parameters and defaults, and writes. Heavy imports are inside the commands, so that ``--help`` answers at once.
 """
 
 from pathlib import Path
@@ -12,64 +11,18 @@ import click
 
 from stmcdi_cli import __version__
 from stmcdi_cli.cli.group import SHELLS, Steps, print_completion
-
-PATH = click.Path(path_type=Path)
-DEVICE = click.Choice(["auto", "cpu", "cuda"])
-TARGET = click.Choice(["missing", "zeros", "all"])
-SAMPLER = click.Choice(["dpm", "ddim", "ddpm", "langevin"])
-PRESET = click.Choice(["default", "paper"])
-FORMAT = click.Choice(["auto", "space-ranger", "visium-hd", "table", "h5ad", "zarr", "spatialdata"])
-BASELINE = click.Choice(
-    [
-        "gene-mean",
-        "spatial-neighbors",
-        "expression-neighbors",
-        "soft-impute",
-        "factor-analysis",
-        "gan",
-        "vae",
-        "mlp",
-    ]
-)
-
-
-def example(arguments: str) -> str:
-    """Close a command's help with an example, marked so that Click does not wrap it."""
-    return f"\b\nExample:\n  stmcdi {arguments}"
-
-
-def genes_from_file(ctx: click.Context, parameter: click.Parameter, path: Path | None) -> list[str] | None:
-    """Turn ``--genes FILE`` into the names in it."""
-    from stmcdi_cli.io.text import read_names
-
-    return None if path is None else read_names(path)
-
-
-def names_in(ctx: click.Context, parameter: click.Parameter, text: str | None) -> list[str] | None:
-    """Turn names with commas between them into a list."""
-    return None if text is None else [name.strip() for name in text.split(",")]
-
-
-def take_memory_limit(ctx: click.Context, parameter: click.Parameter, size: str | None) -> None:
-    """Set ``--memory-limit`` for the process; it changes no result."""
-    from stmcdi_cli import resources
-
-    resources.set_limit(None if size is None else resources.parse(size))
-
-
-MEMORY_LIMIT = click.option(
-    "--memory-limit",
-    default=None,
-    expose_value=False,
-    callback=take_memory_limit,
-    help="Memory to use, such as 4G (default: half of what is free); sets how many spots are held at a time.",
-)
-GENES = click.option(
-    "--genes",
-    type=PATH,
-    default=None,
-    callback=genes_from_file,
-    help="These only: a file with one gene name per line, or the folder of a model.",
+from stmcdi_cli.cli.options import (
+    BASELINE,
+    DEVICE,
+    FORMAT,
+    GENES,
+    MEMORY_LIMIT,
+    PATH,
+    PRESET,
+    SAMPLER,
+    TARGET,
+    example,
+    split_names,
 )
 
 
@@ -267,7 +220,7 @@ def train(input: Path, model_dir: Path, **options: Any) -> None:
 @click.option(
     "--layers",
     default=None,
-    callback=names_in,
+    callback=split_names,
     help="Layers to write, such as imputed,imputed_sd (default: all five). Quantiles take the most time and memory.",
 )
 @click.option("--shard", default=None, help="I/N: fill the I-th of N parts of the spots alone; see merge.")

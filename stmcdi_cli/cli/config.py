@@ -11,22 +11,22 @@ from stmcdi_cli.errors import InputError, one_line
 
 
 def load_config(ctx: click.Context, option: click.Parameter, path: Path | None) -> None:
-    """Let a YAML file set defaults: keys are options, at the top for all steps, or under a step's name for it alone.
+    """Take defaults from a YAML file: its keys are options of all steps, or names of steps with options of their own.
 
     Raises
     ------
-    InputError
+    click.UsageError
         The file cannot be read, or a key is no option.
     """
     if path is None:
         return
     try:
-        _read_config(ctx, path)
+        _set_defaults(ctx, path)
     except InputError as error:
         raise click.UsageError(str(error), ctx) from error
 
 
-def _read_config(ctx: click.Context, path: Path) -> None:
+def _set_defaults(ctx: click.Context, path: Path) -> None:
     from stmcdi_cli.io.text import read_yaml
 
     try:
@@ -56,13 +56,13 @@ def _read_config(ctx: click.Context, path: Path) -> None:
     for name, value in settings.items():
         if isinstance(value, Mapping):
             raise InputError(
-                f"{path}: expected a value for {name}, found a mapping; options of a step stand under its name"
+                f"{path}: expected a value for {name}, found a mapping; write options of a step under its name"
             )
     ctx.default_map = {here[name]: value for name, value in settings.items() if value is not None}
 
 
 def _settable(command: click.Command) -> dict[str, str]:
-    """Options of a command a file may set: name as typed, without dashes, to name of the parameter."""
+    """Give the options of a command that a file may set: their names as typed, without dashes, and their parameters."""
     shared = {"config"}
     return {
         flag.removeprefix("--"): str(option.name)
