@@ -9,6 +9,8 @@ Every step of the command line is a function here, with the same name and the sa
 from importlib import import_module
 from typing import Any
 
+from stmcdi_cli.logging import show_by_default
+
 __version__ = "0.1.0"
 
 __all__ = [
@@ -28,6 +30,8 @@ __all__ = [
     "simulate",
     "train",
 ]
+
+show_by_default()
 
 
 def __getattr__(name: str) -> Any:

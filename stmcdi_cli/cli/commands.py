@@ -1,8 +1,7 @@
-"""The ``stmcdi`` command line: Click commands, nothing else.
+"""The ``stmcdi`` command line: one Click command per step.
 
-Each command opens its input, calls the function of the same name in ``stmcdi_cli.steps``, or the ``stream`` behind it,
-with the same parameters and defaults, and writes. Heavy imports happen inside the commands, so that
-``--help`` answers at once.
+Each command opens its input, calls the function of the same name in ``stmcdi_cli.steps``, or its ``stream``, with the
+same parameters and defaults, and writes. Heavy imports are inside the commands, so that ``--help`` answers at once.
 """
 
 from pathlib import Path
@@ -12,64 +11,18 @@ import click
 
 from stmcdi_cli import __version__
 from stmcdi_cli.cli.group import SHELLS, Steps, print_completion
-
-PATH = click.Path(path_type=Path)
-DEVICE = click.Choice(["auto", "cpu", "cuda"])
-TARGET = click.Choice(["missing", "zeros", "all"])
-SAMPLER = click.Choice(["dpm", "ddim", "ddpm", "langevin"])
-PRESET = click.Choice(["default", "paper"])
-FORMAT = click.Choice(["auto", "space-ranger", "visium-hd", "table", "h5ad", "zarr", "spatialdata"])
-BASELINE = click.Choice(
-    [
-        "gene-mean",
-        "spatial-neighbors",
-        "expression-neighbors",
-        "soft-impute",
-        "factor-analysis",
-        "gan",
-        "vae",
-        "mlp",
-    ]
-)
-
-
-def example(arguments: str) -> str:
-    """Close a command's help with an example, marked so that Click does not wrap it."""
-    return f"\b\nExample:\n  stmcdi {arguments}"
-
-
-def genes_from_file(ctx: click.Context, parameter: click.Parameter, path: Path | None) -> list[str] | None:
-    """Turn ``--genes FILE`` into the names in it."""
-    from stmcdi_cli.io.text import read_names
-
-    return None if path is None else read_names(path)
-
-
-def names_in(ctx: click.Context, parameter: click.Parameter, text: str | None) -> list[str] | None:
-    """Turn names with commas between them into a list."""
-    return None if text is None else [name.strip() for name in text.split(",")]
-
-
-def take_memory_limit(ctx: click.Context, parameter: click.Parameter, size: str | None) -> None:
-    """Set ``--memory-limit`` for the process; it changes no result."""
-    from stmcdi_cli import resources
-
-    resources.set_limit(None if size is None else resources.parse(size))
-
-
-MEMORY_LIMIT = click.option(
-    "--memory-limit",
-    default=None,
-    expose_value=False,
-    callback=take_memory_limit,
-    help="Memory to use, such as 4G (default: half of what is free); sets how many spots are held at a time.",
-)
-GENES = click.option(
-    "--genes",
-    type=PATH,
-    default=None,
-    callback=genes_from_file,
-    help="These only: a file with one gene name per line, or the folder of a model.",
+from stmcdi_cli.cli.options import (
+    BASELINE,
+    DEVICE,
+    FORMAT,
+    GENES,
+    MEMORY_LIMIT,
+    PATH,
+    PRESET,
+    SAMPLER,
+    TARGET,
+    example,
+    split_names,
 )
 
 
@@ -242,13 +195,13 @@ def hold_out(input: Path, output: Path, truth: Path, **options: Any) -> None:
 @click.option("--quiet", is_flag=True, default=False, help="Show no progress.")
 def train(input: Path, model_dir: Path, **options: Any) -> None:
     """Learn from the visible entries (paper, Algorithm 1) and write the model to the folder MODEL_DIR."""
-    from stmcdi_cli.errors import naming
+    from stmcdi_cli.errors import in_file
     from stmcdi_cli.io.h5ad import opened
     from stmcdi_cli.io.output import check_model_dir
     from stmcdi_cli.steps.train import train
 
     check_model_dir(model_dir)
-    with opened(input) as adata, naming(input):
+    with opened(input) as adata, in_file(input):
         train(adata, model_dir, **options)
 
 
@@ -267,7 +220,7 @@ def train(input: Path, model_dir: Path, **options: Any) -> None:
 @click.option(
     "--layers",
     default=None,
-    callback=names_in,
+    callback=split_names,
     help="Layers to write, such as imputed,imputed_sd (default: all five). Quantiles take the most time and memory.",
 )
 @click.option("--shard", default=None, help="I/N: fill the I-th of N parts of the spots alone; see merge.")
@@ -322,7 +275,7 @@ def merge(inputs: tuple[Path, ...], output: Path) -> None:
 @MEMORY_LIMIT
 def evaluate(imputed: Path, truth: Path, metrics: Path, tsv: Path | None, **options: Any) -> None:
     """Score imputed values on the hidden entries alone (paper, eq. 25-28, and more)."""
-    from stmcdi_cli.errors import naming
+    from stmcdi_cli.errors import in_file
     from stmcdi_cli.io.h5ad import opened
     from stmcdi_cli.io.output import check_output
     from stmcdi_cli.steps.evaluate import write_scores
@@ -330,7 +283,7 @@ def evaluate(imputed: Path, truth: Path, metrics: Path, tsv: Path | None, **opti
     tsv = tsv or metrics.with_suffix(".tsv")
     check_output(metrics, imputed, truth)
     check_output(tsv, imputed, truth, metrics)
-    with opened(imputed) as result, opened(truth) as answer, naming(imputed):
+    with opened(imputed) as result, opened(truth) as answer, in_file(imputed):
         write_scores(result, answer, metrics, tsv, **options)
 
 
@@ -347,7 +300,7 @@ def evaluate(imputed: Path, truth: Path, metrics: Path, tsv: Path | None, **opti
 @click.option("--multiqc/--no-multiqc", default=True, help="Write *_mqc.json files for MultiQC beside OUTPUT.")
 def report(input: Path, output: Path, truth: Path | None, baseline: tuple[Path, ...], **options: Any) -> None:
     """Say in one page (HTML) what was imputed and which genes to trust; OUTPUT.tsv has the table of genes."""
-    from stmcdi_cli.errors import naming
+    from stmcdi_cli.errors import in_file
     from stmcdi_cli.io.h5ad import read_h5ad
     from stmcdi_cli.io.output import check_output
     from stmcdi_cli.steps.report import report
@@ -357,7 +310,7 @@ def report(input: Path, output: Path, truth: Path | None, baseline: tuple[Path, 
     check_output(output.with_suffix(".tsv"), *inputs, output)
     adata = read_h5ad(input)
     answer, others = None if truth is None else read_h5ad(truth), [read_h5ad(path) for path in baseline]
-    with naming(input):
+    with in_file(input):
         report(adata, output, truth=answer, baseline=others, **options)
 
 
@@ -386,7 +339,7 @@ def report(input: Path, output: Path, truth: Path | None, baseline: tuple[Path, 
 @click.option("--quiet", is_flag=True, default=False, help="Show no progress.")
 def run(input: Path, output: Path, model_dir: Path | None, evaluate: Path | None, **options: Any) -> None:
     """All steps in one process: normalise, choose genes, build the graph, train, impute."""
-    from stmcdi_cli.errors import naming
+    from stmcdi_cli.errors import in_file
     from stmcdi_cli.io.h5ad import read_h5ad, write_h5ads
     from stmcdi_cli.io.output import check_model_dir, check_output
     from stmcdi_cli.provenance import note_input
@@ -405,7 +358,7 @@ def run(input: Path, output: Path, model_dir: Path | None, evaluate: Path | None
         check_output(evaluate.with_suffix(".tsv"), input, output, evaluate)
         check_output(truth_path, input, output)
     adata = read_h5ad(input)
-    with naming(input):
+    with in_file(input):
         imputed, truth = run(adata, model_dir, **options)
     note_input("normalize", input, imputed)
     files = {output: imputed, truth_path: truth}

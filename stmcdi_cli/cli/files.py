@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stmcdi_cli.errors import naming
+from stmcdi_cli.errors import in_file
 from stmcdi_cli.io.h5ad import opened, read_h5ad, write_h5ad
 from stmcdi_cli.io.output import check_output
 from stmcdi_cli.io.partial import _kept_in
@@ -43,7 +43,7 @@ def transform_in_memory(
     """Read ``input``, apply a step, add the input's checksum to the step's record, write ``output``."""
     check_output(output, input)
     adata = read_h5ad(input)
-    with naming(input):
+    with in_file(input):
         result = function(adata, **options)
     note_input(function.__name__.replace("_", "-"), input, result)
     write_h5ad(result, output)
@@ -52,7 +52,7 @@ def transform_in_memory(
 
 def named(path: str | os.PathLike[str], blocks: Iterable[Block]) -> Iterator[Block]:
     """Put the input's name before errors that come up while blocks are made."""
-    with naming(path):
+    with in_file(path):
         yield from blocks
 
 
@@ -67,7 +67,7 @@ def transform(
     for i, output in enumerate(outputs):
         check_output(output, input, *outputs[:i])
     with opened(input) as adata:
-        with naming(input):
+        with in_file(input):
             made = stream(adata, **options)
         streams = made if isinstance(made, tuple) else (made,)
         note_input(step, input, *(stream.header for stream in streams))

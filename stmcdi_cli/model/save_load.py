@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 from safetensors.torch import save as as_bytes
 
 from stmcdi_cli import __version__
-from stmcdi_cli.errors import InputError
+from stmcdi_cli.errors import InputError, one_line
 from stmcdi_cli.io.output import whole_folder
-from stmcdi_cli.io.safety import bounded
+from stmcdi_cli.io.safety import memory_limited
 from stmcdi_cli.io.text import read_yaml
 from stmcdi_cli.model.base import ImputationModel
 from stmcdi_cli.model.tissue import Tissue
@@ -86,10 +86,10 @@ def load(path: str | os.PathLike[str]) -> ImputationModel:
         config, genes = dict(description["config"]), tuple(map(str, description["genes"]))
         config["variant"] = description["variant"]
     except (OSError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path / CONFIG} is not a model's configuration: {_one_line(error)}") from error
+        raise InputError(f"{path / CONFIG} is not a model's configuration: {one_line(error, 300)}") from error
     try:
-        # A configuration may ask for a network of any size: allow no more memory than its weights need.
-        with bounded((path / WEIGHTS).stat().st_size):
+        # A configuration may ask for a network of any size: it gets memory for the weights that there are.
+        with memory_limited((path / WEIGHTS).stat().st_size):
             model = build(config, genes)
             state = load_file(path / WEIGHTS)
             broken = [name for name, value in state.items() if not value.isfinite().all()]
@@ -99,7 +99,7 @@ def load(path: str | os.PathLike[str]) -> ImputationModel:
     except InputError:
         raise
     except Exception as error:  # torch raises errors of many kinds for a damaged folder
-        raise InputError(f"{path / WEIGHTS} does not fit {path / CONFIG}: {_one_line(error)}") from error
+        raise InputError(f"{path / WEIGHTS} does not fit {path / CONFIG}: {one_line(error, 300)}") from error
     return model
 
 
@@ -166,7 +166,3 @@ def _table(rows: Sequence[Mapping[str, float]]) -> str:
     lines = ["\t".join(columns)]
     lines += ["\t".join(f"{row[column]:.8g}" if column in row else "" for column in columns) for row in rows]
     return "\n".join(lines) + "\n"
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

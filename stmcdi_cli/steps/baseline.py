@@ -1,5 +1,6 @@
 """``stmcdi baseline``: impute with one of the methods that the diffusion model is compared with."""
 
+import logging
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -8,12 +9,13 @@ import scipy.sparse as sp
 from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import validation
 from stmcdi_cli.io.h5ad import shallow_copy
-from stmcdi_cli.logging import note
 from stmcdi_cli.provenance import record
 from stmcdi_cli.sparse import missing_entries
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+logger = logging.getLogger(__name__)
 
 TARGETS = ("missing", "all")
 _QUANTILE_95 = 1.6448536269514722  # of the standard normal distribution
@@ -63,7 +65,7 @@ def baseline(
     data = DenseTissue.from_anndata(adata, section_key)
     fill = np.ones(adata.shape, dtype=bool) if target == "all" else missing_entries(adata).toarray()
     if not fill.any():
-        note("baseline: no entry is missing, so none is filled; --target all replaces every one")
+        logger.info("baseline: no entry is missing, so none is filled; --target all replaces every one")
     with single_threaded():
         estimate = METHODS[method](data, seed=seed)
 

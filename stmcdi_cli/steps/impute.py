@@ -1,7 +1,7 @@
 """``stmcdi impute``: draw the entries that have no value, starting from pure noise (Algorithm 2)."""
 
+import logging
 import os
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from stmcdi_cli.model.base import ImputationModel
 
+logger = logging.getLogger(__name__)
 
 TARGETS = ("missing", "zeros", "all")
 LAYERS = (keys.IMPUTED, keys.IMPUTED_SD, keys.IMPUTED_MEDIAN, keys.IMPUTED_Q05, keys.IMPUTED_Q95)
@@ -145,7 +146,7 @@ def stream(
     chosen = choose_device(device)
     fallback = cpu_fallback(device, chosen)
     if fallback and not quiet:
-        print(f"impute: on the CPU because {fallback}; --device cuda would refuse", file=sys.stderr)
+        logger.info("impute: on the CPU because %s; --device cuda would refuse", fallback)
     settings = {
         "target": target,
         "n_samples": n_samples,
@@ -160,7 +161,7 @@ def stream(
     if parts:
         parts.begin(settings | {"model": model.digest(), "data": _digest(adata)})
         if parts.count() and not quiet:
-            print(f"impute: going on; {parts.count()} batches are done", file=sys.stderr)
+            logger.info("impute: going on; %d batches are done", parts.count())
 
     draw_options = DrawOptions(n_samples, seed, sampler, n_steps, denoise=target != "missing")
 
@@ -211,7 +212,7 @@ def stream(
                 n_filled += n
                 yield rows
         if target == "missing" and not n_filled and not quiet:
-            print("impute: no entry is missing, so none is filled; --target zeros or all fills others", file=sys.stderr)
+            logger.info("impute: no entry is missing, so none is filled; --target zeros or all fills others")
         header.uns[keys.PROVENANCE]["impute"]["parameters"]["seconds"] = round(time.monotonic() - began, 1)
 
     share = len(part) / tissue.n_spots

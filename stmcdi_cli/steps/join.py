@@ -9,7 +9,7 @@ import scipy.sparse as sp
 
 from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import validation
-from stmcdi_cli.errors import InputError, OptionError, naming
+from stmcdi_cli.errors import InputError, OptionError, in_file
 from stmcdi_cli.io.h5ad import matrices, shallow_copy
 from stmcdi_cli.io.stream import Block, Stream, gathered, stored
 from stmcdi_cli.provenance import record
@@ -55,7 +55,7 @@ def stream(tissues: "Sequence[AnnData]", *, names: Sequence[str] = (), section_k
         raise OptionError(f"expected {len(tissues)} different `names`, one per tissue, found `{','.join(names)}`")
     parts = {}
     for name, tissue in zip(names, tissues, strict=True):
-        with naming(f"tissue {name}"):
+        with in_file(f"tissue {name}"):
             validation.table(tissue)
             validation.coordinates(tissue)
             validation.sections(tissue, section_key)
@@ -99,7 +99,7 @@ def _blocks(names: Sequence[str], tissues: "Sequence[AnnData]", joined: "AnnData
     """Yield the rows of one tissue after the other, of the matrices and genes that all have."""
     found = []
     for name, tissue in zip(names, tissues, strict=True):
-        with naming(f"tissue {name}"):
+        with in_file(f"tissue {name}"):
             found.append({key: by_rows(matrix) for key, matrix in matrices(tissue).items()})
     common = [key for key in found[0] if all(key in of for of in found)]
     dense = {key for key in common if all(hasattr(of[key], "ndim") and not sp.issparse(of[key]) for of in found)}
@@ -110,7 +110,7 @@ def _blocks(names: Sequence[str], tissues: "Sequence[AnnData]", joined: "AnnData
         def block(
             rows: slice, name: str = name, of: dict[str, Any] = of, column: dict[str, np.ndarray] = column
         ) -> Block:
-            with naming(f"tissue {name}"):
+            with in_file(f"tissue {name}"):
                 parts = {key: rows_of(of[key], rows)[:, column[key]] for key in common}
             return {
                 key: part.astype(kind[key]) if key in dense else to_csr(part, kind[key]) for key, part in parts.items()

@@ -1,7 +1,7 @@
 """``stmcdi train``: learn from the visible entries (Algorithm 1)."""
 
+import logging
 import os
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from stmcdi_cli.model.tissue import Tissue
     from stmcdi_cli.model.training.checkpoint import Checkpoint
     from stmcdi_cli.model.training.trainer import Row
+
+logger = logging.getLogger(__name__)
 
 PRESETS = ("default", "paper")
 
@@ -96,12 +98,11 @@ def train(
     spots = _training_spots(adata, config, seed)
     tissue = Tissue.from_anndata(adata, spots)
     config["scale"] = tissue.count_scale
-    fallback = cpu_fallback(device, chosen)
     if not quiet:
         part = "" if spots is None else f" of {adata.n_obs}, in patches,"
-        print(f"train: {tissue.n_spots} spots{part} x {tissue.n_genes} genes on {chosen}", file=sys.stderr, flush=True)
+        logger.info("train: %d spots%s x %d genes on %s", tissue.n_spots, part, tissue.n_genes, chosen)
         if fallback:
-            print(f"train: on the CPU because {fallback}; --device cuda would refuse", file=sys.stderr, flush=True)
+            logger.info("train: on the CPU because %s; --device cuda would refuse", fallback)
     model_dir = Path(os.path.abspath(model_dir))
     checkpoint_file = Checkpoint(
         model_dir.with_name(f".{model_dir.name}.checkpoint") if checkpoint is None else Path(checkpoint),
@@ -123,7 +124,7 @@ def train(
         model.config["cpu_fallback"] = fallback
     if is_first:  # of the processes that train together
         if not quiet:
-            _print_end(history)
+            _log_end(history)
         save_load.save(model, model_dir, history)
         checkpoint_file.remove()
     return model
@@ -173,7 +174,7 @@ def _fit(
         found = checkpoint.load()
         distributed.any_of(False)  # wait until all have read it: one of them will write it again
         if found and not quiet:
-            print(f"train: {found}", file=sys.stderr, flush=True)
+            logger.info("train: %s", found)
     model = save_load.build(config, tissue.genes)
     stage = checkpoint.stage("history")
     history: list[dict[str, float]] = list(stage.state or [])
@@ -199,10 +200,10 @@ def _fit_in_process(*arguments: Any) -> "tuple[Mapping[str, torch.Tensor], list[
     return model.state(), history
 
 
-def _print_end(history: Sequence[Mapping[str, float]]) -> None:
+def _log_end(history: Sequence[Mapping[str, float]]) -> None:
     """Say when the training ended, and which epoch validated best."""
     validated = [(row["validation_loss"], int(row["epoch"])) for row in history if "validation_loss" in row]
     if validated:
         best, epoch = min(validated)
         last = int(history[-1]["epoch"])
-        print(f"train: ended after epoch {last}; best validation loss {best:.6g}, epoch {epoch}", file=sys.stderr)
+        logger.info("train: ended after epoch %d; best validation loss %.6g, epoch %d", last, best, epoch)

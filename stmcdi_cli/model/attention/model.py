@@ -65,7 +65,7 @@ class AttentionModel(ImputationModel):
         self._build(seed)
         self.network.to(device)
         n_parameters = sum(parameter.numel() for parameter in self.network.parameters())
-        logger.info("%d parameters for %d genes (the paper: 826,471)", n_parameters, len(self.genes))
+        logger.debug("%d parameters for %d genes (the paper: 826,471)", n_parameters, len(self.genes))
         validation_mask = validation_entries(tissue, self.validation_share, seed)
         data = Neighbourhood(tissue, self.hops, validation_mask=validation_mask)
         self.scaler = data.scaler

@@ -7,9 +7,9 @@ is that of safetensors: numbers and JSON, no pickle.
 
 import hashlib
 import json
+import logging
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -27,6 +27,8 @@ from stmcdi_cli.io.output import take_away_strays, whole_file
 from stmcdi_cli.model.tissue import Tissue
 from stmcdi_cli.model.training import distributed
 from stmcdi_cli.model.training.signals import listening
+
+logger = logging.getLogger(__name__)
 
 _CONTENT = "stmcdi"
 
@@ -95,7 +97,7 @@ class Checkpoint:
             with whole_file(self.path, private=True) as temporary:
                 temporary.write_bytes(data)
         except (OSError, InputError) as error:
-            print(f"train: no checkpoint: {error}", file=sys.stderr, flush=True)
+            logger.warning("train: no checkpoint: %s", error)
         else:
             self._on_disk = True
         return self._on_disk
@@ -109,8 +111,7 @@ class Checkpoint:
             take_away_strays(self.path)
         except OSError as error:
             reason = os.strerror(error.errno) if error.errno else str(error)
-            line = f"train: {self.path}: cannot be removed ({reason}); it is no longer needed"
-            print(line, file=sys.stderr, flush=True)
+            logger.warning("train: %s: cannot be removed (%s); it is no longer needed", self.path, reason)
 
     # Signals
 

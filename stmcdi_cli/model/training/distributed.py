@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from stmcdi_cli.errors import OptionError, StmcdiError
+from stmcdi_cli.logging import Settings, configuration, on_stderr
 from stmcdi_cli.model.training.signals import listening
 
 
@@ -87,7 +88,10 @@ def launch(devices: int, device: torch.device, function: Callable[..., Any], arg
     with tempfile.TemporaryDirectory(prefix="stmcdi_") as folder:
         try:
             processes = torch.multiprocessing.spawn(
-                _run_in_group, (devices, device, folder, function, arguments), nprocs=devices, join=False
+                _run_in_group,
+                (devices, device, folder, configuration(), function, arguments),
+                nprocs=devices,
+                join=False,
             )
             with listening(partial(_forward_signal, processes.pids())):  # and end only after they have ended
                 while not processes.join():
@@ -106,14 +110,21 @@ def _forward_signal(processes: Sequence[int], number: int) -> None:
 
 
 def _run_in_group(
-    number: int, devices: int, device: torch.device, folder: str, function: Callable[..., Any], arguments: Sequence[Any]
+    number: int,
+    devices: int,
+    device: torch.device,
+    folder: str,
+    log: Settings,
+    function: Callable[..., Any],
+    arguments: Sequence[Any],
 ) -> None:
     # All are on this machine: they find each other through a file and the loopback device, without a network.
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     store = f"file://{folder}/store"
     dist.init_process_group(_backend(device), init_method=store, rank=number, world_size=devices)
     try:
-        result = function(*arguments)
+        with on_stderr(log):
+            result = function(*arguments)
     except StmcdiError as error:
         # Written before the exit, at which `launch` ends the other processes: they would wait for this one forever.
         (Path(folder) / f"error_{number}").write_bytes(pickle.dumps(error))

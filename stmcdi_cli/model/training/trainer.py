@@ -154,7 +154,7 @@ class Trainer:
                 report(row)
             stage.save(copy.deepcopy(self.state_dict()))
         if self.epoch < settings.epochs:
-            logger.info(
+            logger.debug(
                 "stopped early after epoch %d of %d: validation loss has not beaten %.6g (epoch %d) for %d epochs",
                 self.epoch,
                 settings.epochs,

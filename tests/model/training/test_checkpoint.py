@@ -91,11 +91,10 @@ def stopped(masked, tmp_path, monkeypatch):
     return tmp_path / ".model.checkpoint"
 
 
-def test_says_that_it_goes_on(masked, stopped, tmp_path, capsys):
+def test_says_that_it_goes_on(masked, stopped, tmp_path, caplog):
     train(masked, tmp_path / "model", quiet=False)
-    lines = capsys.readouterr().err
-    assert f"train: going on from {stopped}\n" in lines
-    assert "epoch 3," not in lines and lines.count("epoch 4,") == 1  # rows of the history are told once
+    assert f"train: going on from {stopped}" in caplog.messages
+    assert "epoch 3," not in caplog.text and caplog.text.count("epoch 4,") == 1  # rows of the history are told once
     assert {path.name for path in tmp_path.iterdir()} == {"model"}
 
 
@@ -107,7 +106,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("kind", [*CHANGES, "data", "version", "damaged", "foreign", "no resume"])
-def test_never_goes_on_from_another_training(masked, stopped, tmp_path, monkeypatch, capsys, kind):
+def test_never_goes_on_from_another_training(masked, stopped, tmp_path, monkeypatch, caplog, kind):
     options = CHANGES.get(kind, {})
     if kind == "data":
         masked = masked.copy()
@@ -122,7 +121,7 @@ def test_never_goes_on_from_another_training(masked, stopped, tmp_path, monkeypa
         options = {"resume": False}
     train(masked, tmp_path / "model", quiet=False, **options)
     line = f"train: {stopped} is {'no checkpoint' if kind == 'damaged' else 'of other data, settings or software'}"
-    assert (f"{line}; starting afresh\n" in capsys.readouterr().err) == (kind != "no resume")
+    assert (f"{line}; starting afresh" in caplog.messages) == (kind != "no resume")
     assert {path.name for path in tmp_path.iterdir()} == {"model"}
     if kind in ("seed", "data"):
         train(masked, tmp_path / "fresh", **options)
@@ -183,7 +182,7 @@ def test_what_a_kill_left_while_writing_is_removed_in_the_end(masked, stopped, t
     assert {path.name for path in tmp_path.iterdir()} == {"model"}
 
 
-def test_a_full_disk_does_not_stop_a_training(masked, tmp_path, monkeypatch, capsys):
+def test_a_full_disk_does_not_stop_a_training(masked, tmp_path, monkeypatch, caplog):
     def full(handle):
         raise OSError(28, os.strerror(28))
 
@@ -191,10 +190,10 @@ def test_a_full_disk_does_not_stop_a_training(masked, tmp_path, monkeypatch, cap
         patch.setattr(os, "fsync", full)
         checkpoint = Checkpoint(tmp_path / "c", "key", every=0)
         checkpoint.stage("a").save({"x": torch.zeros(3)})
-    assert capsys.readouterr().err == (
+    assert caplog.messages == [
         f"train: no checkpoint: {tmp_path / 'c'}: cannot be written (No space left on device); "
-        "free space or choose another place\n"
-    )
+        "free space or choose another place"
+    ]
     assert list(tmp_path.iterdir()) == []
 
 

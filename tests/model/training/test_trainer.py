@@ -115,7 +115,7 @@ def test_stops_early_and_says_so_with_the_best_weights_kept(caplog):
     settings = Training(epochs=500, batch_size=64, lr=0.3, patience=5)
     trainer = regression(settings)
     rows = []
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.DEBUG, "stmcdi_cli"):
         trainer.run(rows.append)
     losses = [row["validation_loss"] for row in rows]
     assert len(rows) < 500
