@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
-def _digest(adata: "AnnData") -> str:
+def data_digest(adata: "AnnData") -> str:
     """Tell data apart, by all that a model sees of them; in memory or on disk, whatever is read at a time."""
     digests = [hashlib.blake2b(digest_size=16) for _ in range(7)]
     for name, three in ((None, digests[:3]), (keys.MISSING, digests[3:6])):
@@ -39,6 +39,11 @@ def checksum(path: str | os.PathLike[str]) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def parameters_of(adata: "AnnData", step: str) -> dict[str, Any]:
+    """Parameters that a step was run with, as `record` noted them; empty where it was not run."""
+    return adata.uns.get(keys.PROVENANCE, {}).get(step, {}).get("parameters", {})
 
 
 def record(adata: "AnnData", step: str, parameters: Mapping[str, Any]) -> None:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from stmcdi_cli.errors import naming
 from stmcdi_cli.io.h5ad import opened, read_h5ad, write_h5ad
 from stmcdi_cli.io.output import check_output
-from stmcdi_cli.io.partial import _kept_in
+from stmcdi_cli.io.partial import kept_in
 from stmcdi_cli.io.stream import Block, Stream, write
 from stmcdi_cli.provenance import note_input
+from stmcdi_cli.steps._step import Step
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -27,11 +28,11 @@ def impute_file(
     **options: Any,
 ) -> None:
     """Do the work of :func:`impute` from file to file; if it is killed, the same call goes on with it."""
-    from stmcdi_cli.steps.impute import stream
+    from stmcdi_cli.steps.impute import impute
 
     output = Path(output)
-    with _kept_in(output.with_name(f".{output.name}.parts") if parts is None else parts) as kept:
-        transform("impute", stream, input, output, model_dir=model_dir, parts=kept, **options)
+    with kept_in(output.with_name(f".{output.name}.parts") if parts is None else parts) as kept:
+        transform(impute, input, output, model_dir=model_dir, parts=kept, **options)
 
 
 def transform_in_memory(
@@ -57,8 +58,7 @@ def named(path: str | os.PathLike[str], blocks: Iterable[Block]) -> Iterator[Blo
 
 
 def transform(
-    step: str,
-    stream: Callable[..., Stream | tuple[Stream, ...]],
+    step: Step[..., Any, Stream | tuple[Stream, ...]],
     input: str | os.PathLike[str],
     *outputs: str | os.PathLike[str],
     **options: Any,
@@ -68,15 +68,15 @@ def transform(
         check_output(output, input, *outputs[:i])
     with opened(input) as adata:
         with naming(input):
-            made = stream(adata, **options)
+            made = step.stream(adata, **options)
         streams = made if isinstance(made, tuple) else (made,)
-        note_input(step, input, *(stream.header for stream in streams))
+        note_input(step.__name__.replace("_", "-"), input, *(stream.header for stream in streams))
         streams = tuple(replace(stream, blocks=named(input, stream.blocks)) for stream in streams)
         write(dict(zip(map(Path, outputs), streams, strict=True)))
 
 
 def together(
-    stream: Callable[..., Stream],
+    step: Step[..., Any, Stream],
     inputs: Sequence[str | os.PathLike[str]],
     output: str | os.PathLike[str],
     **options: Any,
@@ -85,4 +85,4 @@ def together(
     check_output(output, *inputs)
     with ExitStack() as stack:
         parts = [stack.enter_context(opened(path)) for path in inputs]
-        write({Path(output): stream(parts, **options)})
+        write({Path(output): step.stream(parts, **options)})

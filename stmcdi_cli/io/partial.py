@@ -105,10 +105,10 @@ class Parts:
 
 
 @contextmanager
-def _kept_in(folder: str | os.PathLike[str] | None) -> Iterator[Parts | None]:
-    """Give a place for parts, and clear it up in the end."""
-    if folder is None:
-        yield None
+def kept_in(folder: "str | os.PathLike[str] | Parts | None") -> Iterator[Parts | None]:
+    """Give a place for parts, and clear it up in the end; parts that were opened before are left to who did that."""
+    if folder is None or isinstance(folder, Parts):
+        yield folder
         return
     parts = Parts(Path(folder))
     try:

@@ -11,15 +11,17 @@ from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import validation
 from stmcdi_cli.errors import InputError, OptionError, naming
 from stmcdi_cli.io.h5ad import matrices, shallow_copy
-from stmcdi_cli.io.stream import Block, Stream, gathered, stored
+from stmcdi_cli.io.stream import Block, Stream, stored
 from stmcdi_cli.provenance import record
 from stmcdi_cli.sparse import by_rows, row_chunks, rows_of, to_csr
+from stmcdi_cli.steps._step import step
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 
-def join(tissues: "Sequence[AnnData]", *, names: Sequence[str] = (), section_key: str | None = None) -> "AnnData":
+@step
+def join(tissues: "Sequence[AnnData]", *, names: Sequence[str] = (), section_key: str | None = None) -> Stream:
     """Put tissues one below the other.
 
     Parameters
@@ -43,11 +45,6 @@ def join(tissues: "Sequence[AnnData]", *, names: Sequence[str] = (), section_key
     InputError
         There are no tissues, no gene is in all of them, or one has no coordinates or no such sections.
     """
-    return gathered(stream(tissues, names=names, section_key=section_key))
-
-
-def stream(tissues: "Sequence[AnnData]", *, names: Sequence[str] = (), section_key: str | None = None) -> Stream:
-    """Do the work of :func:`join` in blocks of spots; the tissues may be on disk."""
     names = tuple(names) or tuple(str(number) for number in range(1, len(tissues) + 1))
     if not tissues:
         raise InputError("expected tissues, found none; name their files")

@@ -7,13 +7,15 @@ from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import validation
 from stmcdi_cli.errors import InputError
 from stmcdi_cli.io import shards
-from stmcdi_cli.io.stream import Stream, gathered
+from stmcdi_cli.io.stream import Stream
+from stmcdi_cli.steps._step import step
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 
-def merge(parts: "Sequence[AnnData]") -> "AnnData":
+@step
+def merge(parts: "Sequence[AnnData]") -> Stream:
     """Put shards together.
 
     Parameters
@@ -31,11 +33,6 @@ def merge(parts: "Sequence[AnnData]") -> "AnnData":
     InputError
         A shard is missing, there twice, no shard, or was made from other data or with other options than the rest.
     """
-    return gathered(stream(parts))
-
-
-def stream(parts: "Sequence[AnnData]") -> Stream:
-    """Do the work of :func:`merge` in blocks of spots; the shards may be on disk."""
     if not parts:
         raise InputError("expected shards, found none; name the files that `impute --shard` wrote")
     by_number: dict[int, AnnData] = {}

@@ -10,7 +10,7 @@ from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import validation
 from stmcdi_cli.errors import InputError
 from stmcdi_cli.io.h5ad import carried
-from stmcdi_cli.io.stream import Block, Stream, disk_size, gathered
+from stmcdi_cli.io.stream import Block, Stream, disk_size
 from stmcdi_cli.provenance import record
 from stmcdi_cli.sparse import (
     add_columns,
@@ -24,12 +24,14 @@ from stmcdi_cli.sparse import (
     to_csr,
     without,
 )
+from stmcdi_cli.steps._step import step
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 
-def normalize(adata: "AnnData", *, layer: str | None = None, log: bool = True, skip: bool = False) -> "AnnData":
+@step
+def normalize(adata: "AnnData", *, layer: str | None = None, log: bool = True, skip: bool = False) -> Stream:
     """Scale every spot to the median total count, then take log(1 + x).
 
     Equation 29: ``d_ij = N * D_ij / sum_i D_ij`` for gene i at spot j, with D the raw counts and N the median total
@@ -59,11 +61,6 @@ def normalize(adata: "AnnData", *, layer: str | None = None, log: bool = True, s
     InputError
         Fewer than 2 spots, names not unique, no or non-finite coordinates, or values that are no counts.
     """
-    return gathered(stream(adata, layer=layer, log=log, skip=skip))
-
-
-def stream(adata: "AnnData", *, layer: str | None = None, log: bool = True, skip: bool = False) -> Stream:
-    """Do the work of :func:`normalize` in blocks of spots; ``adata`` may be on disk. Goes through the file twice."""
     validation.table(adata)
     validation.coordinates(adata)
     where = "X" if layer is None else f"layers['{layer}']"

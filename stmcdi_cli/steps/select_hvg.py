@@ -11,9 +11,10 @@ from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import validation
 from stmcdi_cli.errors import InputError, OptionError
 from stmcdi_cli.io.h5ad import carried, shallow_copy
-from stmcdi_cli.io.stream import Block, Stream, gathered, stored
+from stmcdi_cli.io.stream import Block, Stream, stored
 from stmcdi_cli.provenance import record
 from stmcdi_cli.sparse import add_columns, by_rows, missing_entries, row_chunks, rows_of, scale_rows, to_csr
+from stmcdi_cli.steps._step import step
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -22,6 +23,7 @@ METHODS = ("cv2-trend", "cv", "seurat_v3")
 USUAL_N_GENES = 1000
 
 
+@step
 def select_hvg(
     adata: "AnnData",
     *,
@@ -30,7 +32,7 @@ def select_hvg(
     min_spots: float = 0.05,
     genes: Sequence[str] | None = None,
     subset: bool = True,
-) -> "AnnData":
+) -> Stream:
     """Flag and keep the most variable genes, judged on visible entries alone.
 
     Means and variances are those of counts over size factor, the linear scale of equation 29 (of ``X`` as it is where
@@ -65,19 +67,6 @@ def select_hvg(
     InputError
         Fewer genes than asked for, panel genes that are not in the data, or no gene to choose from.
     """
-    return gathered(stream(adata, method=method, n_genes=n_genes, min_spots=min_spots, genes=genes, subset=subset))
-
-
-def stream(
-    adata: "AnnData",
-    *,
-    method: str = "cv2-trend",
-    n_genes: int | None = None,
-    min_spots: float = 0.05,
-    genes: Sequence[str] | None = None,
-    subset: bool = True,
-) -> Stream:
-    """Do the work of :func:`select_hvg` in blocks of spots; ``adata`` may be on disk. Goes through the file twice."""
     validation.one_of("method", method, METHODS)
     validation.fraction("min_spots", min_spots)
     if n_genes is not None:

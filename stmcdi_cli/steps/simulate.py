@@ -2,19 +2,16 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.sparse as sp
 
 from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import validation
-from stmcdi_cli.io.stream import Block, Stream, disk_size, gathered
+from stmcdi_cli.io.stream import Block, Stream, disk_size
 from stmcdi_cli.provenance import record
 from stmcdi_cli.resources import n_workers
-
-if TYPE_CHECKING:
-    from anndata import AnnData
+from stmcdi_cli.steps._step import step
 
 SPACING = 100.0  # between spot centres; micrometres, as on a Visium slide
 GENE_MEAN_SD = 1.6  # of the log mean over genes
@@ -24,6 +21,7 @@ LOADING_SD = 0.5  # change of log expression per unit of activity
 CHUNK = 1024  # spots drawn at a time, each chunk from its own seed: memory stays bounded, results do not depend on it
 
 
+@step
 def simulate(
     *,
     n_spots: int = 2000,
@@ -35,7 +33,7 @@ def simulate(
     dispersion: float = 0.2,
     rates: bool = True,
     seed: int = 0,
-) -> "AnnData":
+) -> Stream:
     """Simulate spots of one or several serial tissue sections.
 
     Log expression is a gene's log mean plus gene programmes (sparse loadings, shared by all spots) times their
@@ -77,34 +75,6 @@ def simulate(
     OptionError
         A number is out of range.
     """
-    return gathered(
-        stream(
-            n_spots=n_spots,
-            n_genes=n_genes,
-            n_sections=n_sections,
-            n_domains=n_domains,
-            n_programmes=n_programmes,
-            depth=depth,
-            dispersion=dispersion,
-            rates=rates,
-            seed=seed,
-        )
-    )
-
-
-def stream(
-    *,
-    n_spots: int = 2000,
-    n_genes: int = 2000,
-    n_sections: int = 1,
-    n_domains: int = 5,
-    n_programmes: int = 8,
-    depth: float = 600.0,
-    dispersion: float = 0.2,
-    rates: bool = True,
-    seed: int = 0,
-) -> Stream:
-    """Do the work of :func:`simulate`, and draw the counts in blocks of spots."""
     import pandas as pd
     from anndata import AnnData
 
