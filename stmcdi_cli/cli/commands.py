@@ -295,10 +295,10 @@ def impute(input: Path, model_dir: Path, output: Path, **options: Any) -> None:
 @click.option("--seed", type=int, default=0, help="Seed of everything random.")
 def baseline(input: Path, output: Path, **options: Any) -> None:
     """Impute with a method to compare with: from each gene's mean to factor analysis and appendix F's networks."""
-    from stmcdi_cli.cli.files import transform_in_memory
+    from stmcdi_cli.cli.files import transform
     from stmcdi_cli.steps.baseline import baseline
 
-    transform_in_memory(baseline, input, output, **options)
+    transform(baseline, input, output, **options)
 
 
 @main.command(epilog=example("merge shard_1.h5ad shard_2.h5ad imputed.h5ad"))

@@ -1,22 +1,19 @@
 """From file to file: open the input, run a step's stream, write the output."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from stmcdi_cli.errors import naming
-from stmcdi_cli.io.h5ad import opened, read_h5ad, write_h5ad
+from stmcdi_cli.io.h5ad import opened
 from stmcdi_cli.io.output import check_output
 from stmcdi_cli.io.partial import kept_in
 from stmcdi_cli.io.stream import Block, Stream, write
 from stmcdi_cli.provenance import note_input
 from stmcdi_cli.steps._step import Step
-
-if TYPE_CHECKING:
-    from anndata import AnnData
 
 
 def impute_file(
@@ -33,22 +30,6 @@ def impute_file(
     output = Path(output)
     with kept_in(output.with_name(f".{output.name}.parts") if parts is None else parts) as kept:
         transform(impute, input, output, model_dir=model_dir, parts=kept, **options)
-
-
-def transform_in_memory(
-    function: "Callable[..., AnnData]",
-    input: str | os.PathLike[str],
-    output: str | os.PathLike[str],
-    **options: Any,
-) -> "AnnData":
-    """Read ``input``, apply a step, add the input's checksum to the step's record, write ``output``."""
-    check_output(output, input)
-    adata = read_h5ad(input)
-    with naming(input):
-        result = function(adata, **options)
-    note_input(function.__name__.replace("_", "-"), input, result)
-    write_h5ad(result, output)
-    return result
 
 
 def named(path: str | os.PathLike[str], blocks: Iterable[Block]) -> Iterator[Block]:
