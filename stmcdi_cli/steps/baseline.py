@@ -1,7 +1,7 @@
 """``stmcdi baseline``: impute with one of the methods that the diffusion model is compared with."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -80,10 +80,10 @@ def baseline(
 
     def blocks() -> Iterator[Block]:
         for rows in row_chunks(adata.shape):
-            block = {}
+            block: dict[str | None, Any] = {}
             for name, values in _summaries(estimate.mean[rows], sd[rows]).items():
                 layer = np.where(fill[rows], values, data.x[rows] if name == keys.IMPUTED else 0).astype(np.float32)
-                block[f"layers/{name}"] = sp.csr_matrix(layer) if target == "missing" else layer
+                block[name] = sp.csr_matrix(layer) if target == "missing" else layer
             yield block
 
     header = carried(adata, without=LAYERS)

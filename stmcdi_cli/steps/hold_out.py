@@ -79,16 +79,16 @@ def hold_out(adata: "AnnData", *, fraction: float = 0.2, seed: int = 0, of: str 
             n_hidden += hidden.nnz
             missing = before + hidden
             values = without(values, before)
-            masked = {"X": without(values, hidden), MISSING: missing}
+            masked = {keys.X: without(values, hidden), keys.MISSING: missing}
             if counts is not None:
-                masked[COUNTS] = without(to_csr(rows_of(counts, rows)), missing)
-            yield masked, {"X": values, MISSING: hidden}
+                masked[keys.COUNTS] = without(to_csr(rows_of(counts, rows)), missing)
+            yield masked, {keys.X: values, keys.MISSING: hidden}
         if not n_hidden:
             raise InputError(
                 f"expected to hide some entries, found none chosen with fraction {fraction}; give a larger one"
             )
 
-    headers = [carried(adata, without=["X", *names]) for names in (list(adata.layers), [keys.MISSING])]
+    headers = [carried(adata, without=[keys.X, *names]) for names in (list(adata.layers), [keys.MISSING])]
     for header in headers:
         header.raw = None
         record(header, "hold-out", {"fraction": fraction, "seed": seed, "of": of})
@@ -99,9 +99,6 @@ def hold_out(adata: "AnnData", *, fraction: float = 0.2, seed: int = 0, of: str 
         Stream(headers[0], (masked for masked, _ in both[0]), disk_size(0, n_missing) + stored(adata.X) + old),
         Stream(headers[1], (truth for _, truth in both[1]), disk_size(0, n_missing) + stored(adata.X)),
     )
-
-
-COUNTS, MISSING = f"layers/{keys.COUNTS}", f"layers/{keys.MISSING}"
 
 
 def _chosen(

@@ -241,7 +241,7 @@ class _Filling:
         for name in self.layers:
             dense = x.copy() if name == keys.IMPUTED else np.zeros_like(x)
             dense[where] = values[name]
-            block[f"layers/{name}"] = sp.csr_matrix(dense) if self.target == "missing" else dense
+            block[name] = sp.csr_matrix(dense) if self.target == "missing" else dense
         return block, int(where.sum())
 
     def size(self, spots: range) -> float:

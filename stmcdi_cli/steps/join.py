@@ -94,30 +94,31 @@ def _empty_raw(tissue: "AnnData") -> "AnnData":
 
 def _blocks(names: Sequence[str], tissues: "Sequence[AnnData]", joined: "AnnData") -> Iterator[Block]:
     """Yield the rows of one tissue after the other, of the matrices and genes that all have."""
-    found = []
+    sources = []
     for name, tissue in zip(names, tissues, strict=True):
         with naming(f"tissue {name}"):
-            found.append({key: by_rows(matrix) for key, matrix in matrices(tissue).items()})
-    common = [key for key in found[0] if all(key in of for of in found)]
-    dense = {key for key in common if all(hasattr(of[key], "ndim") and not sp.issparse(of[key]) for of in found)}
-    kind = {key: np.result_type(*(of[key].dtype for of in found)) for key in common}
-    for name, tissue, of in zip(names, tissues, found, strict=True):
+            sources.append({key: by_rows(matrix) for key, matrix in matrices(tissue).items()})
+    common = [key for key in sources[0] if all(key in source for source in sources)]
+    dense = {key for key in common if not any(_is_sparse(source[key]) for source in sources)}
+    dtype = {key: np.result_type(*(source[key].dtype for source in sources)) for key in common}
+    for name, tissue, source in zip(names, tissues, sources, strict=True):
         column = {key: _columns(tissue, joined, key) for key in common}
-
-        def block(
-            rows: slice, name: str = name, of: dict[str, Any] = of, column: dict[str, np.ndarray] = column
-        ) -> Block:
+        for rows in row_chunks(tissue.shape):
             with naming(f"tissue {name}"):
-                parts = {key: rows_of(of[key], rows)[:, column[key]] for key in common}
-            return {
-                key: part.astype(kind[key]) if key in dense else to_csr(part, kind[key]) for key, part in parts.items()
+                block = {key: rows_of(source[key], rows)[:, column[key]] for key in common}
+            yield {
+                key: part.astype(dtype[key]) if key in dense else to_csr(part, dtype[key])
+                for key, part in block.items()
             }
 
-        yield from map(block, row_chunks(tissue.shape))
+
+def _is_sparse(matrix: Any) -> bool:
+    """Whether a matrix, in memory or on disk, is sparse."""
+    return sp.issparse(matrix) or hasattr(matrix, "group")
 
 
-def _columns(tissue: "AnnData", joined: "AnnData", key: str) -> np.ndarray:
-    """Where the joined genes stand in a tissue's matrix."""
-    if key == "raw/X":
+def _columns(tissue: "AnnData", joined: "AnnData", key: str | None) -> np.ndarray:
+    """Column of each joined gene in a tissue's matrix."""
+    if key == keys.RAW_X:
         return tissue.raw.var_names.get_indexer(joined.raw.var_names)
     return tissue.var_names.get_indexer(joined.var_names)

@@ -96,7 +96,7 @@ def normalize(adata: "AnnData", *, layer: str | None = None, log: bool = True, s
             total = spot_totals(visible_total, gene_total, all_missing)
         size_factor = np.where(total > 0, total / np.median(total[total > 0]), 1.0)
     keeps_counts = skip and keys.COUNTS in adata.layers
-    made = ["X"]
+    made: list[str | None] = [keys.X]
     if keeps_counts or whole_counts:
         made.append(keys.COUNTS)
     if n_missing:
@@ -107,11 +107,11 @@ def normalize(adata: "AnnData", *, layer: str | None = None, log: bool = True, s
         for rows in row_chunks(adata.shape):
             values, missing = read(rows)
             block = {
-                "X": values if skip else scale_rows(values, size_factor[rows], log=log),
+                keys.X: values if skip else scale_rows(values, size_factor[rows], log=log),
                 keys.COUNTS: values if counts is None else without(to_csr(rows_of(counts, rows)), missing),
                 keys.MISSING: missing,
             }
-            yield {name if name == "X" else f"layers/{name}": block[name] for name in made}
+            yield {name: block[name] for name in made}
 
     header = carried(adata, without=made)
     if not skip:

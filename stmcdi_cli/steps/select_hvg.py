@@ -1,8 +1,8 @@
 """Choose the genes worth imputing: those that vary over the tissue (paper, eq. 30, and two better rules)."""
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -10,7 +10,7 @@ import scipy.sparse as sp
 from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import validation
 from stmcdi_cli.errors import InputError, OptionError
-from stmcdi_cli.io.h5ad import carried, shallow_copy
+from stmcdi_cli.io.h5ad import carried, matrices, shallow_copy
 from stmcdi_cli.io.stream import Block, Stream, stored
 from stmcdi_cli.provenance import record
 from stmcdi_cli.sparse import add_columns, by_rows, missing_entries, row_chunks, rows_of, scale_rows, to_csr
@@ -88,7 +88,7 @@ def select_hvg(
         chosen = _highest(var[score].to_numpy(), n_genes, method, min_spots)
     var[keys.HIGHLY_VARIABLE] = chosen
 
-    made = (["X"] if adata.X is not None else []) + list(adata.layers) if subset else []
+    made = {name: matrix for name, matrix in matrices(adata).items() if name != keys.RAW_X} if subset else {}
     header = carried(adata, without=made)
     header.var = var
     if subset:
@@ -96,20 +96,15 @@ def select_hvg(
         header = shallow_copy(header[:, chosen].copy(), raw=adata.raw)
     options = {"method": method, "n_genes": n_genes, "min_spots": min_spots, "subset": subset}
     record(header, "select-hvg", options if genes is None else {"genes": sorted(set(genes)), "subset": subset})
-    size = sum(stored(adata.X if name == "X" else adata.layers[name]) for name in made)
-    return Stream(header, _columns(adata, made, np.flatnonzero(chosen)), size * chosen.mean())
+    size = sum(map(stored, made.values()))
+    return Stream(header, _columns(made, adata.shape, np.flatnonzero(chosen)), size * chosen.mean())
 
 
-def _columns(adata: "AnnData", names: Sequence[str], chosen: np.ndarray) -> Iterator[Block]:
+def _columns(source: Mapping[str | None, Any], shape: tuple[int, int], chosen: np.ndarray) -> Iterator[Block]:
     """Yield some genes of matrices, for a few spots at a time."""
-    if not names:
-        return
-    matrices = {name: by_rows(adata.X if name == "X" else adata.layers[name]) for name in names}
-    for rows in row_chunks(adata.shape):
-        yield {
-            name if name == "X" else f"layers/{name}": rows_of(matrix, rows)[:, chosen]
-            for name, matrix in matrices.items()
-        }
+    source = {name: by_rows(matrix) for name, matrix in source.items()}
+    for rows in row_chunks(shape) if source else ():
+        yield {name: rows_of(matrix, rows)[:, chosen] for name, matrix in source.items()}
 
 
 class Statistics(NamedTuple):

@@ -111,7 +111,7 @@ def simulate(
         expression = np.exp(log_mean + activity[spots] @ loading.T)
         rate = expression * (library_size[spots] / expression.sum(1))[:, None]
         counts = _negative_binomial(np.random.default_rng(chunk_seed), rate, dispersion)
-        return {"X": counts, **({f"layers/{keys.RATES}": rate.astype(np.float32)} if rates else {})}
+        return {keys.X: counts} | ({keys.RATES: rate.astype(np.float32)} if rates else {})
 
     def blocks() -> Iterator[Block]:
         seeds = counts_seed.spawn(len(starts))
