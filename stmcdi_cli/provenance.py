@@ -41,9 +41,14 @@ def checksum(path: str | os.PathLike[str]) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def record_of(adata: "AnnData", step: str) -> dict[str, Any]:
+    """Record of a step in ``uns['stmcdi']``; empty where it was not run."""
+    return adata.uns.get(keys.PROVENANCE, {}).get(step, {})
+
+
 def parameters_of(adata: "AnnData", step: str) -> dict[str, Any]:
-    """Parameters that a step was run with, as `record` noted them; empty where it was not run."""
-    return adata.uns.get(keys.PROVENANCE, {}).get(step, {}).get("parameters", {})
+    """Parameters that a step was run with; empty where it was not run."""
+    return record_of(adata, step).get("parameters", {})
 
 
 def record(adata: "AnnData", step: str, parameters: Mapping[str, Any]) -> None:
@@ -60,4 +65,4 @@ def note_input(step: str, path: str | os.PathLike[str], *results: "AnnData") -> 
     """Add the checksum of the file a step read to the records of what it made."""
     found = checksum(path)
     for adata in results:
-        adata.uns[keys.PROVENANCE][step]["input_sha256"] = found
+        record_of(adata, step)["input_sha256"] = found

@@ -99,18 +99,12 @@ def impute(
     InputError
         The data do not fit the model, or an option is out of range.
     """
-    from stmcdi_cli.model import save_load
-    from stmcdi_cli.model.base import ImputationModel
     from stmcdi_cli.model.device import choose_device, cpu_fallback
-    from stmcdi_cli.model.tissue import Tissue
 
     began = time.monotonic()
     _check_options(target, sampler, layers, seed=seed, n_samples=n_samples, batch_size=batch_size, n_steps=n_steps)
     names = [name for name in LAYERS if layers is None or name in layers]
-    model = model_dir if isinstance(model_dir, ImputationModel) else save_load.load(model_dir)
-    tissue = Tissue.from_anndata(adata, on_disk=model.from_disk)
-    save_load.check_genes(model, tissue)
-    save_load.check_scale(model, tissue)
+    model, tissue = _model_and_tissue(model_dir, adata)
     spots = shards.spots_of(shard, tissue.n_spots)
     rest = carried(adata, without=LAYERS)
     draws = {"n_samples": n_samples, "sampler": sampler, "n_steps": n_steps, "seed": seed}
@@ -138,9 +132,7 @@ def impute(
         "device": str(chosen),
     }
     header = rest if shard is None else shards.cut_header(rest, spots)
-    trained = {name: model.config.get(name) for name in ("preset", "seed", "device", "cpu_fallback", "seconds")}
-    record(header, "train", trained)  # train writes a model, not this file
-    record(header, "impute", settings | {"cpu_fallback": fallback, "preset": model.config.get("preset"), "seconds": 0})
+    _record(header, model, settings | {"cpu_fallback": fallback})
 
     def blocks() -> Iterator[Block]:
         with kept_in(parts) as filling.parts:
@@ -163,6 +155,27 @@ def _check_options(target: str, sampler: str, layers: Sequence[str] | None, seed
             validation.at_least(name, value, 1)
     for name in layers or ():
         validation.one_of("layers", name, LAYERS)
+
+
+def _model_and_tissue(
+    model_dir: "str | os.PathLike[str] | ImputationModel", adata: "AnnData"
+) -> "tuple[ImputationModel, Tissue]":
+    """Load a model, and take what it sees of the data; refuse data that it was not made for."""
+    from stmcdi_cli.model import save_load
+    from stmcdi_cli.model.base import ImputationModel
+    from stmcdi_cli.model.tissue import Tissue
+
+    model = model_dir if isinstance(model_dir, ImputationModel) else save_load.load(model_dir)
+    tissue = Tissue.from_anndata(adata, on_disk=model.from_disk)
+    save_load.check_genes(model, tissue)
+    save_load.check_scale(model, tissue)
+    return model, tissue
+
+
+def _record(header: "AnnData", model: "ImputationModel", settings: Mapping[str, Any]) -> None:
+    trained = {name: model.config.get(name) for name in ("preset", "seed", "device", "cpu_fallback", "seconds")}
+    record(header, "train", trained)  # train writes a model, not this file
+    record(header, "impute", {**settings, "preset": trained["preset"], "seconds": 0})
 
 
 @dataclass
