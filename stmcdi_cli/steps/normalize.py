@@ -114,7 +114,7 @@ class _Counts:
     """
 
     def __init__(self, adata: "AnnData", layer: str | None, *, whole: bool) -> None:
-        self.adata, self.source = adata, by_rows(_source(adata, layer))
+        self.adata, self.source = adata, by_rows(counts_matrix(adata, layer))
         self.visible_total, self.gene_total = np.empty(adata.n_obs), np.zeros(adata.n_vars)
         self.empty, self.whole = np.empty(adata.n_obs, bool), True
         self.n_values = self.n_missing = self.n_nan = 0
@@ -188,7 +188,14 @@ def spot_totals(
     return total
 
 
-def _source(adata: "AnnData", layer: str | None) -> Any:
+def counts_matrix(adata: "AnnData", layer: str | None) -> Any:
+    """Give the matrix that holds the raw counts: a layer, or ``X``.
+
+    Raises
+    ------
+    InputError
+        It is not there.
+    """
     if layer is not None and layer not in adata.layers:
         raise InputError(
             f"expected counts in layers['{layer}'], found only {validation.some(adata.layers)}; correct --layer"
