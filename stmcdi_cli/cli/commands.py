@@ -1,7 +1,8 @@
 """The ``stmcdi`` command line: one Click command per step.
 
-Each command opens its input, calls the function of the same name in ``stmcdi_cli.steps``, or its ``stream``, with the
-same parameters and defaults, and writes. Heavy imports are inside the commands, so that ``--help`` answers at once.
+Each command opens its input, runs the function of the same name in ``stmcdi_cli.steps`` with the same parameters and
+defaults, most in blocks of spots (its ``stream``), and writes. Heavy imports happen inside the commands, so that
+``--help`` answers at once.
 """
 
 from pathlib import Path
@@ -55,10 +56,10 @@ def simulate(output: Path, **options: Any) -> None:
     """Make a tissue whose true expression is known."""
     from stmcdi_cli.io.output import check_output
     from stmcdi_cli.io.stream import write
-    from stmcdi_cli.steps.simulate import stream
+    from stmcdi_cli.steps.simulate import simulate
 
     check_output(output)
-    write({output: stream(**options)})
+    write({output: simulate.stream(**options)})
 
 
 @main.command(epilog=example("check-samplesheet samples.csv samples.valid.csv"))
@@ -81,9 +82,9 @@ def check_samplesheet(sheet: Path, output: Path, **options: Any) -> None:
 def join(inputs: tuple[Path, ...], output: Path, **options: Any) -> None:
     """Put several tissues into one file, as sections of one tissue: one model is then trained on all."""
     from stmcdi_cli.cli.files import together
-    from stmcdi_cli.steps.join import stream
+    from stmcdi_cli.steps.join import join
 
-    together(stream, inputs, output, **options)
+    together(join, inputs, output, **options)
 
 
 @main.command("import", epilog=example("import space_ranger/outs raw.h5ad"))
@@ -116,9 +117,9 @@ def import_(input: Path, output: Path, **options: Any) -> None:
 def normalize(input: Path, output: Path, **options: Any) -> None:
     """Scale every spot to the median total count and take log(1 + x) (paper, eq. 29)."""
     from stmcdi_cli.cli.files import transform
-    from stmcdi_cli.steps.normalize import stream
+    from stmcdi_cli.steps.normalize import normalize
 
-    transform("normalize", stream, input, output, **options)
+    transform(normalize, input, output, **options)
 
 
 @main.command(epilog=example("select-hvg normalized.h5ad selected.h5ad --n-genes 1000"))
@@ -137,9 +138,9 @@ def normalize(input: Path, output: Path, **options: Any) -> None:
 def select_hvg(input: Path, output: Path, **options: Any) -> None:
     """Choose the genes that vary most over the tissue (paper, eq. 30, and two other rules)."""
     from stmcdi_cli.cli.files import transform
-    from stmcdi_cli.steps.select_hvg import stream
+    from stmcdi_cli.steps.select_hvg import select_hvg
 
-    transform("select-hvg", stream, input, output, **options)
+    transform(select_hvg, input, output, **options)
 
 
 @main.command(epilog=example("build-graph selected.h5ad graph.h5ad --section-key section"))
@@ -156,9 +157,9 @@ def select_hvg(input: Path, output: Path, **options: Any) -> None:
 def build_graph(input: Path, output: Path, **options: Any) -> None:
     """Connect every spot to its neighbours in the tissue, under squidpy's key names."""
     from stmcdi_cli.cli.files import transform
-    from stmcdi_cli.steps.build_graph import stream
+    from stmcdi_cli.steps.build_graph import build_graph
 
-    transform("build-graph", stream, input, output, **options)
+    transform(build_graph, input, output, **options)
 
 
 @main.command(epilog=example("hold-out graph.h5ad masked.h5ad truth.h5ad --fraction 0.2"))
@@ -172,9 +173,9 @@ def build_graph(input: Path, output: Path, **options: Any) -> None:
 def hold_out(input: Path, output: Path, truth: Path, **options: Any) -> None:
     """Hide a random part of the values in OUTPUT and keep them in TRUTH."""
     from stmcdi_cli.cli.files import transform
-    from stmcdi_cli.steps.hold_out import streams
+    from stmcdi_cli.steps.hold_out import hold_out
 
-    transform("hold-out", streams, input, output, truth, **options)
+    transform(hold_out, input, output, truth, **options)
 
 
 @main.command(epilog=example("train masked.h5ad model --device cuda"))
@@ -248,10 +249,10 @@ def impute(input: Path, model_dir: Path, output: Path, **options: Any) -> None:
 @click.option("--seed", type=int, default=0, help="Seed of everything random.")
 def baseline(input: Path, output: Path, **options: Any) -> None:
     """Impute with a method to compare with: from each gene's mean to factor analysis and appendix F's networks."""
-    from stmcdi_cli.cli.files import transform_in_memory
+    from stmcdi_cli.cli.files import transform
     from stmcdi_cli.steps.baseline import baseline
 
-    transform_in_memory(baseline, input, output, **options)
+    transform(baseline, input, output, **options)
 
 
 @main.command(epilog=example("merge shard_1.h5ad shard_2.h5ad imputed.h5ad"))
@@ -261,9 +262,9 @@ def baseline(input: Path, output: Path, **options: Any) -> None:
 def merge(inputs: tuple[Path, ...], output: Path) -> None:
     """Put the shards that impute --shard wrote together: the same content as without shards."""
     from stmcdi_cli.cli.files import together
-    from stmcdi_cli.steps.merge import stream
+    from stmcdi_cli.steps.merge import merge
 
-    together(stream, inputs, output)
+    together(merge, inputs, output)
 
 
 @main.command(epilog=example("evaluate imputed.h5ad truth.h5ad metrics.json"))

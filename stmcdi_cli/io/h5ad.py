@@ -8,6 +8,7 @@ from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import resources, validation
 from stmcdi_cli.errors import InputError, in_file, one_line
 from stmcdi_cli.io import safety
@@ -213,19 +214,19 @@ def _backed(file: "h5py.File") -> "AnnData":
     return anndata.AnnData(X=matrix(file["X"]) if "X" in file else None, layers=layers, raw=raw, **parts)
 
 
-def carried(adata: "AnnData", *, without: Iterable[str]) -> "AnnData":
-    """Give a copy without some matrices (``X`` and names of layers), which a step makes anew; the rest is shared."""
+def carried(adata: "AnnData", *, without: Iterable[str | None]) -> "AnnData":
+    """Give a copy without some matrices (`anndata_keys.X`, names of layers); the rest is shared."""
     copy = shallow_copy(adata)
     for name in without:
-        if name == "X":
+        if name is keys.X:
             copy.X = None
         else:
             copy.layers.pop(name, None)
     return copy
 
 
-def matrices(adata: "AnnData") -> dict[str, Any]:
-    """Give the matrices whose rows are spots and columns genes, by their place in the file."""
-    found = {} if adata.X is None else {"X": adata.X}
-    found |= {f"layers/{name}": matrix for name, matrix in adata.layers.items()}
-    return found if adata.raw is None or adata.raw.X is None else found | {"raw/X": adata.raw.X}
+def matrices(adata: "AnnData") -> dict[str | None, Any]:
+    """Give the matrices of spots x genes by their names: `anndata_keys.X`, those of layers, `anndata_keys.RAW_X`."""
+    found: dict[str | None, Any] = {} if adata.X is None else {keys.X: adata.X}
+    found |= adata.layers
+    return found if adata.raw is None or adata.raw.X is None else found | {keys.RAW_X: adata.raw.X}

@@ -9,8 +9,9 @@ from stmcdi_cli import validation
 from stmcdi_cli.errors import OptionError
 from stmcdi_cli.graph import adjacency, edges
 from stmcdi_cli.io.h5ad import shallow_copy
-from stmcdi_cli.io.stream import Stream, gathered
+from stmcdi_cli.io.stream import Stream
 from stmcdi_cli.provenance import record
+from stmcdi_cli.steps._step import step
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 METHODS = ("knn", "radius", "delaunay", "grid")
 
 
+@step
 def build_graph(
     adata: "AnnData",
     *,
@@ -27,7 +29,7 @@ def build_graph(
     radius: float | None = None,
     n_rings: int = 1,
     section_key: str | None = None,
-) -> "AnnData":
+) -> Stream:
     """Build the spatial graph under squidpy's key names.
 
     Parameters
@@ -58,28 +60,6 @@ def build_graph(
     InputError
         Coordinates are absent, NaN or infinite, a section label is missing, or an option does not fit.
     """
-    return gathered(
-        stream(
-            adata,
-            method=method,
-            n_neighbors=n_neighbors,
-            radius=radius,
-            n_rings=n_rings,
-            section_key=section_key,
-        )
-    )
-
-
-def stream(
-    adata: "AnnData",
-    *,
-    method: str = "knn",
-    n_neighbors: int = 5,
-    radius: float | None = None,
-    n_rings: int = 1,
-    section_key: str | None = None,
-) -> Stream:
-    """Do the work of :func:`build_graph` on a file that is open: matrices of expression are carried over unread."""
     validation.one_of("method", method, METHODS)
     validation.at_least("n_neighbors", n_neighbors, 1)
     validation.at_least("n_rings", n_rings, 1)

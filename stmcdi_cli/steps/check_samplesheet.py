@@ -2,8 +2,10 @@
 
 import csv
 import io
+import json
 import os
 import re
+from importlib import resources
 from pathlib import Path
 
 from stmcdi_cli.errors import InputError
@@ -12,13 +14,19 @@ from stmcdi_cli.io.text import read_text
 
 REQUIRED = ("sample", "h5ad")
 COLUMNS = (*REQUIRED, "section_key", "group")
-SAFE = {  # these words end up in file names and command lines
-    "sample": re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*"),
-    "section_key": re.compile(r"([A-Za-z0-9_][A-Za-z0-9._-]*)?"),
-    "group": re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)?"),
-}
+
+
+def _patterns() -> dict[str, re.Pattern[str]]:
+    """Pattern of each column in the samplesheet's schema, which a checkout has where Nextflow looks for it."""
+    installed = resources.files("stmcdi_cli") / "schema_input.json"
+    schema = installed if installed.is_file() else Path(__file__).parents[2] / "assets" / "schema_input.json"
+    columns = json.loads(schema.read_text("utf-8"))["items"]["properties"]
+    return {name: re.compile(column["pattern"]) for name, column in columns.items()}
+
+
+SAFE = _patterns()  # these words end up in file names and command lines
 # Nextflow writes a file's name into the script of its task; its folders only into links, where it escapes them.
-SAFE_FILE = re.compile(r"(?:[\w./+=,@%~: -]*/)?[\w.+=,@%~-]+|[A-Za-z][\w+.-]*://[\w./+=,@%~:?&#-]+")
+SAFE_FILE = SAFE.pop("h5ad")
 URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 

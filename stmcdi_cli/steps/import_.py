@@ -17,7 +17,7 @@ from stmcdi_cli.errors import InputError, in_file
 from stmcdi_cli.io.h5ad import read_h5ad
 from stmcdi_cli.io.readers import space_ranger, zarr
 from stmcdi_cli.io.readers import table as tables
-from stmcdi_cli.provenance import checksum, record
+from stmcdi_cli.provenance import note_input, record
 from stmcdi_cli.sparse import to_csr
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def import_(
     parameters = {"path": str(path), "format": found, "coordinates": coordinates, "table": table}
     record(adata, "import", parameters | ({"bin_um": bin_um} if found == "visium-hd" else {}))
     if source.is_file():
-        adata.uns[keys.PROVENANCE]["import"]["input_sha256"] = checksum(source)
+        note_input("import", source, adata)
     return adata
 
 

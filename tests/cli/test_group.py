@@ -96,6 +96,6 @@ def test_an_interrupt_ends_in_one_line(monkeypatch, cli, tmp_path):
     def stop(**options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("stmcdi_cli.steps.simulate.stream", stop)
+    monkeypatch.setattr("stmcdi_cli.steps.simulate.simulate.stream", stop)
     result = cli("simulate", tmp_path / "a.h5ad")
     assert result.exit_code == 130 and result.stderr.strip() == "stmcdi: stopped"
