@@ -109,7 +109,7 @@ def impute(
     model, tissue = _model_and_tissue(model_dir, adata)
     spots = shards.spots_of(shard, tissue.n_spots)
     rest = carried(adata, without=LAYERS)
-    draws = {"n_samples": n_samples, "sampler": sampler, "n_steps": n_steps, "seed": seed}
+    draws = DrawOptions(n_samples, seed, sampler, n_steps, denoise=target != "missing")
     filling = _Filling(
         model,
         tissue,
@@ -117,7 +117,7 @@ def impute(
         target=target,
         genes=_chosen_genes(genes, tissue.genes),
         layers=names,
-        draws=DrawOptions(**draws, denoise=target != "missing"),
+        draws=draws,
         batch_size=batch_size,
         others=None if shard is None else rest,
     )
@@ -127,7 +127,10 @@ def impute(
         logger.info("impute: on the CPU because %s; --device cuda would refuse", fallback)
     settings = {
         "target": target,
-        **draws,
+        "n_samples": n_samples,
+        "sampler": sampler,
+        "n_steps": n_steps,
+        "seed": seed,
         "genes": None if genes is None else sorted(set(genes)),
         "layers": None if layers is None else names,
         "shard": shard,
