@@ -1,14 +1,14 @@
 // The workflow that other pipelines include. It reads no parameters: what a step does is set by its ext.args.
-include { BUILD_GRAPH } from '../modules/local/stmcdi/build_graph/main'
-include { EVALUATE    } from '../modules/local/stmcdi/evaluate/main'
-include { HOLD_OUT    } from '../modules/local/stmcdi/hold_out/main'
-include { IMPUTE      } from '../modules/local/stmcdi/impute/main'
-include { JOIN        } from '../modules/local/stmcdi/join/main'
-include { MERGE       } from '../modules/local/stmcdi/merge/main'
-include { NORMALIZE   } from '../modules/local/stmcdi/normalize/main'
-include { REPORT      } from '../modules/local/stmcdi/report/main'
-include { SELECT_HVG  } from '../modules/local/stmcdi/select_hvg/main'
-include { TRAIN       } from '../modules/local/stmcdi/train/main'
+include { STMCDI_BUILD_GRAPH } from '../modules/local/stmcdi/build_graph/main'
+include { STMCDI_EVALUATE    } from '../modules/local/stmcdi/evaluate/main'
+include { STMCDI_HOLD_OUT    } from '../modules/local/stmcdi/hold_out/main'
+include { STMCDI_IMPUTE      } from '../modules/local/stmcdi/impute/main'
+include { STMCDI_JOIN        } from '../modules/local/stmcdi/join/main'
+include { STMCDI_MERGE       } from '../modules/local/stmcdi/merge/main'
+include { STMCDI_NORMALIZE   } from '../modules/local/stmcdi/normalize/main'
+include { STMCDI_REPORT      } from '../modules/local/stmcdi/report/main'
+include { STMCDI_SELECT_HVG  } from '../modules/local/stmcdi/select_hvg/main'
+include { STMCDI_TRAIN       } from '../modules/local/stmcdi/train/main'
 
 // A folder beside those of the tasks, for what outlives a task. Tasks get it as an input, so that containers see it, and
 // its date must not change, or -resume would run them again: hence folders within, to write to.
@@ -44,29 +44,29 @@ workflow STMCDI {
             def names = ordered.collect { meta, _h5ad -> meta.id }
             [[id: group, section_key: ordered[0][0].section_key, samples: names], ordered.collect { _meta, h5ad -> h5ad }]
         }
-    JOIN(groups)
-    joined = JOIN.out.h5ad.map { meta, h5ad -> [[id: meta.id, section_key: 'stmcdi_section'], h5ad] }
+    STMCDI_JOIN(groups)
+    joined = STMCDI_JOIN.out.h5ad.map { meta, h5ad -> [[id: meta.id, section_key: 'stmcdi_section'], h5ad] }
 
-    NORMALIZE(arrived.single.mix(joined))
-    SELECT_HVG(NORMALIZE.out.h5ad, trained ?: [])
-    BUILD_GRAPH(SELECT_HVG.out.h5ad)
-    versions = JOIN.out.versions.mix(NORMALIZE.out.versions, SELECT_HVG.out.versions, BUILD_GRAPH.out.versions)
+    STMCDI_NORMALIZE(arrived.single.mix(joined))
+    STMCDI_SELECT_HVG(STMCDI_NORMALIZE.out.h5ad, trained ?: [])
+    STMCDI_BUILD_GRAPH(STMCDI_SELECT_HVG.out.h5ad)
+    versions = STMCDI_JOIN.out.versions.mix(STMCDI_NORMALIZE.out.versions, STMCDI_SELECT_HVG.out.versions, STMCDI_BUILD_GRAPH.out.versions)
 
-    tissues = BUILD_GRAPH.out.h5ad
+    tissues = STMCDI_BUILD_GRAPH.out.h5ad
     truths = channel.empty()
     if (evaluate) {
-        HOLD_OUT(tissues)
-        tissues = HOLD_OUT.out.h5ad
-        truths = HOLD_OUT.out.truth
-        versions = versions.mix(HOLD_OUT.out.versions)
+        STMCDI_HOLD_OUT(tissues)
+        tissues = STMCDI_HOLD_OUT.out.h5ad
+        truths = STMCDI_HOLD_OUT.out.truth
+        versions = versions.mix(STMCDI_HOLD_OUT.out.versions)
     }
 
     lasting = lastingFolder()
     models = tissues.map { meta, _h5ad -> [meta, trained] }
     if (!trained) {
-        TRAIN(tissues, lasting)
-        models = TRAIN.out.model
-        versions = versions.mix(TRAIN.out.versions)
+        STMCDI_TRAIN(tissues, lasting)
+        models = STMCDI_TRAIN.out.model
+        versions = versions.mix(STMCDI_TRAIN.out.versions)
     }
 
     tasks = tissues.join(models)
@@ -75,27 +75,27 @@ workflow STMCDI {
             (1..impute_shards).collect { number -> [meta + [shard: "${number}/${impute_shards}".toString()], h5ad, folder] }
         }
     }
-    IMPUTE(tasks, lasting)
-    imputed = IMPUTE.out.h5ad
+    STMCDI_IMPUTE(tasks, lasting)
+    imputed = STMCDI_IMPUTE.out.h5ad
     if (impute_shards > 1) {
-        MERGE(
+        STMCDI_MERGE(
             imputed
                 .map { meta, h5ad -> [meta.findAll { key, _value -> key != 'shard' }, h5ad] }
                 .groupTuple(size: impute_shards, sort: { one, other -> one.name <=> other.name })
         )
-        imputed = MERGE.out.h5ad
-        versions = versions.mix(MERGE.out.versions)
+        imputed = STMCDI_MERGE.out.h5ad
+        versions = versions.mix(STMCDI_MERGE.out.versions)
     }
-    EVALUATE(imputed.join(truths))
-    REPORT(imputed.join(models).join(truths, remainder: !evaluate).map { row -> row.take(3) + [row[3] ?: []] })
-    versions = versions.mix(IMPUTE.out.versions, EVALUATE.out.versions, REPORT.out.versions)
+    STMCDI_EVALUATE(imputed.join(truths))
+    STMCDI_REPORT(imputed.join(models).join(truths, remainder: !evaluate).map { row -> row.take(3) + [row[3] ?: []] })
+    versions = versions.mix(STMCDI_IMPUTE.out.versions, STMCDI_EVALUATE.out.versions, STMCDI_REPORT.out.versions)
 
     emit:
     imputed  = imputed               // channel of [ meta, h5ad ]
     model    = models                // channel of [ meta, folder ]
     truth    = truths                // channel of [ meta, h5ad ], empty unless evaluate
-    metrics  = EVALUATE.out.metrics  // channel of [ meta, json ], empty unless evaluate
-    report   = REPORT.out.html       // channel of [ meta, html ]
-    multiqc  = REPORT.out.multiqc    // channel of files for MultiQC
+    metrics  = STMCDI_EVALUATE.out.metrics  // channel of [ meta, json ], empty unless evaluate
+    report   = STMCDI_REPORT.out.html       // channel of [ meta, html ]
+    multiqc  = STMCDI_REPORT.out.multiqc    // channel of files for MultiQC
     versions = versions              // channel of versions.yml files
 }

@@ -94,7 +94,7 @@ def test_one_module_per_step():
 def test_module(module: Path):
     text = (module / "main.nf").read_text()
     meta = yaml.safe_load((module / "meta.yml").read_text())
-    assert re.findall(r"^process (\w+) {$", text, re.M) == [module.name.upper()]
+    assert re.findall(r"^process (\w+) {$", text, re.M) == [f"STMCDI_{module.name.upper()}"]
     assert re.search(r"^    stub:$", text, re.M) and re.search(r"^    script:$", text, re.M)
     assert f"stmcdi {module.name.replace('_', '-')} " in text
     options = {name for option in main.commands[module.name.replace("_", "-")].params for name in option.opts}

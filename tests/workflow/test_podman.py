@@ -154,7 +154,7 @@ def _run_both(folder: Path, image: dict[str, str], nextflow, stmcdi, root: Path)
     stmcdi(folder, "simulate", "raw.h5ad", "--n-spots", 200, "--n-genes", 100, "--n-sections", 2, "--depth", 800)
     (folder / "samples.csv").write_text("sample,h5ad,section_key\ntissue,raw.h5ad,section\n")
     options = f"--network none --read-only --read-only-tmpfs=false --user {USER}:{USER}"
-    often = "process { withName: TRAIN { ext.args = '--seed 3 --checkpoint-every 0' } }"
+    often = "process { withName: STMCDI_TRAIN { ext.args = '--seed 3 --checkpoint-every 0' } }"
     (folder / "locked.config").write_text(f"podman.runOptions = '{options}'\n{often}\n")
     folder.chmod(0o755)
     plain = nextflow(folder, "run", root, "-profile", "test", *ARGUMENTS, "--outdir", "plain", "-w", "work_plain")

@@ -1,7 +1,7 @@
 // Trains the diffusion model on the visible entries of one sample, on every GPU that the task was given. Where it sees
 // none it says so and computes on the CPU; with --device cuda in ext.args it fails instead. A task that is tried again
 // goes on where the one before was stopped, if both are given the same folder `lasting`.
-process TRAIN {
+process STMCDI_TRAIN {
     tag "${meta.id}"
     label 'process_high'
     label 'process_gpu'
@@ -21,7 +21,7 @@ process TRAIN {
     def output = "${task.ext.prefix ?: meta.id}_model"
     def checkpoint = lasting ? "--checkpoint '${lasting}/checkpoints/${task.process.replace(':', '_')}_${output}'" : ''
     if (h5ad.name == output) {
-        error("TRAIN: input and output are both named ${output}; set another ext.prefix")
+        error("STMCDI_TRAIN: input and output are both named ${output}; set another ext.prefix")
     }
     """
     export OMP_NUM_THREADS=${task.cpus}
@@ -36,7 +36,7 @@ process TRAIN {
     stub:
     def output = "${task.ext.prefix ?: meta.id}_model"
     if (h5ad.name == output) {
-        error("TRAIN: input and output are both named ${output}; set another ext.prefix")
+        error("STMCDI_TRAIN: input and output are both named ${output}; set another ext.prefix")
     }
     """
     mkdir "${output}"
