@@ -99,7 +99,7 @@ def test_module(module: Path):
     assert f"stmcdi {module.name.replace('_', '-')} " in text
     options = {name for option in main.commands[module.name.replace("_", "-")].params for name in option.opts}
     assert ("--memory-limit ${task.memory" in text) == ("--memory-limit" in options)
-    assert ("path lasting" in text) == bool(options & {"--checkpoint", "--parts"})
+    assert ("path checkpoints" in text) == bool(options & {"--checkpoint", "--parts"})
     assert "params." not in text and "when:" not in text
     assert meta["name"] == f"stmcdi_{module.name}"
     assert set(meta["output"]) == set(re.findall(r"emit: (\w+)", text))

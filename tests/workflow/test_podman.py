@@ -181,7 +181,7 @@ def test_every_task_ran_in_the_image_locked_in(runs):
 def test_a_training_leaves_word_outside_its_container(runs):
     work = runs[1].parent / "work"
     (training,) = (script.parent for script in work.glob("*/*/.command.sh") if "stmcdi train" in script.read_text())
-    assert (training / "lasting/stmcdi").readlink() == work / "stmcdi"
+    assert (training / "checkpoints/stmcdi").readlink() == work / "stmcdi"
     assert "no checkpoint" not in (training / ".command.err").read_text()
     assert (work / "stmcdi/checkpoints").stat().st_mtime > (training / ".command.begin").stat().st_mtime
 

@@ -180,7 +180,7 @@ def test_a_cancelled_training_is_run_again(tasks):
 
 def test_a_cancelled_training_goes_on_where_it_was(tasks, folder, stmcdi, tmp_path):
     first, second = (row["folder"] for row in tasks if row["step"] == "TRAIN")
-    kept = "lasting/stmcdi/checkpoints/STMCDI_STMCDI_TRAIN_tissue_model"
+    kept = "checkpoints/stmcdi/checkpoints/STMCDI_STMCDI_TRAIN_tissue_model"
     assert f"train: going on from {kept}\n" in (second / ".command.err").read_text()
     assert not any(list(kept.iterdir()) for kept in (folder / "work/stmcdi").iterdir())  # done with
     # To the weights it would have had without the stop.

@@ -1,6 +1,6 @@
 // Draws the missing values from a trained model. Chooses its device as STMCDI_TRAIN does. Where meta.shard is set, such as to
 // '2/5', it fills that part of the spots alone, for STMCDI_MERGE. A task that is tried again takes the batches of spots that the one
-// before had done, if both are given the same folder `lasting`.
+// before had done, if both are given the same folder `checkpoints`.
 process STMCDI_IMPUTE {
     tag "${meta.shard ? "${meta.id} ${meta.shard}" : meta.id}"
     label 'process_high'
@@ -8,7 +8,7 @@ process STMCDI_IMPUTE {
 
     input:
     tuple val(meta), path(h5ad), path(model)
-    path lasting, stageAs: 'lasting/*' // folder that outlives the task and holds a folder parts/; [] for none
+    path checkpoints, stageAs: 'checkpoints/*' // folder that outlives the task and holds a folder parts/; [] for none
 
     output:
     tuple val(meta), path('*_imputed.h5ad'), emit: h5ad
@@ -20,7 +20,7 @@ process STMCDI_IMPUTE {
     def shard = meta.shard ? "--shard ${meta.shard}" : ''
     def part = meta.shard ? "_${meta.shard.replace('/', '_of_')}" : ''
     def output = "${task.ext.prefix ?: meta.id}${part}_imputed.h5ad"
-    def parts = lasting ? "--parts '${lasting}/parts/${task.process.replace(':', '_')}_${output}'" : ''
+    def parts = checkpoints ? "--parts '${checkpoints}/parts/${task.process.replace(':', '_')}_${output}'" : ''
     if (h5ad.name == output) {
         error("STMCDI_IMPUTE: input and output are both named ${output}; set another ext.prefix")
     }
