@@ -67,7 +67,7 @@ def stream(adata: "AnnData", *, layer: str | None = None, log: bool = True, skip
     validation.table(adata)
     validation.coordinates(adata)
     where = "X" if layer is None else f"layers['{layer}']"
-    source = by_rows(_source(adata, layer))
+    source = by_rows(counts_matrix(adata, layer))
 
     def read(rows: slice) -> tuple[sp.csr_matrix, sp.csr_matrix]:
         values = to_csr(rows_of(source, rows))
@@ -162,7 +162,14 @@ def spot_totals(
     return total
 
 
-def _source(adata: "AnnData", layer: str | None) -> Any:
+def counts_matrix(adata: "AnnData", layer: str | None) -> Any:
+    """Give the matrix that holds the raw counts: a layer, or ``X``.
+
+    Raises
+    ------
+    InputError
+        It is not there.
+    """
     if layer is not None and layer not in adata.layers:
         raise InputError(
             f"expected counts in layers['{layer}'], found only {validation.some(adata.layers)}; correct --layer"
