@@ -66,6 +66,9 @@ def simulate(output: Path, **options: Any) -> None:
 @click.argument("sheet", type=PATH)
 @click.argument("output", type=PATH)
 @click.option("--base", type=PATH, default=None, help="Folder that relative paths start from (default: the sheet's).")
+@click.option("--content", is_flag=True, default=False, help="Open every file: coordinates, sections, first values.")
+@click.option("--layer", default=None, help="With --content: layer that holds the raw counts (default: X).")
+@click.option("--skip", is_flag=True, default=False, help="With --content: values need not be counts.")
 def check_samplesheet(sheet: Path, output: Path, **options: Any) -> None:
     """Check a samplesheet (sample,h5ad[,section_key][,group]) and write it with absolute paths."""
     from stmcdi_cli.steps.check_samplesheet import check_samplesheet
