@@ -12,7 +12,8 @@ import stmcdi_cli as stmcdi
 from stmcdi_cli.model import save_load
 from stmcdi_cli.model.base import DrawOptions
 from stmcdi_cli.model.diffusion.samplers import SAMPLERS
-from stmcdi_cli.model.latent.factor_model import BLOCK, LINKS
+from stmcdi_cli.model.latent.blocks import BLOCK
+from stmcdi_cli.model.latent.factor_model import LINKS
 from stmcdi_cli.model.tissue import Tissue
 
 CPU = torch.device("cpu")
