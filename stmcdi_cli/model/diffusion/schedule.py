@@ -93,7 +93,7 @@ class Schedule:
         mean = float(from_x_0) * x_0 + float(from_x_t) * x_t
         return mean, float((1 - alpha) * (1 - abar_s) / (1 - abar_t))
 
-    # One prediction, four views of it: the noise, the data, v = d x_t / d angle, and the score.
+    # Four equivalent forms of one prediction: the noise, the data, v and the score.
 
     def x0_from_noise(self, x_t: Tensor, noise: Tensor, t: Step) -> Tensor:
         """The x_0 that `noise` turned into `x_t` (eq. 10 solved for x_0)."""
@@ -114,11 +114,6 @@ class Schedule:
         """The noise that belongs to `v`."""
         abar = self.alpha_bar(t, x_t)
         return abar.sqrt() * v + (1 - abar).sqrt() * x_t
-
-    def x0_from_v(self, x_t: Tensor, v: Tensor, t: Step) -> Tensor:
-        """The x_0 that belongs to `v`."""
-        abar = self.alpha_bar(t, x_t)
-        return abar.sqrt() * x_t - (1 - abar).sqrt() * v
 
     def score_from_noise(self, noise: Tensor, t: Step) -> Tensor:
         """The score, grad log q(x_t) = -noise / sqrt(1 - abar_t) (eq. 23)."""
