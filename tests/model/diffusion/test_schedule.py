@@ -74,7 +74,7 @@ def test_posterior_is_bayes_rule(schedule, t, s):
 
 
 @pytest.mark.parametrize("t", [1, 20, 50])
-def test_noise_x0_v_and_score_are_views_of_one_another(schedule, t):
+def test_noise_x0_v_and_score_are_forms_of_one_another(schedule, t):
     x_0, noise = torch.randn(2, 6, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     abar = schedule.alpha_bars[t]
     x_t = schedule.q_sample(x_0, t, noise)
