@@ -12,7 +12,7 @@ from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import resources, validation
 from stmcdi_cli.errors import InputError, in_file, one_line
 from stmcdi_cli.io import safety
-from stmcdi_cli.io.output import whole_files, writing
+from stmcdi_cli.io.output import atomic_files, writing
 
 if TYPE_CHECKING:
     import h5py
@@ -78,7 +78,7 @@ def write_h5ad(adata: "AnnData", path: str | os.PathLike[str]) -> None:
 
 def write_h5ads(files: "Mapping[Path, AnnData]") -> None:
     """Write several h5ad files: all are complete, or none is there."""
-    with whole_files(list(files)) as temporaries:
+    with atomic_files(list(files)) as temporaries:
         for path, temporary in zip(files, temporaries, strict=True):
             with writing(path):
                 _write_h5ad(files[path], temporary)

@@ -23,7 +23,7 @@ from stmcdi_cli.io.h5ad import (
     shallow_copy,
     write_part,
 )
-from stmcdi_cli.io.output import check_space, whole_files, writing
+from stmcdi_cli.io.output import atomic_files, check_space, writing
 from stmcdi_cli.sparse import on_disk, stacked
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def write(files: "Mapping[Path, Stream]") -> None:
     """
     for path, stream in files.items():
         check_space(path, sum(map(stored, matrices(stream.header).values())) + stream.size)
-    with whole_files(list(files)) as temporaries, ExitStack() as stack:
+    with atomic_files(list(files)) as temporaries, ExitStack() as stack:
         writers = [
             stack.enter_context(_growing(path, temporary, stream.header))
             for (path, stream), temporary in zip(files.items(), temporaries, strict=True)
