@@ -26,7 +26,7 @@ def row_chunks(shape: tuple[int, int]) -> Iterator[slice]:
 
 
 def on_disk(matrix: Any) -> bool:
-    """Whether a matrix is still in its file, as those of `io.h5ad.opened` are."""
+    """Whether a matrix is still in its file, as those of `io.h5ad.open_h5ad` are."""
     return hasattr(matrix, "group") or hasattr(matrix, "id")
 
 

@@ -12,7 +12,7 @@ from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import resources, validation
 from stmcdi_cli.errors import InputError, naming
 from stmcdi_cli.io import safety
-from stmcdi_cli.io.output import whole_files, writing
+from stmcdi_cli.io.output import atomic_files, writing
 
 if TYPE_CHECKING:
     import h5py
@@ -33,7 +33,7 @@ def read_h5ad(path: str | os.PathLike[str]) -> "AnnData":
     """
     import anndata
 
-    with hdf5_of(path) as file, reading(path):
+    with open_hdf5(path) as file, reading(path):
         size = safety.check_hdf5(file)
     resources.check_fits(str(path), size)
     with reading(path), safety.bounded(size), warnings.catch_warnings():
@@ -44,7 +44,7 @@ def read_h5ad(path: str | os.PathLike[str]) -> "AnnData":
     return adata
 
 
-def hdf5_of(path: str | os.PathLike[str]) -> "h5py.File":
+def open_hdf5(path: str | os.PathLike[str]) -> "h5py.File":
     """Open an h5ad file as HDF5; what is in it is still to be checked (`safety.check_hdf5`).
 
     Raises
@@ -89,7 +89,7 @@ def write_h5ad(adata: "AnnData", path: str | os.PathLike[str]) -> None:
 
 def write_h5ads(files: "Mapping[Path, AnnData]") -> None:
     """Write several h5ad files: all are complete, or none is there."""
-    with whole_files(list(files)) as temporaries:
+    with atomic_files(list(files)) as temporaries:
         for path, temporary in zip(files, temporaries, strict=True):
             with writing(path):
                 _write_h5ad(files[path], temporary)
@@ -97,7 +97,7 @@ def write_h5ads(files: "Mapping[Path, AnnData]") -> None:
 
 def _write_h5ad(adata: "AnnData", path: Path) -> None:
     adata.strings_to_categoricals()  # as anndata does
-    with PatientFile(path) as raw, raw.hdf5() as file:
+    with DeferredErrorFile(path) as raw, raw.hdf5() as file:
         write_part(file, "/", adata)
 
 
@@ -122,7 +122,7 @@ def write_part(file: "h5py.File", key: str, value: Any, **options: Any) -> None:
         ) from error
 
 
-class PatientFile(FileIO):
+class DeferredErrorFile(FileIO):
     """A file that keeps its first write error for later.
 
     HDF5 cannot close a file it failed to write: it prints pages of errors and crashes at exit. This one lets it finish.
@@ -184,7 +184,7 @@ def shallow_copy(adata: "AnnData", **changed: Any) -> "AnnData":
 
 
 @contextmanager
-def opened(path: str | os.PathLike[str]) -> "Iterator[AnnData]":
+def open_h5ad(path: str | os.PathLike[str]) -> "Iterator[AnnData]":
     """Open an h5ad file: matrices of spots x genes stay on disk (read them by `sparse.rows_of`), the rest is read.
 
     Raises
@@ -192,7 +192,7 @@ def opened(path: str | os.PathLike[str]) -> "Iterator[AnnData]":
     InputError
         As `read_h5ad`.
     """
-    with hdf5_of(path) as file:
+    with open_hdf5(path) as file:
         with reading(path), safety.bounded(safety.check_hdf5(file)), warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*names are not unique.*")  # the steps refuse them in one line
             # Files from before 2020 have no encoding; anndata knows how to read them.
@@ -222,10 +222,10 @@ def _backed(file: "h5py.File") -> "AnnData":
     return anndata.AnnData(X=matrix(file["X"]) if "X" in file else None, layers=layers, raw=raw, **parts)
 
 
-def carried(adata: "AnnData", *, without: Iterable[str | None]) -> "AnnData":
+def copy_without(adata: "AnnData", names: Iterable[str | None]) -> "AnnData":
     """Give a copy without some matrices (`anndata_keys.X`, names of layers); the rest is shared."""
     copy = shallow_copy(adata)
-    for name in without:
+    for name in names:
         if name is keys.X:
             copy.X = None
         else:

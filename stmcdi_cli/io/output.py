@@ -39,7 +39,7 @@ def writing(path: str | os.PathLike[str]) -> "Iterator[None]":
 
 
 @contextmanager
-def whole_file(path: str | os.PathLike[str], *, private: bool = False) -> "Iterator[Path]":
+def atomic_file(path: str | os.PathLike[str], *, private: bool = False) -> "Iterator[Path]":
     """Give a temporary name beside ``path`` that becomes ``path`` on success and vanishes on failure.
 
     With `private` nobody else may read it.
@@ -49,12 +49,12 @@ def whole_file(path: str | os.PathLike[str], *, private: bool = False) -> "Itera
     InputError
         The file cannot be written; what was at ``path`` before is still there.
     """
-    with whole_files([Path(path)], private=private) as (temporary,):
+    with atomic_files([Path(path)], private=private) as (temporary,):
         yield temporary
 
 
 @contextmanager
-def whole_files(paths: Sequence[Path], *, private: bool = False) -> "Iterator[list[Path]]":
+def atomic_files(paths: Sequence[Path], *, private: bool = False) -> "Iterator[list[Path]]":
     """Give temporary names beside some files: all become them on success, none does on failure.
 
     Raises
@@ -63,7 +63,7 @@ def whole_files(paths: Sequence[Path], *, private: bool = False) -> "Iterator[li
         One cannot be written; what was there before is still there.
     """
     with ExitStack() as stack:
-        temporaries = [stack.enter_context(_place(path)) / path.name for path in paths]
+        temporaries = [stack.enter_context(_temporary_folder(path)) / path.name for path in paths]
         with writing(paths[0]):
             yield temporaries
         for path, temporary in zip(paths, temporaries, strict=True):
@@ -79,7 +79,7 @@ def whole_files(paths: Sequence[Path], *, private: bool = False) -> "Iterator[li
 
 
 @contextmanager
-def whole_folder(path: str | os.PathLike[str]) -> "Iterator[Path]":
+def atomic_folder(path: str | os.PathLike[str]) -> "Iterator[Path]":
     """Give a new folder that becomes ``path`` on success, in the place of one already there, and vanishes on failure.
 
     Raises
@@ -88,7 +88,7 @@ def whole_folder(path: str | os.PathLike[str]) -> "Iterator[Path]":
         The folder cannot be written; what was at ``path`` before is still there.
     """
     path = Path(path)
-    with _place(path) as place, writing(path):
+    with _temporary_folder(path) as place, writing(path):
         temporary = place / path.name
         temporary.mkdir()
         yield temporary
@@ -113,10 +113,10 @@ def umask() -> int:
 
 
 @contextmanager
-def _place(path: Path) -> "Iterator[Path]":
+def _temporary_folder(path: Path) -> "Iterator[Path]":
     """Make a folder beside an output to write it in, locked, and take away those that killed processes left."""
     with writing(path):
-        take_away_strays(path)
+        remove_stale_temporaries(path)
         place = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
     try:
         with ExitStack() as held:
@@ -129,7 +129,7 @@ def _place(path: Path) -> "Iterator[Path]":
         shutil.rmtree(place, ignore_errors=True)
 
 
-def take_away_strays(path: Path) -> None:
+def remove_stale_temporaries(path: Path) -> None:
     """Remove the folders beside an output whose processes are dead; bring back what one had moved aside."""
     for place in path.parent.glob(f".{_literal(path.name)}.*.part"):
         try:
@@ -210,7 +210,7 @@ def check_model_dir(path: str | os.PathLike[str]) -> None:
 
 def write_texts(files: "Mapping[Path, str]") -> None:
     """Write several text files: all are complete, or none is there."""
-    with whole_files(list(files)) as temporaries:
+    with atomic_files(list(files)) as temporaries:
         for path, temporary in zip(files, temporaries, strict=True):
             with writing(path):
                 temporary.write_text(files[path], encoding="utf-8")

@@ -19,7 +19,7 @@ from safetensors.numpy import load, save
 
 from stmcdi_cli import __version__
 from stmcdi_cli.errors import InputError
-from stmcdi_cli.io.output import whole_file, write_texts
+from stmcdi_cli.io.output import atomic_file, write_texts
 
 KEY, PART = "key", ".part"
 
@@ -84,7 +84,7 @@ class Parts:
         if not self._ready:
             return
         content = save({key: np.ascontiguousarray(value) for key, value in arrays.items()})
-        with suppress(InputError), whole_file(self.folder / (name + PART), private=True) as temporary:
+        with suppress(InputError), atomic_file(self.folder / (name + PART), private=True) as temporary:
             temporary.write_bytes(content)
 
     def remove(self) -> None:

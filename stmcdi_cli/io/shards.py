@@ -13,7 +13,7 @@ import scipy.sparse as sp
 
 from stmcdi_cli.errors import OptionError
 from stmcdi_cli.io.h5ad import matrices
-from stmcdi_cli.io.stream import Block, Stream, gathered, stored
+from stmcdi_cli.io.stream import Block, Stream, disk_usage, to_memory
 from stmcdi_cli.sparse import by_rows, row_chunks, rows_of
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def spots_of(shard: str | None, n_spots: int) -> range:
 
 def cut(adata: "AnnData", spots: range) -> "AnnData":
     """Take a run of spots out of a tissue, in a form that `join` can put together again."""
-    return gathered(Stream(cut_header(adata, spots), [rows_at(adata, slice(spots.start, spots.stop))]))
+    return to_memory(Stream(cut_header(adata, spots), [rows_at(adata, slice(spots.start, spots.stop))]))
 
 
 def cut_header(adata: "AnnData", spots: range) -> "AnnData":
@@ -97,7 +97,7 @@ def join(parts: "Sequence[AnnData]") -> Stream:
         raw=_raw_without_values(first, sum(part.n_obs for part in parts)),
     )
     blocks = (rows_at(part, rows) for part in parts for rows in row_chunks(part.shape))
-    return Stream(header, blocks, sum(stored(matrix) for part in parts for matrix in matrices(part).values()))
+    return Stream(header, blocks, sum(disk_usage(matrix) for part in parts for matrix in matrices(part).values()))
 
 
 def _raw_without_values(adata: "AnnData", n_spots: int) -> dict[str, Any] | None:

@@ -8,7 +8,7 @@ import scipy.sparse as sp
 
 from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import resources, validation
-from stmcdi_cli.io.h5ad import carried
+from stmcdi_cli.io.h5ad import copy_without
 from stmcdi_cli.io.stream import Block, Stream, disk_size
 from stmcdi_cli.logging import note
 from stmcdi_cli.provenance import record
@@ -86,7 +86,7 @@ def baseline(
                 block[name] = sp.csr_matrix(layer) if target == "missing" else layer
             yield block
 
-    header = carried(adata, without=LAYERS)
+    header = copy_without(adata, LAYERS)
     record(header, "baseline", {"method": method, "target": target, "section_key": section_key, "seed": seed})
     n_values = len(LAYERS) * int(np.count_nonzero(fill)) + int(np.count_nonzero(data.x))
     size = disk_size(0, 0, len(LAYERS) * fill.size) if target == "all" else disk_size(n_values)

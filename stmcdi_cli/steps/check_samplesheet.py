@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 
 from stmcdi_cli.errors import InputError
-from stmcdi_cli.io.output import check_output, whole_file
+from stmcdi_cli.io.output import atomic_file, check_output
 from stmcdi_cli.io.text import read_text
 
 REQUIRED = ("sample", "h5ad")
@@ -81,7 +81,7 @@ def check_samplesheet(
         samples.append(row)
     _check_groups(sheet, samples)
 
-    with whole_file(output) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+    with atomic_file(output) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(samples)

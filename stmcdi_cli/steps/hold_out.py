@@ -10,8 +10,8 @@ import scipy.sparse as sp
 from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import validation
 from stmcdi_cli.errors import InputError
-from stmcdi_cli.io.h5ad import carried
-from stmcdi_cli.io.stream import Block, Stream, disk_size, stored
+from stmcdi_cli.io.h5ad import copy_without
+from stmcdi_cli.io.stream import Block, Stream, disk_size, disk_usage
 from stmcdi_cli.provenance import record
 from stmcdi_cli.sparse import (
     by_rows,
@@ -88,16 +88,16 @@ def hold_out(adata: "AnnData", *, fraction: float = 0.2, seed: int = 0, of: str 
                 f"expected to hide some entries, found none chosen with fraction {fraction}; give a larger one"
             )
 
-    headers = [carried(adata, without=[keys.X, *names]) for names in (list(adata.layers), [keys.MISSING])]
+    headers = [copy_without(adata, [keys.X, *names]) for names in (list(adata.layers), [keys.MISSING])]
     for header in headers:
         header.raw = None
         record(header, "hold-out", {"fraction": fraction, "seed": seed, "of": of})
     both = tee(blocks())
     n_missing = fraction * adata.n_obs * adata.n_vars
-    old = sum(stored(adata.layers[name]) for name in (keys.COUNTS, keys.MISSING) if name in adata.layers)
+    old = sum(disk_usage(adata.layers[name]) for name in (keys.COUNTS, keys.MISSING) if name in adata.layers)
     return (
-        Stream(headers[0], (masked for masked, _ in both[0]), disk_size(0, n_missing) + stored(adata.X) + old),
-        Stream(headers[1], (truth for _, truth in both[1]), disk_size(0, n_missing) + stored(adata.X)),
+        Stream(headers[0], (masked for masked, _ in both[0]), disk_size(0, n_missing) + disk_usage(adata.X) + old),
+        Stream(headers[1], (truth for _, truth in both[1]), disk_size(0, n_missing) + disk_usage(adata.X)),
     )
 
 

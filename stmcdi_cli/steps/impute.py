@@ -14,9 +14,9 @@ from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import validation
 from stmcdi_cli.errors import InputError
 from stmcdi_cli.io import shards
-from stmcdi_cli.io.h5ad import carried, matrices
+from stmcdi_cli.io.h5ad import copy_without, matrices
 from stmcdi_cli.io.partial import Parts, kept_in
-from stmcdi_cli.io.stream import Block, Stream, disk_size, stored
+from stmcdi_cli.io.stream import Block, Stream, disk_size, disk_usage
 from stmcdi_cli.provenance import data_digest, parameters_of, record
 from stmcdi_cli.sparse import by_rows, rows_of, to_csr
 from stmcdi_cli.steps._step import step
@@ -106,7 +106,7 @@ def impute(
     names = [name for name in LAYERS if layers is None or name in layers]
     model, tissue = _model_and_tissue(model_dir, adata)
     spots = shards.spots_of(shard, tissue.n_spots)
-    rest = carried(adata, without=LAYERS)
+    rest = copy_without(adata, LAYERS)
     draws = {"n_samples": n_samples, "sampler": sampler, "n_steps": n_steps, "seed": seed}
     filling = _Filling(
         model,
@@ -260,7 +260,7 @@ class _Filling:
     def size(self, spots: range) -> float:
         """Bytes that the rows of some spots will take on disk, roughly."""
         share = len(spots) / self.tissue.n_spots
-        size = 0.0 if self.others is None else share * sum(map(stored, matrices(self.others).values()))
+        size = 0.0 if self.others is None else share * sum(map(disk_usage, matrices(self.others).values()))
         if self.target != "missing":
             return size + len(self.layers) * disk_size(0, 0, len(spots) * self.tissue.n_genes)
         if self.missing is not None:

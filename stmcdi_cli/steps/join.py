@@ -11,7 +11,7 @@ from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import validation
 from stmcdi_cli.errors import InputError, OptionError, naming
 from stmcdi_cli.io.h5ad import matrices, shallow_copy
-from stmcdi_cli.io.stream import Block, Stream, stored
+from stmcdi_cli.io.stream import Block, Stream, disk_usage
 from stmcdi_cli.provenance import record
 from stmcdi_cli.sparse import by_rows, row_chunks, rows_of, to_csr
 from stmcdi_cli.steps._step import step
@@ -76,7 +76,7 @@ def join(tissues: "Sequence[AnnData]", *, names: Sequence[str] = (), section_key
         empty = sp.csr_matrix(raw.shape, dtype=np.float32)
         joined = shallow_copy(joined, raw={"X": empty, "var": raw.var, "varm": dict(raw.varm)})
     record(joined, "join", {"names": list(names), "section_key": section_key})
-    size = sum(stored(matrix) for tissue in tissues for matrix in matrices(tissue).values())
+    size = sum(disk_usage(matrix) for tissue in tissues for matrix in matrices(tissue).values())
     return Stream(joined, _blocks(names, tissues, joined), size)
 
 

@@ -9,7 +9,7 @@ import scipy.sparse as sp
 from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import validation
 from stmcdi_cli.errors import InputError
-from stmcdi_cli.io.h5ad import carried
+from stmcdi_cli.io.h5ad import copy_without
 from stmcdi_cli.io.stream import Block, Stream, disk_size
 from stmcdi_cli.provenance import record
 from stmcdi_cli.sparse import (
@@ -83,7 +83,7 @@ def normalize(adata: "AnnData", *, layer: str | None = None, log: bool = True, s
             }
             yield {name: block[name] for name in made}
 
-    header = carried(adata, without=made)
+    header = copy_without(adata, made)
     if not skip:
         header.obs[keys.SIZE_FACTOR] = size_factor
     header.obs[keys.EMPTY_SPOT] = counts.empty

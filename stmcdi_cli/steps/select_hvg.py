@@ -10,8 +10,8 @@ import scipy.sparse as sp
 from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import validation
 from stmcdi_cli.errors import InputError, OptionError
-from stmcdi_cli.io.h5ad import carried, matrices, shallow_copy
-from stmcdi_cli.io.stream import Block, Stream, stored
+from stmcdi_cli.io.h5ad import copy_without, matrices, shallow_copy
+from stmcdi_cli.io.stream import Block, Stream, disk_usage
 from stmcdi_cli.provenance import record
 from stmcdi_cli.sparse import add_columns, by_rows, missing_entries, row_chunks, rows_of, scale_rows, to_csr
 from stmcdi_cli.steps._step import step
@@ -89,14 +89,14 @@ def select_hvg(
     var[keys.HIGHLY_VARIABLE] = chosen
 
     made = {name: matrix for name, matrix in matrices(adata).items() if name != keys.RAW_X} if subset else {}
-    header = carried(adata, without=made)
+    header = copy_without(adata, made)
     header.var = var
     if subset:
         header.raw = None  # taken up again below, whole
         header = shallow_copy(header[:, chosen].copy(), raw=adata.raw)
     options = {"method": method, "n_genes": n_genes, "min_spots": min_spots, "subset": subset}
     record(header, "select-hvg", options if genes is None else {"genes": sorted(set(genes)), "subset": subset})
-    size = sum(map(stored, made.values()))
+    size = sum(map(disk_usage, made.values()))
     return Stream(header, _columns(made, adata.shape, np.flatnonzero(chosen)), size * chosen.mean())
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from stmcdi_cli import __version__
 from stmcdi_cli.errors import InputError, Stopped
-from stmcdi_cli.io.output import take_away_strays, whole_file
+from stmcdi_cli.io.output import atomic_file, remove_stale_temporaries
 from stmcdi_cli.model.tissue import Tissue
 from stmcdi_cli.model.training import distributed
 from stmcdi_cli.model.training.signals import listening
@@ -82,7 +82,7 @@ class Restart:
         data = save(tensors, {_CONTENT: json.dumps(content)})
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with whole_file(self.path, private=True) as temporary:
+            with atomic_file(self.path, private=True) as temporary:
                 temporary.write_bytes(data)
         except (OSError, InputError) as error:
             print(f"train: no checkpoint: {error}", file=sys.stderr, flush=True)
@@ -91,7 +91,7 @@ class Restart:
         """Remove the file, and what a process killed while it wrote has left beside it."""
         if self.path is not None:
             self.path.unlink(missing_ok=True)
-            take_away_strays(self.path)
+            remove_stale_temporaries(self.path)
 
     # Signals
 
