@@ -15,15 +15,15 @@ from stmcdi_cli import validation
 from stmcdi_cli.errors import InputError
 from stmcdi_cli.provenance import parameters_of, record_of
 from stmcdi_cli.sparse import (
-    add_columns,
-    by_rows,
-    missing_entries,
+    accumulate_by_column,
+    as_row_major,
+    mask_out,
+    missing_mask,
+    read_rows,
     row_chunks,
-    rows_of,
     scale_rows,
     to_csr,
     values_at,
-    without,
 )
 
 if TYPE_CHECKING:
@@ -114,26 +114,26 @@ class _Scoring:
 
     def __init__(self, imputed: "AnnData", truth: "AnnData", layer: str) -> None:
         self.imputed, self.truth, self.layer, self.column = imputed, truth, layer, _column(imputed, truth, layer)
-        self.x = by_rows(truth.X)
+        self.x = as_row_major(truth.X)
         names = {name: f"{layer}_{name}" for name in ("sd", "median", "q05", "q95")}
-        self.layers = {name: by_rows(imputed.layers[key]) for name, key in names.items() if key in imputed.layers}
-        self.values = by_rows(imputed.layers[layer])
+        self.layers = {name: as_row_major(imputed.layers[key]) for name, key in names.items() if key in imputed.layers}
+        self.values = as_row_major(imputed.layers[layer])
         self._first_look()
 
     def rows(self) -> Iterator[tuple[slice, sp.csr_matrix, sp.csr_matrix]]:
         """Yield a run of spots, its hidden entries (CSR bool) and its true values on the imputed file's scale."""
         for rows in row_chunks(self.truth.shape):
-            mask = to_csr(missing_entries(self.truth, rows)[:, self.column], bool)
-            values = to_csr(rows_of(self.x, rows), np.float64)[:, self.column]
+            mask = to_csr(missing_mask(self.truth, rows)[:, self.column], bool)
+            values = to_csr(read_rows(self.x, rows), np.float64)[:, self.column]
             yield rows, mask, _on_scale_of(self.imputed, self.truth, values, rows)
 
     def predicted(self, rows: slice, mask: sp.csr_matrix) -> np.ndarray:
         """Imputed values at the hidden entries of a run of spots."""
-        return values_at(rows_of(self.values, rows), mask)
+        return values_at(read_rows(self.values, rows), mask)
 
     def spread(self, rows: slice, mask: sp.csr_matrix) -> dict[str, np.ndarray]:
         """What else is said of these entries, by the names of the layers that are there."""
-        return {name: values_at(rows_of(layer, rows), mask) for name, layer in self.layers.items()}
+        return {name: values_at(read_rows(layer, rows), mask) for name, layer in self.layers.items()}
 
     def _first_look(self) -> None:
         """Find what every score is measured from: each gene's mean over visible entries, and over hidden ones."""
@@ -146,12 +146,12 @@ class _Scoring:
                     f"expected a finite value at every hidden entry of layers['{self.layer}'], "
                     "found NaN or infinite ones"
                 )
-            hidden = mask + missing_entries(self.imputed, rows)
-            shown = without(values, hidden)
-            visible = add_columns(visible, shown.indices, shown.data)
-            unseen = add_columns(unseen, hidden.indices, hidden.data)
-            n = add_columns(n, mask.indices, mask.data)
-            t_sum, p_sum = (add_columns(total, mask.indices, of) for total, of in ((t_sum, t), (p_sum, p)))
+            hidden = mask + missing_mask(self.imputed, rows)
+            shown = mask_out(values, hidden)
+            visible = accumulate_by_column(visible, shown.indices, shown.data)
+            unseen = accumulate_by_column(unseen, hidden.indices, hidden.data)
+            n = accumulate_by_column(n, mask.indices, mask.data)
+            t_sum, p_sum = (accumulate_by_column(total, mask.indices, of) for total, of in ((t_sum, t), (p_sum, p)))
             self.n_spots += int(np.count_nonzero(np.diff(mask.indptr)))
             if t.size:
                 ranges.append((p.min(), p.max(), t.min(), t.max()))
@@ -181,7 +181,7 @@ class _Scoring:
                 quantiles = {0.05: spread["q05"], 0.5: spread["median"], 0.95: spread["q95"]}
                 found["pinball"] = pinball_each(quantiles, t)
             for name, each in found.items():
-                total[name] = add_columns(total.get(name, np.zeros(self.n.size)), gene, each)
+                total[name] = accumulate_by_column(total.get(name, np.zeros(self.n.size)), gene, each)
         return _Sums(total, self.n, self.t_mean, self.p_mean, self.constant, self.n_spots)
 
 
@@ -189,7 +189,7 @@ def _column(imputed: "AnnData", truth: "AnnData", layer: str) -> np.ndarray:
     """Column in the truth of each imputed gene; refuses files that do not belong together."""
     if layer not in imputed.layers:
         raise InputError(
-            f"expected imputed values in layers['{layer}'], found {validation.some(imputed.layers)}; run impute"
+            f"expected imputed values in layers['{layer}'], found {validation.first_few(imputed.layers)}; run impute"
         )
     if keys.MISSING not in truth.layers:
         raise InputError(f"expected hidden entries in the truth's layers['{keys.MISSING}'], found none; run hold-out")
@@ -197,7 +197,7 @@ def _column(imputed: "AnnData", truth: "AnnData", layer: str) -> np.ndarray:
         raise InputError("expected the spots of the truth in their order, found others; spots were lost or reordered")
     column = truth.var_names.get_indexer(imputed.var_names)
     if (column < 0).any():
-        unknown = validation.some(imputed.var_names[column < 0])
+        unknown = validation.first_few(imputed.var_names[column < 0])
         raise InputError(f"expected genes of the truth, found {unknown}; give the truth that belongs to this file")
     if (np.diff(column) <= 0).any():
         raise InputError("expected the genes in the order of the truth, found another; genes were reordered")

@@ -185,7 +185,7 @@ def shallow_copy(adata: "AnnData", **changed: Any) -> "AnnData":
 
 @contextmanager
 def open_h5ad(path: str | os.PathLike[str]) -> "Iterator[AnnData]":
-    """Open an h5ad file: matrices of spots x genes stay on disk (read them by `sparse.rows_of`), the rest is read.
+    """Open an h5ad file: matrices of spots x genes stay on disk (read them by `sparse.read_rows`), the rest is read.
 
     Raises
     ------

@@ -14,7 +14,7 @@ import scipy.sparse as sp
 from stmcdi_cli.errors import OptionError
 from stmcdi_cli.io.h5ad import matrices
 from stmcdi_cli.io.stream import Block, Stream, disk_usage, to_memory
-from stmcdi_cli.sparse import by_rows, row_chunks, rows_of
+from stmcdi_cli.sparse import as_row_major, read_rows, row_chunks
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -77,7 +77,7 @@ def cut_header(adata: "AnnData", spots: range) -> "AnnData":
 
 def rows_at(adata: "AnnData", rows: slice) -> Block:
     """Give a run of spots of all matrices of spots x genes, which may be on disk."""
-    return {key: rows_of(by_rows(matrix), rows) for key, matrix in matrices(adata).items()}
+    return {key: read_rows(as_row_major(matrix), rows) for key, matrix in matrices(adata).items()}
 
 
 def join(parts: "Sequence[AnnData]") -> Stream:

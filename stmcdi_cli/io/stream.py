@@ -24,7 +24,7 @@ from stmcdi_cli.io.h5ad import (
     write_part,
 )
 from stmcdi_cli.io.output import atomic_files, check_space, writing
-from stmcdi_cli.sparse import on_disk, stacked
+from stmcdi_cli.sparse import on_disk, vstack
 
 if TYPE_CHECKING:
     import h5py
@@ -64,7 +64,7 @@ class Stream:
 def to_memory(stream: Stream) -> "AnnData":
     """Put a stream together in memory."""
     blocks, header = list(stream.blocks), stream.header
-    made = {name: stacked([block[name] for block in blocks]) for name in (blocks[0] if blocks else ())}
+    made = {name: vstack([block[name] for block in blocks]) for name in (blocks[0] if blocks else ())}
     changed: dict[str, Any] = {"X": made.pop(keys.X, header.X)}
     if keys.RAW_X in made:
         changed["raw"] = {"X": made.pop(keys.RAW_X), "var": header.raw.var, "varm": dict(header.raw.varm)}

@@ -16,7 +16,7 @@ from stmcdi_cli.errors import InputError
 from stmcdi_cli.io.h5ad import shallow_copy
 from stmcdi_cli.io.text import read_text, read_yaml
 from stmcdi_cli.reporting.reliability import RARE_SHARE, RARE_SPOTS, TRUST, reliability
-from stmcdi_cli.sparse import missing_entries, row_sums, to_csr, values_at, without
+from stmcdi_cli.sparse import mask_out, missing_mask, row_sums, to_csr, values_at
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -118,7 +118,7 @@ def gather(
     for layer in (keys.IMPUTED, keys.IMPUTED_SD):
         if layer not in adata.layers:
             raise InputError(
-                f"expected layers['{layer}'], found {validation.some(adata.layers)}; "
+                f"expected layers['{layer}'], found {validation.first_few(adata.layers)}; "
                 "run impute (--layers, where given, must name it), then report on its output"
             )
     validation.table(adata)
@@ -157,8 +157,8 @@ def _depth(adata: "AnnData") -> np.ndarray:
 
 
 def _overview(adata: "AnnData", here: np.ndarray, depth: np.ndarray, name: str) -> dict[str, float | int | str]:
-    missing = missing_entries(adata)[here]
-    x = without(to_csr(adata.X[here]), missing)
+    missing = missing_mask(adata)[here]
+    x = mask_out(to_csr(adata.X[here]), missing)
     n_visible = x.shape[0] * x.shape[1] - missing.nnz
     row: dict[str, float | int | str] = {"section": name, "spots": int(here.sum())}
     if keys.COUNTS in adata.layers:

@@ -11,7 +11,7 @@ from stmcdi_cli.reporting import charts, maps
 from stmcdi_cli.reporting.findings import SHALLOW, Findings
 from stmcdi_cli.reporting.pieces import badge, column_of, figure, plain, share, table_of
 from stmcdi_cli.reporting.reliability import CAUTION, RARE_SHARE, TRUST, filled_entries
-from stmcdi_cli.sparse import missing_entries
+from stmcdi_cli.sparse import missing_mask
 
 N_MAPS = 6
 MOST_CANDIDATES = 100
@@ -145,7 +145,7 @@ def _gene_card(found: Findings, gene: str, layout: maps.Layout) -> str:
     one = adata[:, column]
     layers = one.X, one.layers[keys.IMPUTED], one.layers[keys.IMPUTED_SD]
     before, after, spread = (column_of(layer) for layer in layers)
-    seen = ~missing_entries(one).toarray()[:, 0]
+    seen = ~missing_mask(one).toarray()[:, 0]
     filled = filled_entries(one, slice(0, adata.n_obs))[:, 0]
     top = max(float(np.quantile(np.concatenate([before[seen], after]), 0.99)), 1e-6)
     most = max(float(np.quantile(spread[filled], 0.99)) if filled.any() else 0.0, 1e-6)

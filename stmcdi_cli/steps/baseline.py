@@ -12,7 +12,7 @@ from stmcdi_cli.io.h5ad import copy_without
 from stmcdi_cli.io.stream import Block, Stream, disk_size
 from stmcdi_cli.logging import note
 from stmcdi_cli.provenance import record
-from stmcdi_cli.sparse import missing_entries, row_chunks
+from stmcdi_cli.sparse import missing_mask, row_chunks
 from stmcdi_cli.steps._step import step
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def baseline(
     validation.at_least("seed", seed, 0)
     resources.check_fits("a dense copy of the data", BYTES_PER_ENTRY * adata.n_obs * adata.n_vars)
     data = Visible.from_anndata(adata, section_key)
-    fill = np.ones(adata.shape, dtype=bool) if target == "all" else missing_entries(adata).toarray()
+    fill = np.ones(adata.shape, dtype=bool) if target == "all" else missing_mask(adata).toarray()
     if not fill.any():
         note("baseline: no entry is missing, so none is filled; --target all replaces every one")
     with one_thread():

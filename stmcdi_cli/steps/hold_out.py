@@ -14,14 +14,14 @@ from stmcdi_cli.io.h5ad import copy_without
 from stmcdi_cli.io.stream import Block, Stream, disk_size, disk_usage
 from stmcdi_cli.provenance import record
 from stmcdi_cli.sparse import (
-    by_rows,
+    as_row_major,
     mask_from_chunks,
-    missing_entries,
-    nan_entries,
+    mask_out,
+    missing_mask,
+    nan_mask,
+    read_rows,
     row_chunks,
-    rows_of,
     to_csr,
-    without,
 )
 from stmcdi_cli.steps._step import step
 
@@ -70,18 +70,18 @@ def hold_out(adata: "AnnData", *, fraction: float = 0.2, seed: int = 0, of: str 
 
     def blocks() -> Iterator[tuple[Block, Block]]:
         random, n_hidden = np.random.default_rng(seed), 0
-        x = by_rows(adata.X)
-        counts = by_rows(adata.layers[keys.COUNTS]) if has_counts else None
+        x = as_row_major(adata.X)
+        counts = as_row_major(adata.layers[keys.COUNTS]) if has_counts else None
         for rows in row_chunks(adata.shape):
-            values = to_csr(rows_of(x, rows))
-            before = missing_entries(adata, rows) + nan_entries(values)
+            values = to_csr(read_rows(x, rows))
+            before = missing_mask(adata, rows) + nan_mask(values)
             hidden = _chosen(random, values, before, fraction, of)
             n_hidden += hidden.nnz
             missing = before + hidden
-            values = without(values, before)
-            masked = {keys.X: without(values, hidden), keys.MISSING: missing}
+            values = mask_out(values, before)
+            masked = {keys.X: mask_out(values, hidden), keys.MISSING: missing}
             if counts is not None:
-                masked[keys.COUNTS] = without(to_csr(rows_of(counts, rows)), missing)
+                masked[keys.COUNTS] = mask_out(to_csr(read_rows(counts, rows)), missing)
             yield masked, {keys.X: values, keys.MISSING: hidden}
         if not n_hidden:
             raise InputError(

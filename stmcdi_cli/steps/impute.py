@@ -18,7 +18,7 @@ from stmcdi_cli.io.h5ad import copy_without, matrices
 from stmcdi_cli.io.partial import Parts, kept_in
 from stmcdi_cli.io.stream import Block, Stream, disk_size, disk_usage
 from stmcdi_cli.provenance import data_digest, parameters_of, record
-from stmcdi_cli.sparse import by_rows, rows_of, to_csr
+from stmcdi_cli.sparse import as_row_major, read_rows, to_csr
 from stmcdi_cli.steps._step import step
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def impute(
     filling = _Filling(
         model,
         tissue,
-        by_rows(adata.layers.get(keys.MISSING)),
+        as_row_major(adata.layers.get(keys.MISSING)),
         target=target,
         genes=_chosen_genes(genes, tissue.genes),
         layers=names,
@@ -221,7 +221,7 @@ class _Filling:
             return np.ones_like(x, dtype=bool) & self.genes
         entries = np.zeros_like(x, dtype=bool)
         if self.missing is not None:
-            entries = to_csr(rows_of(self.missing, slice(spots.start, spots.stop)), bool).toarray()
+            entries = to_csr(read_rows(self.missing, slice(spots.start, spots.stop)), bool).toarray()
         if self.target == "zeros":
             entries |= x == 0
         return entries & self.genes
@@ -303,5 +303,7 @@ def _chosen_genes(chosen: Sequence[str] | None, genes: tuple[str, ...]) -> np.nd
         return np.ones(len(genes), dtype=bool)
     unknown = [gene for gene in chosen if gene not in set(genes)]
     if unknown:
-        raise InputError(f"expected genes the file has, found {validation.some(unknown)}; correct the list (--genes)")
+        raise InputError(
+            f"expected genes the file has, found {validation.first_few(unknown)}; correct the list (--genes)"
+        )
     return np.isin(genes, list(chosen))

@@ -13,7 +13,7 @@ from stmcdi_cli.errors import InputError, OptionError, naming
 from stmcdi_cli.io.h5ad import matrices, shallow_copy
 from stmcdi_cli.io.stream import Block, Stream, disk_usage
 from stmcdi_cli.provenance import record
-from stmcdi_cli.sparse import by_rows, row_chunks, rows_of, to_csr
+from stmcdi_cli.sparse import as_row_major, read_rows, row_chunks, to_csr
 from stmcdi_cli.steps._step import step
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def _blocks(names: Sequence[str], tissues: "Sequence[AnnData]", joined: "AnnData
     sources = []
     for name, tissue in zip(names, tissues, strict=True):
         with naming(f"tissue {name}"):
-            sources.append({key: by_rows(matrix) for key, matrix in matrices(tissue).items()})
+            sources.append({key: as_row_major(matrix) for key, matrix in matrices(tissue).items()})
     common = [key for key in sources[0] if all(key in source for source in sources)]
     dense = {key for key in common if not any(_is_sparse(source[key]) for source in sources)}
     dtype = {key: np.result_type(*(source[key].dtype for source in sources)) for key in common}
@@ -105,7 +105,7 @@ def _blocks(names: Sequence[str], tissues: "Sequence[AnnData]", joined: "AnnData
         column = {key: _columns(tissue, joined, key) for key in common}
         for rows in row_chunks(tissue.shape):
             with naming(f"tissue {name}"):
-                block = {key: rows_of(source[key], rows)[:, column[key]] for key in common}
+                block = {key: read_rows(source[key], rows)[:, column[key]] for key in common}
             yield {
                 key: part.astype(dtype[key]) if key in dense else to_csr(part, dtype[key])
                 for key, part in block.items()

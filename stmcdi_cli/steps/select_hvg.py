@@ -13,7 +13,15 @@ from stmcdi_cli.errors import InputError, OptionError
 from stmcdi_cli.io.h5ad import copy_without, matrices, shallow_copy
 from stmcdi_cli.io.stream import Block, Stream, disk_usage
 from stmcdi_cli.provenance import record
-from stmcdi_cli.sparse import add_columns, by_rows, missing_entries, row_chunks, rows_of, scale_rows, to_csr
+from stmcdi_cli.sparse import (
+    accumulate_by_column,
+    as_row_major,
+    missing_mask,
+    read_rows,
+    row_chunks,
+    scale_rows,
+    to_csr,
+)
 from stmcdi_cli.steps._step import step
 
 if TYPE_CHECKING:
@@ -102,9 +110,9 @@ def select_hvg(
 
 def _columns(source: Mapping[str | None, Any], shape: tuple[int, int], chosen: np.ndarray) -> Iterator[Block]:
     """Yield some genes of matrices, for a few spots at a time."""
-    source = {name: by_rows(matrix) for name, matrix in source.items()}
+    source = {name: as_row_major(matrix) for name, matrix in source.items()}
     for rows in row_chunks(shape) if source else ():
-        yield {name: rows_of(matrix, rows)[:, chosen] for name, matrix in source.items()}
+        yield {name: read_rows(matrix, rows)[:, chosen] for name, matrix in source.items()}
 
 
 class Statistics(NamedTuple):
@@ -129,12 +137,12 @@ class Statistics(NamedTuple):
 def _scaled_statistics(adata: "AnnData") -> Statistics:
     """Statistics on the linear scale, over the spots that have counts."""
     if keys.COUNTS in adata.layers and keys.SIZE_FACTOR in adata.obs:
-        values, size_factor = by_rows(adata.layers[keys.COUNTS]), adata.obs[keys.SIZE_FACTOR].to_numpy(np.float64)
+        values, size_factor = as_row_major(adata.layers[keys.COUNTS]), adata.obs[keys.SIZE_FACTOR].to_numpy(np.float64)
     else:
-        values, size_factor = by_rows(adata.X), np.ones(adata.n_obs)
+        values, size_factor = as_row_major(adata.X), np.ones(adata.n_obs)
 
     def read(rows: slice) -> sp.csr_matrix:
-        block = to_csr(rows_of(values, rows))
+        block = to_csr(read_rows(values, rows))
         validation.values(block, "X")
         return block
 
@@ -150,16 +158,16 @@ def _statistics(
     n_spots = 0
     hidden, total, squares, above = np.zeros((4, adata.n_vars))
     for rows in row_chunks(adata.shape):
-        block, missing = read(rows), missing_entries(adata, rows)
+        block, missing = read(rows), missing_mask(adata, rows)
         used = np.diff(block.indptr) > 0
         block = scale_rows(block.astype(np.float64), divisor[rows])
         if not empty_spots:
             missing = missing[used]
         n_spots += missing.shape[0]
-        hidden = add_columns(hidden, missing.indices, missing.data)
-        total = add_columns(total, block.indices, block.data)
-        squares = add_columns(squares, block.indices, block.data**2)
-        above = add_columns(above, block.indices, block.data > 0)
+        hidden = accumulate_by_column(hidden, missing.indices, missing.data)
+        total = accumulate_by_column(total, block.indices, block.data)
+        squares = accumulate_by_column(squares, block.indices, block.data**2)
+        above = accumulate_by_column(above, block.indices, block.data > 0)
     n = np.maximum(n_spots - hidden, 1)
     return Statistics(n, total / n, np.maximum(squares / n - (total / n) ** 2, 0), above / n)
 
@@ -186,10 +194,10 @@ def _seurat_v3(adata: "AnnData") -> np.ndarray:
         raise InputError(
             "--method seurat_v3 needs scikit-misc; install it with pip install 'stmcdi[seurat]'"
         ) from error
-    counts = by_rows(adata.layers.get(keys.COUNTS, adata.X))
+    counts = as_row_major(adata.layers.get(keys.COUNTS, adata.X))
 
     def read(rows: slice) -> sp.csr_matrix:
-        block = to_csr(rows_of(counts, rows))
+        block = to_csr(read_rows(counts, rows))
         validation.counts(block, f"layers['{keys.COUNTS}']")
         return block
 
@@ -211,7 +219,7 @@ def _seurat_v3(adata: "AnnData") -> np.ndarray:
     for rows in row_chunks(adata.shape):
         block = read(rows)
         values = np.minimum(block.data.astype(np.float64), clip[block.indices])
-        squares = add_columns(squares, block.indices, values**2 - 2 * mean[block.indices] * values)
+        squares = accumulate_by_column(squares, block.indices, values**2 - 2 * mean[block.indices] * values)
     return squares / ((n - 1) * sd**2)
 
 
@@ -233,7 +241,7 @@ def _panel(adata: "AnnData", genes: Sequence[str]) -> np.ndarray:
     unknown = [gene for gene in dict.fromkeys(genes) if gene not in adata.var_names]
     if unknown:
         raise InputError(
-            f"expected every gene of the panel in the data, did not find {validation.some(unknown)}; correct it"
+            f"expected every gene of the panel in the data, did not find {validation.first_few(unknown)}; correct it"
         )
     if not len(genes):
         raise InputError("expected at least 1 gene in the panel, found none; give one name per line")

@@ -33,7 +33,7 @@ def doubled(adata: ad.AnnData, names=(keys.X, "dense", "missing")) -> Stream:
 
     def blocks():
         for rows in sparse.row_chunks(adata.shape):
-            block = {name: sparse.rows_of(matrices(adata)[name], rows) for name in names}
+            block = {name: sparse.read_rows(matrices(adata)[name], rows) for name in names}
             yield {name: part if part.dtype == bool else part * 2 for name, part in block.items()}
 
     return Stream(copy_without(adata, names), blocks())
@@ -86,12 +86,10 @@ def test_matrices_stay_on_disk(full, h5ad):
     with open_h5ad(h5ad(full)) as adata:
         assert all(map(sparse.on_disk, (adata.X, *adata.layers.values(), adata.raw.X)))
         for rows in (slice(0, 60), slice(10, 20), slice(59, 60), slice(20, 20)):
-            np.testing.assert_array_equal(dense(sparse.rows_of(adata.X, rows)), dense(full.X[rows]))
-            np.testing.assert_array_equal(sparse.rows_of(adata.layers["dense"], rows), full.layers["dense"][rows])
-            np.testing.assert_array_equal(
-                dense(sparse.missing_entries(adata, rows)), dense(full.layers["missing"][rows])
-            )
-        turned = sparse.by_rows(adata.layers["by_column"])
+            np.testing.assert_array_equal(dense(sparse.read_rows(adata.X, rows)), dense(full.X[rows]))
+            np.testing.assert_array_equal(sparse.read_rows(adata.layers["dense"], rows), full.layers["dense"][rows])
+            np.testing.assert_array_equal(dense(sparse.missing_mask(adata, rows)), dense(full.layers["missing"][rows]))
+        turned = sparse.as_row_major(adata.layers["by_column"])
         assert turned.format == "csr"
         np.testing.assert_array_equal(dense(turned), dense(full.X))
 
@@ -109,17 +107,17 @@ def test_chosen_rows_are_read_alone(full, h5ad):
     with open_h5ad(h5ad(full)) as adata:
         for name in ("dense", "counts"):
             np.testing.assert_array_equal(
-                dense(sparse.take_rows(adata.layers[name], chosen)), dense(full.layers[name][chosen])
+                dense(sparse.select_rows(adata.layers[name], chosen)), dense(full.layers[name][chosen])
             )
-        np.testing.assert_array_equal(dense(sparse.take_rows(full.X, chosen)), dense(full.X[chosen]))
-        assert sparse.take_rows(adata.X, chosen[:0]).shape == (0, 40)
+        np.testing.assert_array_equal(dense(sparse.select_rows(full.X, chosen)), dense(full.X[chosen]))
+        assert sparse.select_rows(adata.X, chosen[:0]).shape == (0, 40)
 
 
 def test_columns_too_large_to_turn_are_refused(full, h5ad, monkeypatch):
     monkeypatch.setattr(resources, "room", lambda: 1000)
     with open_h5ad(h5ad(full)) as adata:
         with pytest.raises(InputError, match=r"by columns \(CSC\).*adata.X.tocsr\(\)"):
-            sparse.by_rows(adata.layers["by_column"])
+            sparse.as_row_major(adata.layers["by_column"])
 
 
 @pytest.mark.parametrize("part", ["indices", "indptr"])
@@ -128,7 +126,7 @@ def test_rows_that_are_not_sound_are_refused(full, h5ad, part):
     with h5py.File(source, "r+") as file:
         file[f"X/{part}"][20] = 10**6
     with open_h5ad(source) as adata, pytest.raises(InputError, match="a matrix cannot be read"):
-        sparse.rows_of(adata.X, slice(0, 60))
+        sparse.read_rows(adata.X, slice(0, 60))
 
 
 def test_what_fails_halfway_leaves_the_old_files_and_no_other(full, h5ad, tmp_path):
@@ -179,7 +177,7 @@ def test_files_from_before_there_were_encodings_are_read(full, h5ad):
     with h5py.File(source, "r+") as file:
         del file.attrs["encoding-type"], file.attrs["encoding-version"]
     with open_h5ad(source) as adata:
-        np.testing.assert_array_equal(dense(sparse.rows_of(adata.X, slice(0, 60))), dense(full.X))
+        np.testing.assert_array_equal(dense(sparse.read_rows(adata.X, slice(0, 60))), dense(full.X))
 
 
 @pytest.mark.parametrize(

@@ -86,9 +86,9 @@ def test_scores_hold_a_chunk_not_the_tissue(chain):
 
 
 def _parts(matrix):
-    from stmcdi_cli.sparse import row_chunks, rows_of
+    from stmcdi_cli.sparse import read_rows, row_chunks
 
-    return (rows_of(matrix, rows) for rows in row_chunks(matrix.shape))
+    return (read_rows(matrix, rows) for rows in row_chunks(matrix.shape))
 
 
 @pytest.mark.real_data
