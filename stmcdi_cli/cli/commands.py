@@ -325,13 +325,13 @@ def evaluate(imputed: Path, truth: Path, metrics: Path, tsv: Path | None, **opti
     from stmcdi_cli.errors import naming
     from stmcdi_cli.io.h5ad import open_h5ad
     from stmcdi_cli.io.output import check_output
-    from stmcdi_cli.steps.evaluate import write_scores
+    from stmcdi_cli.steps.evaluate import write_metrics
 
     tsv = tsv or metrics.with_suffix(".tsv")
     check_output(metrics, imputed, truth)
     check_output(tsv, imputed, truth, metrics)
     with open_h5ad(imputed) as result, open_h5ad(truth) as answer, naming(imputed):
-        write_scores(result, answer, metrics, tsv, **options)
+        write_metrics(result, answer, metrics, tsv, **options)
 
 
 @main.command(epilog=example("report imputed.h5ad report.html --model-dir model --truth truth.h5ad"))
@@ -390,7 +390,7 @@ def run(input: Path, output: Path, model_dir: Path | None, evaluate: Path | None
     from stmcdi_cli.io.h5ad import read_h5ad, write_h5ads
     from stmcdi_cli.io.output import check_model_dir, check_output
     from stmcdi_cli.provenance import note_input
-    from stmcdi_cli.steps.evaluate import write_scores
+    from stmcdi_cli.steps.evaluate import write_metrics
     from stmcdi_cli.steps.run import run
 
     if evaluate is None and options["fraction"]:
@@ -411,4 +411,4 @@ def run(input: Path, output: Path, model_dir: Path | None, evaluate: Path | None
     files = {output: imputed, truth_path: truth}
     write_h5ads({path: file for path, file in files.items() if file is not None})
     if evaluate is not None:
-        write_scores(imputed, truth, evaluate, evaluate.with_suffix(".tsv"))
+        write_metrics(imputed, truth, evaluate, evaluate.with_suffix(".tsv"))

@@ -92,8 +92,8 @@ def select_hvg(
     else:
         if method == "seurat_v3":
             var["variances_norm"] = _seurat_v3(adata)
-        score = {"cv2-trend": keys.CV2_RESIDUAL, "cv": keys.CV, "seurat_v3": "variances_norm"}[method]
-        chosen = _highest(var[score].to_numpy(), n_genes, method, min_spots)
+        statistic = {"cv2-trend": keys.CV2_RESIDUAL, "cv": keys.CV, "seurat_v3": "variances_norm"}[method]
+        chosen = _highest(var[statistic].to_numpy(), n_genes, method, min_spots)
     var[keys.HIGHLY_VARIABLE] = chosen
 
     made = {name: matrix for name, matrix in matrices(adata).items() if name != keys.RAW_X} if subset else {}
@@ -223,16 +223,16 @@ def _seurat_v3(adata: "AnnData") -> np.ndarray:
     return squares / ((n - 1) * sd**2)
 
 
-def _highest(score: np.ndarray, n_genes: int | None, method: str, min_spots: float) -> np.ndarray:
-    """Flag the genes with the highest score; among equals the first in the file wins."""
-    available = int(np.isfinite(score).sum())
+def _highest(statistic: np.ndarray, n_genes: int | None, method: str, min_spots: float) -> np.ndarray:
+    """Flag the genes where a statistic is highest; among equals the first in the file."""
+    available = int(np.isfinite(statistic).sum())
     which = f" that are seen in at least {min_spots:.3g} of the spots" if method == "cv2-trend" else ""
     if not available:
         raise InputError(f"expected genes{which}, found none; lower --min-spots or use another --method")
     if n_genes is not None and n_genes > available:
         raise InputError(f"expected {n_genes} genes{which}, found {available}; lower --n-genes or leave it out")
-    best = np.argsort(-score, kind="stable")[: min(n_genes or USUAL_N_GENES, available)]  # NaN comes last
-    chosen = np.zeros(score.size, bool)
+    best = np.argsort(-statistic, kind="stable")[: min(n_genes or USUAL_N_GENES, available)]  # NaN comes last
+    chosen = np.zeros(statistic.size, bool)
     chosen[best] = True
     return chosen
 
