@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 CHUNK_ENTRIES = 2**22
-"""Entries of a matrix that are ever dense at one time, where memory allows it; more make nothing faster."""
+"""Most entries of a matrix that are dense at a time, if memory allows it; more would not be faster."""
 
 
 def row_chunks(shape: tuple[int, int]) -> Iterator[slice]:
@@ -36,13 +36,13 @@ def read_rows(matrix: Any, rows: slice) -> Any:
     Raises
     ------
     InputError
-        The file has no sound rows there.
+        The rows are damaged in the file.
     """
     if not on_disk(matrix):
         return matrix[rows]
     try:
         return _csr_rows(matrix.group, matrix.shape, rows) if hasattr(matrix, "group") else matrix[rows]
-    except Exception as error:  # whatever h5py and scipy trip over, the file is what is wrong
+    except Exception as error:  # h5py and scipy raise many kinds; the cause is the file
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"a matrix cannot be read ({reason}); write the file again with anndata") from error
 
@@ -74,7 +74,7 @@ def select_rows(matrix: Any, chosen: np.ndarray) -> Any:
 
 
 def as_row_major(matrix: Any) -> Any:
-    """Make sure that rows are quick to get: one stored by columns (CSC) is read and turned.
+    """Give a matrix whose rows are quick to read: one that is stored by columns (CSC) is read and converted to CSR.
 
     Raises
     ------
@@ -96,12 +96,12 @@ def as_row_major(matrix: Any) -> Any:
 
 
 def check_csr(matrix: Any, where: str) -> None:
-    """Refuse a sparse matrix whose indices point outside of it; others would be read, or written, at the wrong place.
+    """Refuse a sparse matrix whose indices point outside of it: memory outside of the matrix would be read or written.
 
     Raises
     ------
     InputError
-        Its parts do not belong together.
+        Its parts do not fit each other.
     """
     try:
         matrix.check_format(full_check=True)
@@ -145,7 +145,7 @@ def mask_from_chunks(chunks: Iterable[np.ndarray], n_columns: int) -> sp.csr_mat
 
 
 def mask_out(matrix: sp.csr_matrix, mask: sp.csr_matrix) -> sp.csr_matrix:
-    """Take the entries of ``mask`` out of ``matrix``."""
+    """Remove the entries of ``mask`` from ``matrix``."""
     if not mask.nnz:
         return matrix
     keep = np.ones(matrix.nnz, bool)

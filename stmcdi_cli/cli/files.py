@@ -24,7 +24,7 @@ def impute_file(
     parts: str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> None:
-    """Do the work of :func:`impute` from file to file; if it is killed, the same call goes on with it."""
+    """Run :func:`impute` from file to file; if it is killed, the same call continues from the finished batches."""
     from stmcdi_cli.steps.impute import impute
 
     output = Path(output)

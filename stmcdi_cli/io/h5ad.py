@@ -1,4 +1,4 @@
-"""Reading h5ad with one-line refusals, writing it whole or not at all, and noting what was done."""
+"""Reading h5ad files, with errors of one line, and writing them, complete or not at all."""
 
 import os
 import warnings
@@ -77,7 +77,7 @@ def reading(path: str | os.PathLike[str]) -> "Iterator[None]":
         yield
     except InputError:
         raise
-    except Exception as error:  # whatever h5py and anndata trip over, the file is what is wrong
+    except Exception as error:  # h5py and anndata raise many kinds; the cause is the file
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path}: cannot be read as AnnData ({reason}); write it again with anndata") from error
 
@@ -115,7 +115,7 @@ def write_part(file: "h5py.File", key: str, value: Any, **options: Any) -> None:
         write_elem(file, key, value, dataset_kwargs=options or COMPRESSION)
     except OSError:
         raise
-    except Exception as error:  # whatever anndata trips over, what it was given cannot be written
+    except Exception as error:  # anndata raises many kinds; the cause is the data
         reason = " ".join(str(error).split())[:300]
         raise InputError(
             f"a part of the data cannot be written to h5ad ({reason}); take it out of the input"
@@ -123,9 +123,10 @@ def write_part(file: "h5py.File", key: str, value: Any, **options: Any) -> None:
 
 
 class DeferredErrorFile(FileIO):
-    """A file that keeps its first write error for later.
+    """A file that keeps its first write error, to be raised at the end.
 
-    HDF5 cannot close a file it failed to write: it prints pages of errors and crashes at exit. This one lets it finish.
+    HDF5 cannot close a file that it failed to write: it prints pages of errors and crashes at exit. So this file takes
+    all further writes without an error.
     """
 
     error: OSError | None = None

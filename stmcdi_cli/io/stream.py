@@ -36,9 +36,9 @@ Block = Mapping[str | None, "sp.csr_matrix | np.ndarray"]
 
 MATRIX_COMPRESSION = {**COMPRESSION, "shuffle": True}
 CHUNK = 2**16
-"""Numbers that HDF5 compresses together, about."""
+"""Roughly how many numbers HDF5 compresses at a time."""
 CACHE = 2**21
-"""Bytes of a data set that HDF5 keeps at hand: blocks end anywhere; a chunk that two share is compressed once."""
+"""Bytes of a data set that HDF5 caches, so that a chunk shared by two blocks is compressed once."""
 
 
 @dataclass
@@ -48,8 +48,8 @@ class Stream:
     Attributes
     ----------
     header
-        All but the matrices made anew. Matrices in it are carried over as they are. May be completed while `blocks`
-        are made, not after.
+        All but the new matrices. Matrices in it are copied as they are. It may be changed until the last of the
+        `blocks` is made, not later.
     blocks
         The new matrices from the first spot to the last, every block with the same keys; each is CSR or dense.
     size
@@ -107,7 +107,7 @@ class _Writer:
     raw, file
         Open for writing, and empty; and the HDF5 file in it.
     header
-        What goes in beside the blocks.
+        All that is written beside the blocks.
     """
 
     def __init__(self, raw: DeferredErrorFile, file: "h5py.File", header: "AnnData") -> None:
@@ -129,12 +129,12 @@ class _Writer:
         for name, rows in block.items():
             if name not in self.growing:
                 key = _place(name)
-                if key in self.file:  # raw cannot be without X: what stood in for it in the header goes
+                if key in self.file:  # raw cannot be without X, so that the header has a placeholder
                     del self.file[key]
                 kind = _GrowingCsr if sp.issparse(rows) else _GrowingArray
                 self.growing[name] = kind(self.file, key, rows, self.header.n_obs)
             self.growing[name].append(rows)
-        self.raw.check()  # not hours later
+        self.raw.check()  # so that a full disk ends the work now, not hours later
 
     def finish(self) -> None:
         for matrix in self.growing.values():
@@ -201,7 +201,7 @@ class _GrowingArray:
         self.start += len(rows)
 
     def finish(self) -> None:
-        assert self.start == self.data.shape[0], "every spot has a row"
+        assert self.start == self.data.shape[0], "each spot needs a row"
 
 
 def disk_size(n_values: float, n_missing: float = 0, n_dense: float = 0) -> float:

@@ -75,7 +75,7 @@ def baseline(
     with one_thread():
         estimate = METHODS[method](data, seed=seed)
     positive = estimate.sd[estimate.sd > 0]
-    # A gene that was never seen to vary is taken for as steady as the steadiest that was, not for certain.
+    # A gene that never varied gets the smallest sd of the others, not 0.
     sd = np.broadcast_to(np.maximum(estimate.sd, positive.min(initial=1.0)), fill.shape)
 
     def blocks() -> Iterator[Block]:

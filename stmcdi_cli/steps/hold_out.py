@@ -75,7 +75,7 @@ def hold_out(adata: "AnnData", *, fraction: float = 0.2, seed: int = 0, of: str 
         for rows in row_chunks(adata.shape):
             values = to_csr(read_rows(x, rows))
             before = missing_mask(adata, rows) + nan_mask(values)
-            hidden = _chosen(random, values, before, fraction, of)
+            hidden = _choose(random, values, before, fraction, of)
             n_hidden += hidden.nnz
             missing = before + hidden
             values = mask_out(values, before)
@@ -88,26 +88,27 @@ def hold_out(adata: "AnnData", *, fraction: float = 0.2, seed: int = 0, of: str 
                 f"expected to hide some entries, found none chosen with fraction {fraction}; give a larger one"
             )
 
-    headers = [copy_without(adata, [keys.X, *names]) for names in (list(adata.layers), [keys.MISSING])]
-    for header in headers:
+    masked_header = copy_without(adata, [keys.X, *adata.layers])
+    truth_header = copy_without(adata, [keys.X, keys.MISSING])
+    for header in (masked_header, truth_header):
         header.raw = None
         record(header, "hold-out", {"fraction": fraction, "seed": seed, "of": of})
-    both = tee(blocks())
-    n_missing = fraction * adata.n_obs * adata.n_vars
-    old = sum(disk_usage(adata.layers[name]) for name in (keys.COUNTS, keys.MISSING) if name in adata.layers)
+    pairs, same_pairs = tee(blocks())
+    size = disk_usage(adata.X) + disk_size(0, fraction * adata.n_obs * adata.n_vars)
+    replaced = sum(disk_usage(adata.layers[name]) for name in (keys.COUNTS, keys.MISSING) if name in adata.layers)
     return (
-        Stream(headers[0], (masked for masked, _ in both[0]), disk_size(0, n_missing) + disk_usage(adata.X) + old),
-        Stream(headers[1], (truth for _, truth in both[1]), disk_size(0, n_missing) + disk_usage(adata.X)),
+        Stream(masked_header, (masked for masked, _ in pairs), size + replaced),
+        Stream(truth_header, (truth for _, truth in same_pairs), size),
     )
 
 
-def _chosen(
+def _choose(
     random: np.random.Generator, x: sp.csr_matrix, before: sp.csr_matrix, fraction: float, of: str
 ) -> sp.csr_matrix:
-    """Choose entries of the next few rows.
+    """Choose entries of the next few rows to hide, CSR bool.
 
-    One stream of random numbers goes to the entries that can be chosen, in order. So chunks do not matter, and hiding
-    again with the same seed does not hit the same entries.
+    One sequence of random numbers is shared by the entries that can be chosen, in order. So the size of blocks does not
+    matter, and hiding a second time with the same seed does not choose by the same numbers.
     """
     chosen = x.toarray() != 0 if of == "nonzero" else np.ones(x.shape, bool)
     chosen[before.nonzero()] = False

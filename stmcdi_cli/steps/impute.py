@@ -83,8 +83,8 @@ def impute(
     shard
         ``I/N`` gives the I-th of N runs of spots alone; `merge` puts them together.
     parts
-        Folder for finished batches, of which the same call makes use if it is killed; removed in the end. None by
-        default; the command line has ``.OUTPUT.parts`` beside its output.
+        Folder for finished batches, from which the same call continues after it was killed; removed in the end. None
+        by default; the command line has ``.OUTPUT.parts`` beside its output.
     quiet
         Print no progress.
 

@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 @step
 def join(tissues: "Sequence[AnnData]", *, names: Sequence[str] = (), section_key: str | None = None) -> Stream:
-    """Put tissues one below the other.
+    """Concatenate tissues, spot by spot.
 
     Parameters
     ----------
     tissues
-        Raw counts with ``obsm['spatial']``, on at least partly the same genes.
+        Raw counts with ``obsm['spatial']``, with some genes in common.
     names
-        The tissues' names, different ones; 1, 2, ... where not given.
+        Names of the tissues, all different; 1, 2, ... where not given.
     section_key
         Column of ``obs`` that names the sections within each tissue.
 

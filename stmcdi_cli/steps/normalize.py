@@ -157,10 +157,10 @@ def spot_totals(
 ) -> np.ndarray:
     """Total count of every spot, as it would be with no entry missing.
 
-    A plain sum of what is visible shrinks with what is missing: a spot that lacks its most abundant gene would look
-    shallow and be scaled up. So each visible sum is divided by the share of an average spot's counts that fall on the
-    genes visible there. Shares and totals depend on each other; this is the maximum-likelihood fit of independent
-    Poisson counts, total_j * share_i, to the visible entries, found by alternating the two.
+    The sum of the visible counts is smaller where more is missing: a spot that lacks its most abundant gene would seem
+    to have few counts, and be scaled up. So each visible sum is divided by the share of an average spot's counts that
+    fall on the genes visible there. Shares and totals depend on each other; this is the maximum-likelihood fit of
+    independent Poisson counts, total_j * share_i, to the visible entries, found by alternating the two.
 
     Parameters
     ----------

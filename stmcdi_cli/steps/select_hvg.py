@@ -100,7 +100,7 @@ def select_hvg(
     header = copy_without(adata, made)
     header.var = var
     if subset:
-        header.raw = None  # taken up again below, whole
+        header.raw = None  # comes back below, with all genes
         header = shallow_copy(header[:, chosen].copy(), raw=adata.raw)
     options = {"method": method, "n_genes": n_genes, "min_spots": min_spots, "subset": subset}
     record(header, "select-hvg", options if genes is None else {"genes": sorted(set(genes)), "subset": subset})
@@ -109,7 +109,7 @@ def select_hvg(
 
 
 def _columns(source: Mapping[str | None, Any], shape: tuple[int, int], chosen: np.ndarray) -> Iterator[Block]:
-    """Yield some genes of matrices, for a few spots at a time."""
+    """Yield the chosen genes of matrices, a few spots at a time."""
     source = {name: as_row_major(matrix) for name, matrix in source.items()}
     for rows in row_chunks(shape) if source else ():
         yield {name: read_rows(matrix, rows)[:, chosen] for name, matrix in source.items()}
