@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stmcdi_cli import anndata_keys as keys
-from stmcdi_cli.sparse import column_sums, missing_entries, row_chunks, to_csr, without
+from stmcdi_cli.sparse import column_sums, mask_out, missing_mask, row_chunks, to_csr
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -56,8 +56,8 @@ def reliability(adata: "AnnData", sections: np.ndarray | None = None) -> "DataFr
     """
     import pandas as pd
 
-    missing = missing_entries(adata)
-    x = without(to_csr(adata.X), missing)
+    missing = missing_mask(adata)
+    x = mask_out(to_csr(adata.X), missing)
     n_visible = adata.n_obs - column_sums(missing)
     n_seen = np.diff(x.tocsc().indptr)
     seen = n_seen / np.maximum(n_visible, 1)
@@ -109,7 +109,7 @@ def filled_entries(adata: "AnnData", rows: slice) -> np.ndarray:
     if target == "all":
         filled = np.ones((len(range(*rows.indices(adata.n_obs))), adata.n_vars), dtype=bool)
     else:
-        filled = missing_entries(adata, rows).toarray()
+        filled = missing_mask(adata, rows).toarray()
         if target == "zeros":
             filled |= _dense(adata.X, rows) == 0
         elif target != "missing":

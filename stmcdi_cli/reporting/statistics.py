@@ -16,7 +16,7 @@ from stmcdi_cli.errors import InputError, one_line
 from stmcdi_cli.io.h5ad import shallow_copy
 from stmcdi_cli.io.text import read_text, read_yaml
 from stmcdi_cli.reporting.reliability import reliability
-from stmcdi_cli.sparse import missing_entries, row_sums, to_csr, values_at, without
+from stmcdi_cli.sparse import mask_out, missing_mask, row_sums, to_csr, values_at
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -110,7 +110,7 @@ def gather(
     for layer in (keys.IMPUTED, keys.IMPUTED_SD):
         if layer not in adata.layers:
             raise InputError(
-                f"expected layers['{layer}'], found {validation.some(adata.layers)}; "
+                f"expected layers['{layer}'], found {validation.first_few(adata.layers)}; "
                 "run impute (--layers, where given, must name it), then report on its output"
             )
     validation.table(adata)
@@ -151,10 +151,10 @@ def _overview(
     adata: "AnnData", sections: np.ndarray, names: list[str], depth: np.ndarray
 ) -> list[dict[str, float | int | str]]:
     """Table of the sections: `Findings.overview`."""
-    missing, rows = missing_entries(adata), []
+    missing, rows = missing_mask(adata), []
     for code, name in enumerate(names):
         here = sections == code
-        x = without(to_csr(adata.X[here]), missing[here])
+        x = mask_out(to_csr(adata.X[here]), missing[here])
         n_entries, n_missing = x.shape[0] * x.shape[1], missing[here].nnz
         row: dict[str, float | int | str] = {"section": name, "spots": int(here.sum())}
         if keys.COUNTS in adata.layers:

@@ -10,7 +10,7 @@ from stmcdi_cli.reporting import charts
 from stmcdi_cli.reporting.maps import Layout, draw
 from stmcdi_cli.reporting.reliability import CAUTION, DONT, RARE_SHARE, TRUST, UNFILLED, filled_entries
 from stmcdi_cli.reporting.statistics import SHALLOW, Findings
-from stmcdi_cli.sparse import missing_entries
+from stmcdi_cli.sparse import missing_mask
 
 N_MAPS = 6
 MOST_CANDIDATES = 100
@@ -107,7 +107,7 @@ def _gene_maps(found: Findings, gene: str, layout: Layout) -> dict[str, Any]:
     row: Any = found.genes.loc[gene]
     one = adata[:, int(adata.var_names.get_loc(gene))]
     before, after, spread = (_column(layer) for layer in (one.X, one.layers[keys.IMPUTED], one.layers[keys.IMPUTED_SD]))
-    seen = ~missing_entries(one).toarray()[:, 0]
+    seen = ~missing_mask(one).toarray()[:, 0]
     filled = filled_entries(one, slice(0, adata.n_obs))[:, 0]
     top = max(float(np.quantile(np.concatenate([before[seen], after]), 0.99)), 1e-6)
     most = max(float(np.quantile(spread[filled], 0.99)) if filled.any() else 0.0, 1e-6)
