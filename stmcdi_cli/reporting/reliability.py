@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stmcdi_cli import anndata_keys as keys
+from stmcdi_cli.provenance import parameters_of
 from stmcdi_cli.sparse import column_sums, mask_out, missing_mask, row_chunks, to_csr
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def filled_entries(adata: "AnnData", rows: slice) -> np.ndarray:
 
     Its record tells; where there is none, entries with a spread count as filled. Only these rows are read.
     """
-    parameters = adata.uns.get(keys.PROVENANCE, {}).get("impute", {}).get("parameters", {})
+    parameters = parameters_of(adata, "impute")
     target = str(parameters.get("target"))
     if target == "all":
         filled = np.ones((len(range(*rows.indices(adata.n_obs))), adata.n_vars), dtype=bool)

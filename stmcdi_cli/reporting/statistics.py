@@ -15,6 +15,7 @@ from stmcdi_cli import validation
 from stmcdi_cli.errors import InputError, one_line
 from stmcdi_cli.io.h5ad import shallow_copy
 from stmcdi_cli.io.text import read_text, read_yaml
+from stmcdi_cli.provenance import parameters_of
 from stmcdi_cli.reporting.reliability import reliability
 from stmcdi_cli.sparse import mask_out, missing_mask, row_sums, to_csr, values_at
 
@@ -115,7 +116,7 @@ def gather(
             )
     validation.table(adata)
     xy = validation.coordinates(adata)[:, :2]
-    section_key = adata.uns.get(keys.PROVENANCE, {}).get("build-graph", {}).get("parameters", {}).get("section_key")
+    section_key = parameters_of(adata, "build-graph").get("section_key")
     sections, names = np.zeros(adata.n_obs, dtype=int), ["all spots"]
     if section_key is not None and section_key in adata.obs:
         labels = adata.obs[section_key].astype("category").cat.remove_unused_categories()
@@ -173,23 +174,26 @@ def _overview(
 
 def _measure(found: Findings, truth: "AnnData", baseline: "Sequence[AnnData]") -> None:
     """Measure the imputation, each gene's mean and the baselines on the hidden entries."""
-    from stmcdi_cli.metrics import hidden_entries
-    from stmcdi_cli.steps.evaluate import evaluate, evaluate_genes
+    from stmcdi_cli.metrics import Comparison, gene_metrics, hidden_entries, overall_metrics
+
+    def metrics_of(imputed: "AnnData", truth: "AnnData", layer: str = keys.IMPUTED) -> Metrics:
+        return overall_metrics(Comparison(imputed, truth, layer).sums())
 
     adata = found.adata
-    found.methods = [("stmcdi", evaluate(adata, truth))]
+    sums = Comparison(adata, truth, keys.IMPUTED).sums()
+    found.methods = [("stmcdi", overall_metrics(sums))]
     hidden = hidden_entries(adata, truth, keys.IMPUTED)
-    per_gene = evaluate_genes(adata, truth)
+    per_gene = gene_metrics(sums, adata)
     found.genes["measured_r"], found.genes["measured_skill"] = per_gene["pcc"], per_gene["skill"]
     found.genes["n_hidden"] = per_gene["n_hidden"]
 
     with_mean = shallow_copy(adata)
     with_mean.layers["gene mean"] = sp.csr_matrix((hidden.guess, hidden.mask.indices, hidden.mask.indptr), adata.shape)
-    found.methods.append(("each gene's mean", evaluate(with_mean, truth, layer="gene mean")))
+    found.methods.append(("each gene's mean", metrics_of(with_mean, truth, "gene mean")))
     for k, other in enumerate(baseline, start=1):
-        name = other.uns.get(keys.PROVENANCE, {}).get("baseline", {}).get("parameters", {}).get("method")
+        name = parameters_of(other, "baseline").get("method")
         if name is None or str(name) != "gene-mean":
-            found.methods.append((str(name or f"baseline {k}"), evaluate(other, truth)))
+            found.methods.append((str(name or f"baseline {k}"), metrics_of(other, truth)))
 
     q05, q95 = (
         values_at(adata.layers[name], hidden.mask) if name in adata.layers else None
@@ -199,7 +203,7 @@ def _measure(found: Findings, truth: "AnnData", baseline: "Sequence[AnnData]") -
     if len(found.section_names) > 1:
         for code in range(len(found.section_names)):
             here = found.sections == code
-            found.section_metrics.append(evaluate(adata[here], truth[here]) if hidden.mask[here].nnz else {})
+            found.section_metrics.append(metrics_of(adata[here], truth[here]) if hidden.mask[here].nnz else {})
 
 
 def _calibrate(

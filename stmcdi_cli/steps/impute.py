@@ -109,7 +109,7 @@ def impute(
     model, tissue = _model_and_tissue(model_dir, adata)
     spots = shards.spots_of(shard, tissue.n_spots)
     rest = copy_without(adata, LAYERS)
-    draws = DrawOptions(n_samples, seed, sampler, n_steps, denoise=target != "missing")
+    draws: dict[str, Any] = {"n_samples": n_samples, "sampler": sampler, "n_steps": n_steps, "seed": seed}
     filling = _Filling(
         model,
         tissue,
@@ -117,7 +117,7 @@ def impute(
         target=target,
         genes=_chosen_genes(genes, tissue.genes),
         layers=names,
-        draws=draws,
+        draws=DrawOptions(**draws, denoise=target != "missing"),
         batch_size=batch_size,
         others=None if shard is None else rest,
     )
@@ -127,10 +127,7 @@ def impute(
         logger.info("impute: on the CPU because %s; --device cuda would refuse", fallback)
     settings = {
         "target": target,
-        "n_samples": n_samples,
-        "sampler": sampler,
-        "n_steps": n_steps,
-        "seed": seed,
+        **draws,
         "genes": None if genes is None else sorted(set(genes)),
         "layers": None if layers is None else names,
         "shard": shard,
