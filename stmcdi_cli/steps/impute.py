@@ -107,8 +107,7 @@ def impute(
     _check_options(target, sampler, layers, seed=seed, n_samples=n_samples, batch_size=batch_size, n_steps=n_steps)
     names = [name for name in LAYERS if layers is None or name in layers]
     model, tissue = _model_and_tissue(model_dir, adata)
-    spots = shards.spots_of(shard, tissue.n_spots)
-    rest = copy_without(adata, LAYERS)
+    spots, rest = shards.spots_of(shard, tissue.n_spots), copy_without(adata, LAYERS)
     draws: dict[str, Any] = {"n_samples": n_samples, "sampler": sampler, "n_steps": n_steps, "seed": seed}
     filling = _Filling(
         model,
