@@ -28,7 +28,7 @@ fast = settings(max_examples=50, deadline=None, suppress_health_check=list(Healt
 def test_masking_and_picking_values(pair):
     values, mask = pair
     matrix, entries = sparse.to_csr(values), sparse.to_csr(mask, bool)
-    np.testing.assert_array_equal(dense(sparse.without(matrix, entries)), np.where(mask, 0, values))
+    np.testing.assert_array_equal(dense(sparse.mask_out(matrix, entries)), np.where(mask, 0, values))
     np.testing.assert_array_equal(sparse.values_at(matrix, entries), values[mask])
     np.testing.assert_array_equal(sparse.values_at(values, entries), values[mask])
     np.testing.assert_array_equal(dense(sparse.mask_from_chunks([mask], mask.shape[1])), mask)
