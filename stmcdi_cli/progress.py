@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, now and then a plain line in a log file."""
+"""Progress of long work: a bar on a terminal, a line every ten seconds in a log file."""
 
 import logging
 import time
@@ -15,16 +15,16 @@ _LINE_EVERY = 10.0  # seconds
 
 
 def progress(items: Iterable[T], total: int, label: str, unit: str, *, quiet: bool = False) -> Iterator[T]:
-    """Yield `items` and show how far the work is.
+    """Yield ``items`` and show how many are done.
 
     Parameters
     ----------
     items
-        What is worked through.
+        The items of work.
     total
-        How many there are.
+        Their number.
     label, unit
-        What is done, and to what.
+        Name of the work, and of an item.
     quiet
         Show nothing.
     """
@@ -50,12 +50,12 @@ def progress(items: Iterable[T], total: int, label: str, unit: str, *, quiet: bo
 
 
 class Meter:
-    """Progress of work that says itself how far it is, with numbers; a context, so that the bar ends with the work.
+    """Progress of work that reports it by `show`; a context manager, which removes the bar at the end.
 
     Parameters
     ----------
     label, unit
-        What is done, and to what.
+        Name of the work, and of an item.
     quiet
         Show nothing.
     """
@@ -67,21 +67,21 @@ class Meter:
         self.start: tuple[int, float] | None = None
 
     def show(self, done: int, total: int, **numbers: float) -> None:
-        """Tell that `done` of at most `total` are done; in a log, the first three times and then now and then."""
+        """Show how many items are done, and ``numbers``; in a log, the first three times and then every ten seconds."""
         if self.quiet:
             return
-        said = {name: f"{value:.6g}" for name, value in numbers.items()}
+        shown = {name: f"{value:.6g}" for name, value in numbers.items()}
         if shows_bars():
             from tqdm import tqdm
 
             self.bar = self.bar or tqdm(desc=self.label, unit=self.unit, total=total, initial=done, leave=False)
             self.bar.update(done - self.bar.n)
-            self.bar.set_postfix(said)
+            self.bar.set_postfix(shown)
             return
         now = time.monotonic()
         first, began = self.start = self.start or (done, now)
         if self.shown < 3 or now - self.last >= _LINE_EVERY:
-            parts = [f"{self.unit} {done}", *(f"{name} {value}" for name, value in said.items())]
+            parts = [f"{self.unit} {done}", *(f"{name} {value}" for name, value in shown.items())]
             fields: dict[str, float] = {"done": done, "total": total, **numbers}
             if done > first and now > began:
                 rate = (done - first) / (now - began)

@@ -1,4 +1,4 @@
-"""How much memory a step may take: what ``--memory-limit`` says, or what the system grants."""
+"""Memory and cores that a step may use: those of ``--memory-limit`` and ``OMP_NUM_THREADS``, or of the system."""
 
 import os
 import re
@@ -8,11 +8,11 @@ from pathlib import Path
 from stmcdi_cli.errors import InputError, OptionError
 
 BYTES_PER_ENTRY = 160
-"""What a step needs at most, in all its arrays, for each entry of the rows it has in hand."""
+"""Bytes that all arrays of a step take, at most, for each entry of the rows in memory."""
 RESERVE = 2**26
-"""Bytes for what HDF5 and the allocator keep at hand."""
+"""Bytes for the caches of HDF5 and of the allocator."""
 FEWEST_ENTRIES = 2**17
-"""Entries below which a step would not get on."""
+"""Least entries that a step reads at a time: fewer would make it very slow."""
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 _limit: int | None = None
@@ -25,7 +25,7 @@ def parse(text: str) -> int:
     Raises
     ------
     OptionError
-        It is no size above 0.
+        It is not a size above 0.
     """
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
     size = int(float(found[1]) * UNITS[found[2].upper()]) if found else 0
@@ -35,18 +35,18 @@ def parse(text: str) -> int:
 
 
 def set_limit(size: int | None) -> None:
-    """Limit this process to so many bytes; None: what the system grants."""
+    """Limit this process to so many bytes; None: to half of what the system grants."""
     global _limit, _entries
     _limit, _entries = size, None
 
 
 def limit() -> int:
-    """Bytes that this process may hold: the limit set, or half of what the system grants."""
+    """Give the bytes that this process may hold: the limit set, or half of what the system grants."""
     return granted() // 2 if _limit is None else _limit
 
 
 def granted() -> int:
-    """Bytes that the container, the batch system or the machine leaves to this process."""
+    """Give the bytes that the container, the batch system or the machine leaves to this process."""
     sizes = [limit for limit in map(_number, _limit_files()) if limit is not None]
     available = re.search(r"MemAvailable:\s+(\d+) kB", _text(Path("/proc/meminfo")))
     if available:
@@ -57,13 +57,13 @@ def granted() -> int:
 
 
 def resident() -> int:
-    """Bytes that this process holds now; where the system tells only the peak, the peak."""
+    """Give the bytes that this process holds now; the peak where the system reports only that."""
     pages = _text(Path("/proc/self/statm")).split()
     return int(pages[1]) * os.sysconf("SC_PAGE_SIZE") if len(pages) > 1 else peak()
 
 
 def peak() -> int:
-    """Most bytes that this process has held; 0 on Windows, which does not tell."""
+    """Give the most bytes that this process has held; 0 on Windows, where Python cannot ask."""
     try:
         import resource
     except ImportError:
@@ -72,12 +72,12 @@ def peak() -> int:
 
 
 def room() -> int:
-    """Bytes below the limit."""
+    """Give the bytes that are left below the limit."""
     return limit() - resident()
 
 
 def entries() -> int:
-    """Entries of matrices that there is room for at a time, as found when the process first asks."""
+    """Give how many entries of matrices fit into memory at a time, as computed at the first call."""
     global _entries
     if _entries is None:
         _entries = max(FEWEST_ENTRIES, (room() - RESERVE) // BYTES_PER_ENTRY)
@@ -85,12 +85,12 @@ def entries() -> int:
 
 
 def check(what: str) -> None:
-    """Find out again what there is room for, now that ``what`` is in memory; refuse a limit that leaves none.
+    """Compute `entries` again, now that ``what`` is in memory; refuse a limit that leaves too few.
 
     Raises
     ------
     OptionError
-        There is none.
+        The limit is too low.
     """
     global _entries
     _entries = None
@@ -103,12 +103,12 @@ def check(what: str) -> None:
 
 
 def check_fits(what: str, size: int) -> None:
-    """Refuse to read what cannot fit.
+    """Refuse to read data that do not fit into memory.
 
     Raises
     ------
     InputError
-        It takes more bytes than the system grants.
+        They take more bytes than the system grants.
     """
     if size > granted():
         raise InputError(
@@ -117,7 +117,7 @@ def check_fits(what: str, size: int) -> None:
 
 
 def _limit_files() -> list[Path]:
-    """Files in which a control group, of either version, or one above it may name its limit."""
+    """Give the files with the limits of this process's control groups (version 1 or 2) and of those above them."""
     root, files = Path("/sys/fs/cgroup"), []
     for line in _text(Path("/proc/self/cgroup")).splitlines():
         _, controllers, name = line.split(":", 2)
@@ -130,7 +130,7 @@ def _limit_files() -> list[Path]:
 
 
 def _number(file: Path) -> int | None:
-    """Limit that a file names; None where it names none ("max", or a number no machine has)."""
+    """Give the limit in a file; None if it has none ("max", or a number that no machine reaches)."""
     text = _text(file).strip()
     return int(text) if text.isdigit() and int(text) < 2**60 else None
 
@@ -143,7 +143,7 @@ def _text(file: Path) -> str:
 
 
 def n_workers() -> int:
-    """Cores this process may use: what ``OMP_NUM_THREADS`` says, or those the system grants."""
+    """Give the cores that this process may use: ``OMP_NUM_THREADS``, or those the system grants."""
     asked = os.environ.get("OMP_NUM_THREADS", "")
     if asked.isdigit() and int(asked) > 0:
         return int(asked)

@@ -10,6 +10,7 @@ import warnings
 import pytest
 from helpers import shell
 
+import stmcdi_cli as stmcdi
 from stmcdi_cli.logging import Settings, on_stderr
 
 OURS = logging.getLogger("stmcdi_cli.steps.some")
@@ -19,14 +20,14 @@ def objects(text):
     return [json.loads(line) for line in text.splitlines()]
 
 
-def test_a_json_log_is_json_alone(tmp_path):
-    raw = tmp_path / "raw.h5ad"
-    result = shell("run", raw, tmp_path / "b.h5ad", "--json-log")
+def test_a_json_log_is_json_alone(cli, h5ad, raw, tmp_path):
+    result = cli("run", tmp_path / "none.h5ad", tmp_path / "b.h5ad", "--json-log")
     (line,) = objects(result.stderr)
-    assert result.returncode == 2 and line["level"] == "error"
+    assert result.exit_code == 2 and line["level"] == "error"
     assert line["exit_code"] == 2 and line["step"] == "run" and "no such file" in line["message"]
-    assert shell("simulate", raw, "--n-spots", 60, "--n-genes", 30, "--quiet").stderr == ""
-    result = shell("run", raw, tmp_path / "b.h5ad", "--json-log", "--n-samples", 2, "--target", "all", "--verbose")
+    assert cli("simulate", tmp_path / "a.h5ad", "--n-spots", 60, "--n-genes", 30, "--quiet").stderr == ""
+    source = h5ad(stmcdi.build_graph(stmcdi.normalize(raw)))
+    result = shell("train", source, tmp_path / "model", "--epochs", 2, "--json-log", "--verbose")
     assert result.returncode == 0, result.stderr
     lines = objects(result.stderr)
     assert {"time", "level", "step", "message"} <= set(lines[0]) and lines[0]["version"]

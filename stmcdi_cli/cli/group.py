@@ -23,12 +23,12 @@ ABORTED = 130  # as shells report a program stopped by Ctrl-C
 
 
 class Step(click.Command):
-    """A command with the options that every step has; see `common_options`."""
+    """A command with the options that every step has (`common_options`)."""
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
         own = {option.name: option for option in self.params if isinstance(option, click.Option)}
-        if "quiet" in own:  # the function behind has it too
+        if "quiet" in own:  # the step's function has it as well
             own["quiet"].opts.append("-q")
         self.params += [option for option in common_options() if option.name not in own]
 
@@ -65,12 +65,12 @@ class Step(click.Command):
 
 
 class Steps(click.Group):
-    """The group of all steps: errors of usage take one line, typos get a hint."""
+    """The group of all steps: errors take one line, those about usage with a hint."""
 
     command_class = Step
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Show the commands in the order of the work, not of the alphabet."""
+        """List the commands in the order of the work."""
         return list(self.commands)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -109,7 +109,7 @@ class Steps(click.Group):
 
 
 def common_options() -> list[click.Option]:
-    """Options of every step that are not the function's."""
+    """Give the options of every step that are not parameters of its function."""
 
     def remember(ctx: click.Context, option: click.Parameter, value: Any) -> None:
         ctx.meta.setdefault("stmcdi.common", {})[option.name] = value
@@ -158,7 +158,7 @@ def _typed(value: Any) -> str:
 
 
 def print_completion(ctx: click.Context, option: click.Parameter, shell: str | None) -> None:
-    """Print the script that makes a shell complete commands and options, and end."""
+    """Print the script with which a shell completes commands and options, and exit."""
     if shell is None or ctx.resilient_parsing:
         return
     kind = get_completion_class(shell)

@@ -18,7 +18,7 @@ LONGEST = 2000
 
 
 def usage_message(error: click.UsageError) -> str:
-    """An error of usage in one line: what is wrong, the nearest that is right, and where to look."""
+    """Give an error of usage in one line: what is wrong, the nearest correct word, and where to look."""
     option, command = getattr(error, "option_name", None), getattr(error, "command_name", None)
     help_at = f"{error.ctx.command_path if error.ctx else 'stmcdi'} --help"
     if isinstance(error, click.NoSuchOption) and option:

@@ -1,4 +1,4 @@
-"""``stmcdi import``: make the h5ad file the other steps start from, out of what platforms and packages write.
+"""``stmcdi import``: convert the files of platforms and packages to the h5ad file that the other steps start from.
 
 The step is called ``import`` wherever a name may be a Python keyword, and ``import_`` where it may not.
 """
@@ -45,7 +45,7 @@ def import_(
         Folder of Space Ranger (Visium, or Visium HD), CSV or TSV table, h5ad file, or zarr store of AnnData or
         SpatialData.
     format
-        ``auto`` finds it out; otherwise one of `FORMATS`.
+        One of `FORMATS`; ``auto`` detects it.
     coordinates
         CSV or TSV with a row per spot: its name, x, y. Replaces coordinates that an AnnData file has.
     bin_um
@@ -53,7 +53,7 @@ def import_(
     table
         Name of the table (SpatialData).
     quiet
-        Say nothing about what was changed on the way.
+        Do not report renamed genes.
 
     Returns
     -------
@@ -63,7 +63,7 @@ def import_(
     Raises
     ------
     InputError
-        There is nothing to read, no coordinates, or the format is another.
+        The file is absent, has no coordinates, or has another format.
     """
     validation.one_of("format", format, FORMATS)
     path = Path(path)
@@ -71,7 +71,7 @@ def import_(
         raise InputError(f"{path}: no such file; check the path")
     found = _format(path) if format == "auto" else format
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*names are not unique.*")  # seen to below
+        warnings.filterwarnings("ignore", ".*names are not unique.*")  # they are made unique below
         adata, source = _read(path, found, None if coordinates is None else Path(coordinates), bin_um, table)
     if not adata.var_names.is_unique:
         again = adata.var_names[adata.var_names.duplicated()].unique()
@@ -91,7 +91,7 @@ def import_(
 
 
 def _format(path: Path) -> str:
-    """Find out what a path is."""
+    """Detect the format of a path."""
     if space_ranger.bins(path):
         return "visium-hd"
     if space_ranger.find(path):
@@ -110,7 +110,7 @@ def _format(path: Path) -> str:
 
 
 def _read(path: Path, format: str, coordinates: Path | None, bin_um: int, table: str | None) -> "tuple[AnnData, Path]":
-    """Read the counts; give the file with them too."""
+    """Read the counts; give the file that holds them as well."""
     if format == "table":
         return tables.read(path, coordinates), path
     if format in ("space-ranger", "visium-hd"):
