@@ -42,7 +42,7 @@ demo: env
 JOBS ?= 2
 
 test: env
-	@tools/install-test-programs.sh podman slurm strict-syntax
+	@tools/install-test-programs.sh podman slurm chromium strict-syntax
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 test-podman test-slurm: test-%: env
