@@ -1,8 +1,8 @@
 // The entry: checks parameters and samplesheet, runs STMCDI on the samples, gathers what belongs to all of them.
-include { CHECK_SAMPLESHEET     } from './modules/local/stmcdi/check_samplesheet/main'
-include { STMCDI                } from './workflows/stmcdi'
-include { helpText ; firstFault } from './workflows/parameters'
-include { metricsRow            } from './workflows/metrics'
+include { STMCDI_CHECK_SAMPLESHEET } from './modules/local/stmcdi/check_samplesheet/main'
+include { STMCDI                   } from './workflows/stmcdi'
+include { helpText ; firstFault    } from './workflows/parameters'
+include { metricsRow               } from './workflows/metrics'
 
 // Nextflow opens the trace before this script runs; a run that does nothing shall leave nothing.
 def removeTrace(outdir, suffix) {
@@ -22,7 +22,7 @@ workflow {
         fault = "--input ${params.input}: no such file"
     }
     if (!params.help && !fault && params.model && !file(params.model).isDirectory()) {
-        fault = "--model ${params.model}: no such folder; name one that TRAIN wrote, such as results/SAMPLE/SAMPLE_model"
+        fault = "--model ${params.model}: no such folder; name one that STMCDI_TRAIN wrote, such as results/SAMPLE/SAMPLE_model"
     }
     if (params.help || fault) {
         // Plain streams: Nextflow's own error adds lines of no use here.
@@ -44,8 +44,8 @@ workflow {
         .collect { cell -> folder.resolve(cell) }
         .findAll { candidate -> candidate.isFile() }
         .unique()
-    CHECK_SAMPLESHEET(samplesheet, folder.toUriString(), named)
-    samples = CHECK_SAMPLESHEET.out.csv
+    STMCDI_CHECK_SAMPLESHEET(samplesheet, folder.toUriString(), named)
+    samples = STMCDI_CHECK_SAMPLESHEET.out.csv
         .splitCsv(header: true)
         .map { row ->
             def h5ad = row.h5ad.contains('://') ? file(row.h5ad, checkIfExists: true) : folder.resolve(row.h5ad)
@@ -69,7 +69,7 @@ workflow {
         .map { meta, json -> metricsRow(meta.id, json) }
         .collectFile(name: 'metrics.tsv', storeDir: params.outdir, keepHeader: true, skip: 1, sort: true)
 
-    CHECK_SAMPLESHEET.out.versions
+    STMCDI_CHECK_SAMPLESHEET.out.versions
         .mix(STMCDI.out.versions)
         .map { yml -> yml.text }
         .unique()

@@ -1,18 +1,18 @@
 // The workflow that other pipelines include. It reads no parameters: what a step does is set by its ext.args.
-include { BUILD_GRAPH } from '../modules/local/stmcdi/build_graph/main'
-include { EVALUATE    } from '../modules/local/stmcdi/evaluate/main'
-include { HOLD_OUT    } from '../modules/local/stmcdi/hold_out/main'
-include { IMPUTE      } from '../modules/local/stmcdi/impute/main'
-include { JOIN        } from '../modules/local/stmcdi/join/main'
-include { MERGE       } from '../modules/local/stmcdi/merge/main'
-include { NORMALIZE   } from '../modules/local/stmcdi/normalize/main'
-include { REPORT      } from '../modules/local/stmcdi/report/main'
-include { SELECT_HVG  } from '../modules/local/stmcdi/select_hvg/main'
-include { TRAIN       } from '../modules/local/stmcdi/train/main'
+include { STMCDI_BUILD_GRAPH } from '../modules/local/stmcdi/build_graph/main'
+include { STMCDI_EVALUATE    } from '../modules/local/stmcdi/evaluate/main'
+include { STMCDI_HOLD_OUT    } from '../modules/local/stmcdi/hold_out/main'
+include { STMCDI_IMPUTE      } from '../modules/local/stmcdi/impute/main'
+include { STMCDI_JOIN        } from '../modules/local/stmcdi/join/main'
+include { STMCDI_MERGE       } from '../modules/local/stmcdi/merge/main'
+include { STMCDI_NORMALIZE   } from '../modules/local/stmcdi/normalize/main'
+include { STMCDI_REPORT      } from '../modules/local/stmcdi/report/main'
+include { STMCDI_SELECT_HVG  } from '../modules/local/stmcdi/select_hvg/main'
+include { STMCDI_TRAIN       } from '../modules/local/stmcdi/train/main'
 
 // A folder beside those of the tasks, for what outlives a task. Tasks get it as an input, so that containers see it, and
 // its date must not change, or -resume would run them again: hence folders within, to write to.
-def lastingFolder() {
+def checkpointFolder() {
     def folder = workflow.workDir.resolve('stmcdi')
     if (folder.fileSystem != java.nio.file.FileSystems.default) {
         return [] // of a bucket a task gets a copy
@@ -25,18 +25,18 @@ def lastingFolder() {
 
 workflow STMCDI {
     take:
-    samples       // channel of [ meta, h5ad ]; meta.id is the sample's name, meta.section_key the obs column of its
+    ch_samples    // channel of [ meta, h5ad ]; meta.id is the sample's name, meta.section_key the obs column of its
                   // sections, meta.group what samples have in common that become one tissue and get one model
     evaluate      // whether to hide some values, and score the imputation on them
     trained       // folder of a trained model to apply; null to train one per sample or group
     impute_shards // number of tasks to share the spots of each imputation out to
 
     main:
-    arrived = samples.branch { meta, _h5ad ->
+    ch_arrived = ch_samples.branch { meta, _h5ad ->
         joint: meta.group
         single: true
     }
-    groups = arrived.joint
+    ch_groups = ch_arrived.joint
         .map { meta, h5ad -> [meta.group, [meta, h5ad]] }
         .groupTuple()
         .map { group, members ->
@@ -44,58 +44,64 @@ workflow STMCDI {
             def names = ordered.collect { meta, _h5ad -> meta.id }
             [[id: group, section_key: ordered[0][0].section_key, samples: names], ordered.collect { _meta, h5ad -> h5ad }]
         }
-    JOIN(groups)
-    joined = JOIN.out.h5ad.map { meta, h5ad -> [[id: meta.id, section_key: 'stmcdi_section'], h5ad] }
+    STMCDI_JOIN(ch_groups)
+    ch_joined = STMCDI_JOIN.out.h5ad.map { meta, h5ad -> [[id: meta.id, section_key: 'stmcdi_section'], h5ad] }
 
-    NORMALIZE(arrived.single.mix(joined))
-    SELECT_HVG(NORMALIZE.out.h5ad, trained ?: [])
-    BUILD_GRAPH(SELECT_HVG.out.h5ad)
-    versions = JOIN.out.versions.mix(NORMALIZE.out.versions, SELECT_HVG.out.versions, BUILD_GRAPH.out.versions)
+    STMCDI_NORMALIZE(ch_arrived.single.mix(ch_joined))
+    STMCDI_SELECT_HVG(STMCDI_NORMALIZE.out.h5ad, trained ?: [])
+    STMCDI_BUILD_GRAPH(STMCDI_SELECT_HVG.out.h5ad)
+    ch_versions = STMCDI_JOIN.out.versions
+        .mix(STMCDI_NORMALIZE.out.versions, STMCDI_SELECT_HVG.out.versions, STMCDI_BUILD_GRAPH.out.versions)
 
-    tissues = BUILD_GRAPH.out.h5ad
-    truths = channel.empty()
+    ch_tissues = STMCDI_BUILD_GRAPH.out.h5ad
+    ch_truths = channel.empty()
     if (evaluate) {
-        HOLD_OUT(tissues)
-        tissues = HOLD_OUT.out.h5ad
-        truths = HOLD_OUT.out.truth
-        versions = versions.mix(HOLD_OUT.out.versions)
+        STMCDI_HOLD_OUT(ch_tissues)
+        ch_tissues = STMCDI_HOLD_OUT.out.h5ad
+        ch_truths = STMCDI_HOLD_OUT.out.truth
+        ch_versions = ch_versions.mix(STMCDI_HOLD_OUT.out.versions)
     }
 
-    lasting = lastingFolder()
-    models = tissues.map { meta, _h5ad -> [meta, trained] }
+    checkpoints = checkpointFolder()
+    ch_models = ch_tissues.map { meta, _h5ad -> [meta, trained] }
     if (!trained) {
-        TRAIN(tissues, lasting)
-        models = TRAIN.out.model
-        versions = versions.mix(TRAIN.out.versions)
+        STMCDI_TRAIN(ch_tissues, checkpoints)
+        ch_models = STMCDI_TRAIN.out.model
+        ch_versions = ch_versions.mix(STMCDI_TRAIN.out.versions)
     }
 
-    tasks = tissues.join(models)
+    ch_tasks = ch_tissues.join(ch_models)
     if (impute_shards > 1) {
-        tasks = tasks.flatMap { meta, h5ad, folder ->
+        ch_tasks = ch_tasks.flatMap { meta, h5ad, folder ->
             (1..impute_shards).collect { number -> [meta + [shard: "${number}/${impute_shards}".toString()], h5ad, folder] }
         }
     }
-    IMPUTE(tasks, lasting)
-    imputed = IMPUTE.out.h5ad
+    STMCDI_IMPUTE(ch_tasks, checkpoints)
+    ch_imputed = STMCDI_IMPUTE.out.h5ad
     if (impute_shards > 1) {
-        MERGE(
-            imputed
+        STMCDI_MERGE(
+            ch_imputed
                 .map { meta, h5ad -> [meta.findAll { key, _value -> key != 'shard' }, h5ad] }
                 .groupTuple(size: impute_shards, sort: { one, other -> one.name <=> other.name })
         )
-        imputed = MERGE.out.h5ad
-        versions = versions.mix(MERGE.out.versions)
+        ch_imputed = STMCDI_MERGE.out.h5ad
+        ch_versions = ch_versions.mix(STMCDI_MERGE.out.versions)
     }
-    EVALUATE(imputed.join(truths))
-    REPORT(imputed.join(models).join(truths, remainder: !evaluate).map { row -> row.take(3) + [row[3] ?: []] })
-    versions = versions.mix(IMPUTE.out.versions, EVALUATE.out.versions, REPORT.out.versions)
+    STMCDI_EVALUATE(ch_imputed.join(ch_truths))
+    ch_reported = ch_imputed.join(ch_models)
+    STMCDI_REPORT(
+        evaluate
+            ? ch_reported.join(ch_truths)
+            : ch_reported.map { meta, h5ad, folder -> [meta, h5ad, folder, []] }
+    )
+    ch_versions = ch_versions.mix(STMCDI_IMPUTE.out.versions, STMCDI_EVALUATE.out.versions, STMCDI_REPORT.out.versions)
 
     emit:
-    imputed  = imputed               // channel of [ meta, h5ad ]
-    model    = models                // channel of [ meta, folder ]
-    truth    = truths                // channel of [ meta, h5ad ], empty unless evaluate
-    metrics  = EVALUATE.out.metrics  // channel of [ meta, json ], empty unless evaluate
-    report   = REPORT.out.html       // channel of [ meta, html ]
-    multiqc  = REPORT.out.multiqc    // channel of files for MultiQC
-    versions = versions              // channel of versions.yml files
+    imputed  = ch_imputed                  // channel of [ meta, h5ad ]
+    model    = ch_models                   // channel of [ meta, folder ]
+    truth    = ch_truths                   // channel of [ meta, h5ad ], empty unless evaluate
+    metrics  = STMCDI_EVALUATE.out.metrics // channel of [ meta, json ], empty unless evaluate
+    report   = STMCDI_REPORT.out.html      // channel of [ meta, html ]
+    multiqc  = STMCDI_REPORT.out.multiqc   // channel of files for MultiQC
+    versions = ch_versions                 // channel of versions.yml files
 }

@@ -43,11 +43,11 @@ def test_profiles_for_clusters(config, executor):
     assert settings["process.executor"] == f"'{executor}'"
     assert settings["params.device"] == "'cuda'"
     assert settings["process.container"] == "'localhost/stmcdi:0.1.0-cuda'"
-    assert settings["process.'withName:TRAIN|IMPUTE'.maxForks"] == "0"
+    assert settings["process.'withName:STMCDI_TRAIN|STMCDI_IMPUTE'.maxForks"] == "0"
 
 
 def test_gpu_tasks_of_this_machine_wait_for_each_other(config):
-    assert config("gpu")["process.'withName:TRAIN|IMPUTE'.maxForks"] == "1"
+    assert config("gpu")["process.'withName:STMCDI_TRAIN|STMCDI_IMPUTE'.maxForks"] == "1"
 
 
 def test_schema_defaults_are_the_configuration_s(config, root):
@@ -70,7 +70,7 @@ def test_every_process_has_a_container(nextflow, root, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     processes = json.loads(done.stdout[done.stdout.index("{") :])["processes"]
     steps = {module.name.upper() for module in (root / "modules/local/stmcdi").iterdir()}
-    assert {process["name"].rpartition(":")[2] for process in processes} == steps
+    assert {process["name"].rpartition("STMCDI_")[2] for process in processes} == steps
     assert {process["container"] for process in processes} == {"localhost/stmcdi:0.1.0-cpu"}
 
 
@@ -111,7 +111,7 @@ def test_stub_run_under_every_profile(nextflow, root, tmp_path, profile):
     assert len(list(tmp_path.glob("work/*/*/institute"))) == 9
     if profile in GPU_OPTION:
         for script in tmp_path.glob("work/*/*/.command.run"):
-            step = re.search(r"^### name: '(?:STMCDI:)?(\w+)", script.read_text(), re.M)[1]
+            step = re.search(r"^### name: '(?:STMCDI:)?STMCDI_(\w+)", script.read_text(), re.M)[1]
             (launch,) = re.findall(rf"^.*\b{profile} (?:run|exec) .*", script.read_text(), re.M)
             assert (GPU_OPTION[profile] in launch) == (step in ("TRAIN", "IMPUTE")), launch
             assert "CUDA_VISIBLE_DEVICES" in launch

@@ -94,12 +94,12 @@ def test_one_module_per_step():
 def test_module(module: Path):
     text = (module / "main.nf").read_text()
     meta = yaml.safe_load((module / "meta.yml").read_text())
-    assert re.findall(r"^process (\w+) {$", text, re.M) == [module.name.upper()]
+    assert re.findall(r"^process (\w+) {$", text, re.M) == [f"STMCDI_{module.name.upper()}"]
     assert re.search(r"^    stub:$", text, re.M) and re.search(r"^    script:$", text, re.M)
     assert f"stmcdi {module.name.replace('_', '-')} " in text
     options = {name for option in main.commands[module.name.replace("_", "-")].params for name in option.opts}
     assert ("--memory-limit ${task.memory" in text) == ("--memory-limit" in options)
-    assert ("path lasting" in text) == bool(options & {"--checkpoint", "--parts"})
+    assert ("path checkpoints" in text) == bool(options & {"--checkpoint", "--parts"})
     assert "params." not in text and "when:" not in text
     assert meta["name"] == f"stmcdi_{module.name}"
     assert set(meta["output"]) == set(re.findall(r"emit: (\w+)", text))

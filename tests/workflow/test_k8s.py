@@ -89,7 +89,7 @@ def _asked(nextflow, root: Path, folder: Path, api, *arguments: str) -> dict[str
     assert done.returncode == 0, done.stdout + done.stderr
     steps = {}
     for pod in pods.values():
-        step = pod["metadata"]["labels"]["nextflow.io/processName"].removeprefix("STMCDI_")
+        step = pod["metadata"]["labels"]["nextflow.io/processName"].rpartition("STMCDI_")[2]
         (steps[step],) = pod["spec"]["containers"]
         assert pod["metadata"]["namespace"] == "lab"
     return steps

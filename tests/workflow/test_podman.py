@@ -154,7 +154,7 @@ def _run_both(folder: Path, image: dict[str, str], nextflow, stmcdi, root: Path)
     stmcdi(folder, "simulate", "raw.h5ad", "--n-spots", 200, "--n-genes", 100, "--n-sections", 2, "--depth", 800)
     (folder / "samples.csv").write_text("sample,h5ad,section_key\ntissue,raw.h5ad,section\n")
     options = f"--network none --read-only --read-only-tmpfs=false --user {USER}:{USER}"
-    often = "process { withName: TRAIN { ext.args = '--seed 3 --checkpoint-every 0' } }"
+    often = "process { withName: STMCDI_TRAIN { ext.args = '--seed 3 --checkpoint-every 0' } }"
     (folder / "locked.config").write_text(f"podman.runOptions = '{options}'\n{often}\n")
     folder.chmod(0o755)
     plain = nextflow(folder, "run", root, "-profile", "test", *ARGUMENTS, "--outdir", "plain", "-w", "work_plain")
@@ -181,7 +181,7 @@ def test_every_task_ran_in_the_image_locked_in(runs):
 def test_a_training_leaves_word_outside_its_container(runs):
     work = runs[1].parent / "work"
     (training,) = (script.parent for script in work.glob("*/*/.command.sh") if "stmcdi train" in script.read_text())
-    assert (training / "lasting/stmcdi").readlink() == work / "stmcdi"
+    assert (training / "checkpoints/stmcdi").readlink() == work / "stmcdi"
     assert "no checkpoint" not in (training / ".command.err").read_text()
     assert (work / "stmcdi/checkpoints").stat().st_mtime > (training / ".command.begin").stat().st_mtime
 

@@ -74,7 +74,8 @@ def test_versions(results):
     versions = yaml.safe_load((results / "pipeline_info/versions.yml").read_text())
     steps = ["NORMALIZE", "SELECT_HVG", "BUILD_GRAPH", "HOLD_OUT", "TRAIN", "IMPUTE", "EVALUATE", "REPORT"]
     assert versions == {
-        name: {"stmcdi": __version__} for name in ["CHECK_SAMPLESHEET", *(f"STMCDI:{step}" for step in steps)]
+        name: {"stmcdi": __version__}
+        for name in ["STMCDI_CHECK_SAMPLESHEET", *(f"STMCDI:STMCDI_{step}" for step in steps)]
     }
 
 

@@ -164,7 +164,7 @@ def tasks(folder: Path) -> list[dict[str, str]]:
         rows = sorted(csv.DictReader(file, delimiter="\t"), key=lambda row: int(row["task_id"]))
     for row in rows:
         (row["folder"],) = folder.glob(f"work/{row['hash']}*")
-        row["step"] = row["name"].split(" ")[0].rpartition(":")[2]
+        row["step"] = row["name"].split(" ")[0].rpartition("STMCDI_")[2]
     return rows
 
 
@@ -180,7 +180,7 @@ def test_a_cancelled_training_is_run_again(tasks):
 
 def test_a_cancelled_training_goes_on_where_it_was(tasks, folder, stmcdi, tmp_path):
     first, second = (row["folder"] for row in tasks if row["step"] == "TRAIN")
-    kept = "lasting/stmcdi/checkpoints/STMCDI_TRAIN_tissue_model"
+    kept = "checkpoints/stmcdi/checkpoints/STMCDI_STMCDI_TRAIN_tissue_model"
     assert f"train: going on from {kept}\n" in (second / ".command.err").read_text()
     assert not any(list(kept.iterdir()) for kept in (folder / "work/stmcdi").iterdir())  # done with
     # To the weights it would have had without the stop.
@@ -238,4 +238,4 @@ def test_require_gpu_fails_at_once(slurm, nextflow, root, folder):
     (trace,) = (folder / "strict/pipeline_info").glob("execution_trace_*.txt")
     with open(trace, newline="") as file:
         rows = [row for row in csv.DictReader(file, delimiter="\t") if row["status"] != "CACHED"]
-    assert [(row["name"].split(" ")[0], row["exit"]) for row in rows] == [("STMCDI:TRAIN", "2")]
+    assert [(row["name"].split(" ")[0], row["exit"]) for row in rows] == [("STMCDI:STMCDI_TRAIN", "2")]

@@ -22,7 +22,7 @@ def test_stub_run_without_evaluation(nextflow, root, tmp_path, samplesheet, file
         "A/A_normalized.h5ad", "A/A_hvg.h5ad", "A/A_graph.h5ad", "A/A_imputed.h5ad", "pipeline_info/versions.yml",
         "A/A_report.html", "A/A_report.tsv", "A/A_report_scores_mqc.json",
     }  # fmt: skip
-    assert "HOLD_OUT" not in done.stdout
+    assert "STMCDI_HOLD_OUT" not in done.stdout
     assert {path.name.rsplit("_", 2)[0] for path in (tmp_path / "out/pipeline_info").glob("*_*_*")} == {
         "execution_report", "execution_timeline", "execution_trace", "pipeline_dag",
     }  # fmt: skip
@@ -48,7 +48,7 @@ workflow {{
 def test_another_pipeline_includes_the_workflow(nextflow, root, tmp_path):
     (tmp_path / "raw.h5ad").touch()
     (tmp_path / "main.nf").write_text(FOREIGN.format(root=root, h5ad="raw.h5ad", evaluate="true"))
-    (tmp_path / "nextflow.config").write_text("process { withName: '(.*:)?STMCDI:IMPUTE' { ext.prefix = 'ours' } }")
+    (tmp_path / "nextflow.config").write_text("process { withName: STMCDI_IMPUTE { ext.prefix = 'ours' } }")
     done = nextflow(tmp_path, "-q", "run", ".", "-stub-run")
     assert done.returncode == 0, done.stdout + done.stderr
     assert set(done.stdout.split("\n")) >= {"imputed 7 ours_imputed.h5ad", "metrics 7 mine_metrics.json"}
@@ -60,7 +60,7 @@ def test_a_step_refuses_to_write_over_its_input(nextflow, root, tmp_path):
     (tmp_path / "main.nf").write_text(FOREIGN.format(root=root, h5ad=name, evaluate="false"))
     done = nextflow(tmp_path, "-q", "run", ".", "-stub-run")
     assert done.returncode != 0
-    assert f"NORMALIZE: input and output are both named {name}; set another ext.prefix" in done.stdout
+    assert f"STMCDI_NORMALIZE: input and output are both named {name}; set another ext.prefix" in done.stdout
 
 
 STAND_IN = """#!/usr/bin/env bash
@@ -89,7 +89,9 @@ def test_one_gpu_gets_one_task_of_a_step_and_a_full_one_is_tried_again_with_a_sm
     program.parent.mkdir()
     program.write_text(STAND_IN.replace("HERE", str(tmp_path)))
     program.chmod(0o755)
-    (tmp_path / "small.config").write_text("process { withName: 'TRAIN|IMPUTE' { cpus = 1; memory = 1.GB } }")
+    (tmp_path / "small.config").write_text(
+        "process { withName: 'STMCDI_TRAIN|STMCDI_IMPUTE' { cpus = 1; memory = 1.GB } }"
+    )
     arguments = ["--input", samplesheet("A,a.h5ad", "B,a.h5ad"), "--batch_size", 40, "--gpus_per_task", 2]
     done = nextflow(tmp_path, "run", root, "-profile", "gpu", "-c", "small.config", *arguments, path=program.parent)
     assert done.returncode == 0, done.stdout + done.stderr

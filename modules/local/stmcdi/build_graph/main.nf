@@ -1,6 +1,6 @@
 // Builds the graph of neighbouring spots; within sections, where meta.section_key names the obs column that tells them
 // apart.
-process BUILD_GRAPH {
+process STMCDI_BUILD_GRAPH {
     tag "${meta.id}"
     label 'process_low'
 
@@ -17,7 +17,7 @@ process BUILD_GRAPH {
     def output = "${task.ext.prefix ?: meta.id}_graph.h5ad"
     def section = meta.section_key ? "--section-key '${meta.section_key}'" : ''
     if (h5ad.name == output) {
-        error("BUILD_GRAPH: input and output are both named ${output}; set another ext.prefix")
+        error("STMCDI_BUILD_GRAPH: input and output are both named ${output}; set another ext.prefix")
     }
     """
     stmcdi build-graph ${memory} ${args} ${section} "${h5ad}" "${output}"
@@ -31,7 +31,7 @@ process BUILD_GRAPH {
     stub:
     def output = "${task.ext.prefix ?: meta.id}_graph.h5ad"
     if (h5ad.name == output) {
-        error("BUILD_GRAPH: input and output are both named ${output}; set another ext.prefix")
+        error("STMCDI_BUILD_GRAPH: input and output are both named ${output}; set another ext.prefix")
     }
     """
     touch "${output}"

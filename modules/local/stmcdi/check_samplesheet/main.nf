@@ -1,5 +1,5 @@
 // Checks a samplesheet before any sample is touched, and completes it: every column there, every path absolute.
-process CHECK_SAMPLESHEET {
+process STMCDI_CHECK_SAMPLESHEET {
     tag "${samplesheet.name}"
     label 'process_single'
 
@@ -16,7 +16,7 @@ process CHECK_SAMPLESHEET {
     def args = task.ext.args ?: ''
     def output = "${task.ext.prefix ?: samplesheet.baseName}.checked.csv"
     if (samplesheet.name == output) {
-        error("CHECK_SAMPLESHEET: input and output are both named ${output}; set another ext.prefix")
+        error("STMCDI_CHECK_SAMPLESHEET: input and output are both named ${output}; set another ext.prefix")
     }
     """
     stmcdi check-samplesheet ${args} --base "${base}" "${samplesheet}" "${output}"
@@ -30,7 +30,7 @@ process CHECK_SAMPLESHEET {
     stub:
     def output = "${task.ext.prefix ?: samplesheet.baseName}.checked.csv"
     if (samplesheet.name == output) {
-        error("CHECK_SAMPLESHEET: input and output are both named ${output}; set another ext.prefix")
+        error("STMCDI_CHECK_SAMPLESHEET: input and output are both named ${output}; set another ext.prefix")
     }
     """
     cp "${samplesheet}" "${output}"

@@ -1,5 +1,5 @@
 // Scores an imputation on the hidden values.
-process EVALUATE {
+process STMCDI_EVALUATE {
     tag "${meta.id}"
     label 'process_low'
 

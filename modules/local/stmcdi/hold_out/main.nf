@@ -1,5 +1,5 @@
 // Hides some of the known values, so that an imputation can be scored on them. The truth goes into a file of its own.
-process HOLD_OUT {
+process STMCDI_HOLD_OUT {
     tag "${meta.id}"
     label 'process_low'
 
@@ -16,7 +16,7 @@ process HOLD_OUT {
     def memory = task.memory ? "--memory-limit ${task.memory.toMega().intdiv(2)}M" : ''
     def prefix = task.ext.prefix ?: meta.id
     if (h5ad.name in ["${prefix}_held_out.h5ad".toString(), "${prefix}_truth.h5ad".toString()]) {
-        error("HOLD_OUT: input and output are both named ${h5ad.name}; set another ext.prefix")
+        error("STMCDI_HOLD_OUT: input and output are both named ${h5ad.name}; set another ext.prefix")
     }
     """
     stmcdi hold-out ${memory} ${args} "${h5ad}" "${prefix}_held_out.h5ad" "${prefix}_truth.h5ad"
@@ -30,7 +30,7 @@ process HOLD_OUT {
     stub:
     def prefix = task.ext.prefix ?: meta.id
     if (h5ad.name in ["${prefix}_held_out.h5ad".toString(), "${prefix}_truth.h5ad".toString()]) {
-        error("HOLD_OUT: input and output are both named ${h5ad.name}; set another ext.prefix")
+        error("STMCDI_HOLD_OUT: input and output are both named ${h5ad.name}; set another ext.prefix")
     }
     """
     touch "${prefix}_held_out.h5ad" "${prefix}_truth.h5ad"

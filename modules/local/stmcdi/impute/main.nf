@@ -1,14 +1,14 @@
-// Draws the missing values from a trained model. Chooses its device as TRAIN does. Where meta.shard is set, such as to
-// '2/5', it fills that part of the spots alone, for MERGE. A task that is tried again takes the batches of spots that the one
-// before had done, if both are given the same folder `lasting`.
-process IMPUTE {
+// Draws the missing values from a trained model. Chooses its device as STMCDI_TRAIN does. Where meta.shard is set, such as to
+// '2/5', it fills that part of the spots alone, for STMCDI_MERGE. A task that is tried again takes the batches of spots that the one
+// before had done, if both are given the same folder `checkpoints`.
+process STMCDI_IMPUTE {
     tag "${meta.shard ? "${meta.id} ${meta.shard}" : meta.id}"
     label 'process_high'
     label 'process_gpu'
 
     input:
     tuple val(meta), path(h5ad), path(model)
-    path lasting, stageAs: 'lasting/*' // folder that outlives the task and holds a folder parts/; [] for none
+    path checkpoints, stageAs: 'checkpoints/*' // folder that outlives the task and holds a folder parts/; [] for none
 
     output:
     tuple val(meta), path('*_imputed.h5ad'), emit: h5ad
@@ -20,9 +20,9 @@ process IMPUTE {
     def shard = meta.shard ? "--shard ${meta.shard}" : ''
     def part = meta.shard ? "_${meta.shard.replace('/', '_of_')}" : ''
     def output = "${task.ext.prefix ?: meta.id}${part}_imputed.h5ad"
-    def parts = lasting ? "--parts '${lasting}/parts/${task.process.replace(':', '_')}_${output}'" : ''
+    def parts = checkpoints ? "--parts '${checkpoints}/parts/${task.process.replace(':', '_')}_${output}'" : ''
     if (h5ad.name == output) {
-        error("IMPUTE: input and output are both named ${output}; set another ext.prefix")
+        error("STMCDI_IMPUTE: input and output are both named ${output}; set another ext.prefix")
     }
     """
     export OMP_NUM_THREADS=${task.cpus}
@@ -38,7 +38,7 @@ process IMPUTE {
     def part = meta.shard ? "_${meta.shard.replace('/', '_of_')}" : ''
     def output = "${task.ext.prefix ?: meta.id}${part}_imputed.h5ad"
     if (h5ad.name == output) {
-        error("IMPUTE: input and output are both named ${output}; set another ext.prefix")
+        error("STMCDI_IMPUTE: input and output are both named ${output}; set another ext.prefix")
     }
     """
     touch "${output}"

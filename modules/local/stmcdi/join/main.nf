@@ -1,5 +1,5 @@
 // Puts the samples of a group into one file, as sections of one tissue. meta.samples holds their names, in their order.
-process JOIN {
+process STMCDI_JOIN {
     tag "${meta.id}"
     label 'process_medium'
 

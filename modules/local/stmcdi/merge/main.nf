@@ -1,5 +1,5 @@
 // Puts the shards of an imputation together: the same content as from one task.
-process MERGE {
+process STMCDI_MERGE {
     tag "${meta.id}"
     label 'process_medium'
 

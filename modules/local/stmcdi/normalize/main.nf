@@ -1,5 +1,5 @@
 // Scales every spot to the median total count and takes log(1 + x).
-process NORMALIZE {
+process STMCDI_NORMALIZE {
     tag "${meta.id}"
     label 'process_medium'
 
@@ -15,7 +15,7 @@ process NORMALIZE {
     def memory = task.memory ? "--memory-limit ${task.memory.toMega().intdiv(2)}M" : ''
     def output = "${task.ext.prefix ?: meta.id}_normalized.h5ad"
     if (h5ad.name == output) {
-        error("NORMALIZE: input and output are both named ${output}; set another ext.prefix")
+        error("STMCDI_NORMALIZE: input and output are both named ${output}; set another ext.prefix")
     }
     """
     stmcdi normalize ${memory} ${args} "${h5ad}" "${output}"
@@ -29,7 +29,7 @@ process NORMALIZE {
     stub:
     def output = "${task.ext.prefix ?: meta.id}_normalized.h5ad"
     if (h5ad.name == output) {
-        error("NORMALIZE: input and output are both named ${output}; set another ext.prefix")
+        error("STMCDI_NORMALIZE: input and output are both named ${output}; set another ext.prefix")
     }
     """
     touch "${output}"

@@ -1,5 +1,5 @@
 // Says in one page what was imputed and which genes to trust; `truth` may be an empty list.
-process REPORT {
+process STMCDI_REPORT {
     tag "${meta.id}"
     label 'process_low'
 

@@ -1,5 +1,5 @@
 // Keeps the genes worth imputing, or those of a list.
-process SELECT_HVG {
+process STMCDI_SELECT_HVG {
     tag "${meta.id}"
     label 'process_medium'
 
@@ -17,7 +17,7 @@ process SELECT_HVG {
     def list = genes ? "--genes '${genes}'" : ''
     def output = "${task.ext.prefix ?: meta.id}_hvg.h5ad"
     if (h5ad.name == output) {
-        error("SELECT_HVG: input and output are both named ${output}; set another ext.prefix")
+        error("STMCDI_SELECT_HVG: input and output are both named ${output}; set another ext.prefix")
     }
     """
     stmcdi select-hvg ${memory} ${args} ${list} "${h5ad}" "${output}"
@@ -31,7 +31,7 @@ process SELECT_HVG {
     stub:
     def output = "${task.ext.prefix ?: meta.id}_hvg.h5ad"
     if (h5ad.name == output) {
-        error("SELECT_HVG: input and output are both named ${output}; set another ext.prefix")
+        error("STMCDI_SELECT_HVG: input and output are both named ${output}; set another ext.prefix")
     }
     """
     touch "${output}"

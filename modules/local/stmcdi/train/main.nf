@@ -1,14 +1,14 @@
 // Trains the diffusion model on the visible entries of one sample, on every GPU that the task was given. Where it sees
 // none it says so and computes on the CPU; with --device cuda in ext.args it fails instead. A task that is tried again
-// goes on where the one before was stopped, if both are given the same folder `lasting`.
-process TRAIN {
+// goes on where the one before was stopped, if both are given the same folder `checkpoints`.
+process STMCDI_TRAIN {
     tag "${meta.id}"
     label 'process_high'
     label 'process_gpu'
 
     input:
     tuple val(meta), path(h5ad)
-    path lasting, stageAs: 'lasting/*' // folder that outlives the task and holds a folder checkpoints/; [] for none
+    path checkpoints, stageAs: 'checkpoints/*' // folder that outlives the task and holds a folder checkpoints/; [] for none
 
     output:
     tuple val(meta), path('*_model', type: 'dir'), emit: model
@@ -19,9 +19,9 @@ process TRAIN {
     def memory = task.memory ? "--memory-limit ${task.memory.toMega().intdiv(2)}M" : ''
     def devices = task.accelerator && task.accelerator.request > 1 ? "--devices ${task.accelerator.request}" : ''
     def output = "${task.ext.prefix ?: meta.id}_model"
-    def checkpoint = lasting ? "--checkpoint '${lasting}/checkpoints/${task.process.replace(':', '_')}_${output}'" : ''
+    def checkpoint = checkpoints ? "--checkpoint '${checkpoints}/checkpoints/${task.process.replace(':', '_')}_${output}'" : ''
     if (h5ad.name == output) {
-        error("TRAIN: input and output are both named ${output}; set another ext.prefix")
+        error("STMCDI_TRAIN: input and output are both named ${output}; set another ext.prefix")
     }
     """
     export OMP_NUM_THREADS=${task.cpus}
@@ -36,7 +36,7 @@ process TRAIN {
     stub:
     def output = "${task.ext.prefix ?: meta.id}_model"
     if (h5ad.name == output) {
-        error("TRAIN: input and output are both named ${output}; set another ext.prefix")
+        error("STMCDI_TRAIN: input and output are both named ${output}; set another ext.prefix")
     }
     """
     mkdir "${output}"
