@@ -3,6 +3,7 @@ include { STMCDI_CHECK_SAMPLESHEET } from './modules/local/stmcdi/check_samplesh
 include { STMCDI                   } from './workflows/stmcdi'
 include { helpText ; firstFault    } from './workflows/parameters'
 include { metricsRow               } from './workflows/metrics'
+include { missingImage             } from './workflows/images'
 
 // Nextflow opens the trace before this script runs; a run that does nothing shall leave nothing.
 def removeTrace(outdir, suffix) {
@@ -23,6 +24,9 @@ workflow {
     }
     if (!params.help && !fault && params.model && !file(params.model).isDirectory()) {
         fault = "--model ${params.model}: no such folder; name one that STMCDI_TRAIN wrote, such as results/SAMPLE/SAMPLE_model"
+    }
+    if (!params.help && !fault && !workflow.preview) {
+        fault = missingImage(nextflow.Global.session.config, workflow.containerEngine, params)
     }
     if (params.help || fault) {
         // Plain streams: Nextflow's own error adds lines of no use here.

@@ -42,7 +42,6 @@ def test_profiles_for_clusters(config, executor):
     settings = config(f"{executor},gpu")
     assert settings["process.executor"] == f"'{executor}'"
     assert settings["params.device"] == "'cuda'"
-    assert settings["process.container"] == "'localhost/stmcdi:0.1.0-cuda'"
     assert settings["process.'withName:STMCDI_TRAIN|STMCDI_IMPUTE'.maxForks"] == "0"
 
 
@@ -83,7 +82,7 @@ GPU_OPTION = {
 STAND_IN = """#!/usr/bin/env bash
 # Stands in for a container engine: runs the task here.
 if [[ $1 != run && $1 != exec ]]; then exit; fi
-until [[ $1 == *stmcdi:0.1.0-cuda || $1 == *.sif ]]; do shift; done
+until [[ $1 == *stmcdi:0.1.0-c* || $1 == *.sif ]]; do shift; done
 exec "${@:2}"
 """
 
