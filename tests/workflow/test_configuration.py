@@ -68,7 +68,7 @@ def test_every_process_has_a_container(nextflow, root, tmp_path):
     done = nextflow(tmp_path, "inspect", root, "-profile", "test,docker", "--impute_shards", "2")
     assert done.returncode == 0, done.stdout + done.stderr
     processes = json.loads(done.stdout[done.stdout.index("{") :])["processes"]
-    steps = {module.name.upper() for module in (root / "modules/local/stmcdi").iterdir()}
+    steps = {module.name.upper() for module in (root / "modules/local/stmcdi").glob("*/")}
     assert {process["name"].rpartition("STMCDI_")[2] for process in processes} == steps
     assert {process["container"] for process in processes} == {"localhost/stmcdi:0.1.0-cpu"}
 

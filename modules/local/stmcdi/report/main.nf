@@ -1,7 +1,10 @@
+include { memoryFor } from '../memory'
+
 // Says in one page what was imputed and which genes to trust; `truth` may be an empty list.
 process STMCDI_REPORT {
     tag "${meta.id}"
     label 'process_low'
+    memory { memoryFor(1.GB, 2, [imputed, truth], task.attempt) }
 
     input:
     tuple val(meta), path(imputed), path(model), path(truth)
