@@ -1,1 +1,1 @@
-"""What ``stmcdi report`` is made of: numbers (`reliability`, `findings`), pictures (`maps`, `charts`), and the page."""
+"""The report: its numbers (`statistics`, `reliability`, `warnings`), its pictures (`charts`, `maps`) and its `page`."""

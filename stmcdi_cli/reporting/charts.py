@@ -1,155 +1,192 @@
-"""Small charts as SVG text: no script, no plotting library, sharp on screen and in print.
+"""The report's charts, drawn with matplotlib, as SVG for the inside of the page.
 
-Every chart is drawn in a box of its own units and scales with the page; colours are classes of ``page.css``.
+Sections call `axes_of`, draw with matplotlib's own methods, and end with `drawing_of`, all within `style`. The same
+numbers give the same bytes, whatever the user's matplotlib settings.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from html import escape
-from itertools import pairwise
+import re
+import warnings
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import StringIO
+from typing import Any
 
+import matplotlib.style
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
+from stmcdi_cli.reporting.reliability import CAUTION, DONT, TRUST, UNFILLED
+
+COLORS = {
+    "main": "#2a788e",
+    "second": "#d1722e",
+    "third": "#7a5aa6",
+    "other": "#aab6c2",
+    "guide": "#9aa3ad",
+    TRUST: "#2a7f4f",
+    CAUTION: "#d9a03f",
+    DONT: "#c65f5f",
+    UNFILLED: "#9aa3ad",
+}
+"""Colour of each verdict and of the other things in charts."""
+INK, PALE_INK, GRID = "#1c2430", "#5b6573", "#eceff2"
+GUIDE: dict[str, Any] = {"color": COLORS["guide"], "lw": 1.3, "ls": (0, (4, 3))}
+"""A dashed line to compare with."""
 WIDTH, HEIGHT = 460, 300
-LEFT, RIGHT, TOP, BOTTOM = 56, 14, 14, 46
+"""Size of a chart in points, which are the units of its SVG; the page scales it."""
+STYLE: dict[str, Any] = {
+    "axes.edgecolor": COLORS["guide"],
+    "axes.labelcolor": INK,
+    "axes.labelpad": 9.0,
+    "axes.labelsize": 12.5,
+    "axes.spines.left": False,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.axisbelow": True,
+    "axes.unicode_minus": False,
+    "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib; measures text, which the page shows in its own font
+    "font.size": 12.5,
+    "grid.color": GRID,
+    "grid.linewidth": 1.0,
+    "lines.linewidth": 2.0,
+    "svg.fonttype": "none",  # text stays text
+    "text.parse_math": False,  # a name with dollar signs is not a formula
+    "xtick.bottom": False,
+    "xtick.color": PALE_INK,
+    "xtick.labelsize": 11.5,
+    "ytick.color": PALE_INK,
+    "ytick.labelsize": 11.5,
+    "ytick.left": False,
+}
+LONGEST_NAME = 20
 
 
-@dataclass
-class Chart:
-    """Axes with marks on them.
+@dataclass(frozen=True)
+class Key:
+    """An entry of a chart's legend."""
 
-    Attributes
+    label: str
+    color: str
+    dashed: bool
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A chart as the page shows it: an SVG element, and the legend below it."""
+
+    svg: str
+    legend: list[Key]
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Draw with the settings of the report; the user's are restored afterwards."""
+    with matplotlib.style.context(["default", STYLE]):
+        yield
+
+
+def axes_of(x_label: str, y_label: str, x_range: tuple[float, float], y_range: tuple[float, float]) -> Axes:
+    """Empty axes in a figure of their own."""
+    axes = _axes(HEIGHT, (56, 46, WIDTH - 70, HEIGHT - 60))
+    axes.set(xlabel=x_label, ylabel=y_label, xlim=x_range, ylim=y_range)
+    axes.grid(axis="y")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+        axis.set_major_formatter("{x:g}")
+    axes.yaxis.set_label_coords(-43 / (WIDTH - 70), 0.5)
+    return axes
+
+
+def _axes(height: int, box: tuple[int, int, int, int]) -> Axes:
+    """Axes at left, bottom, width and height of a chart, all in points, without background."""
+    figure = Figure(figsize=(WIDTH / 72, height / 72))
+    axes = figure.add_axes((box[0] / WIDTH, box[1] / height, box[2] / WIDTH, box[3] / height))
+    figure.patch.set_visible(False)
+    axes.patch.set_visible(False)
+    return axes
+
+
+def drawing_of(axes: Axes, description: str) -> Drawing:
+    """Finish a chart: its SVG, and a legend of all that has a label.
+
+    Parameters
     ----------
-    x_label, y_label
-        What the axes show.
-    x_range, y_range
-        Data ranges; points outside are not drawn.
+    axes
+        The axes of the chart, the only ones of their figure.
     description
-        What a reader who cannot see the chart is told.
+        What a reader who cannot see the chart is told; no two charts of a page have the same.
     """
-
-    x_label: str
-    y_label: str
-    x_range: tuple[float, float]
-    y_range: tuple[float, float]
-    description: str
-    marks: list[str] = field(default_factory=list)
-    legend: list[tuple[str, str]] = field(default_factory=list)
-
-    def x(self, value: float) -> float:
-        """Place of a value on the horizontal axis."""
-        low, high = self.x_range
-        return LEFT + (value - low) / (high - low) * (WIDTH - LEFT - RIGHT)
-
-    def y(self, value: float) -> float:
-        """Place of a value on the vertical axis."""
-        low, high = self.y_range
-        return HEIGHT - BOTTOM - (value - low) / (high - low) * (HEIGHT - TOP - BOTTOM)
-
-    def line(self, x: Iterable[float], y: Iterable[float], style: str, label: str | None = None) -> None:
-        """Join points in order."""
-        points = " ".join(f"{self.x(a):.1f},{self.y(b):.1f}" for a, b in zip(x, y, strict=True))
-        self.marks.append(f'<polyline class="line {style}" points="{points}"/>')
-        if label:
-            self.legend.append((style, label))
-
-    def points(
-        self, x: Iterable[float], y: Iterable[float], style: str, label: str | None = None, radius: float = 2.5
-    ) -> None:
-        """Draw points within the axes."""
-        for a, b in zip(x, y, strict=True):
-            if self.x_range[0] <= a <= self.x_range[1] and self.y_range[0] <= b <= self.y_range[1]:
-                self.marks.append(
-                    f'<circle class="dot {style}" cx="{self.x(a):.1f}" cy="{self.y(b):.1f}" r="{radius}"/>'
-                )
-        if label:
-            self.legend.append((style, label))
-
-    def bar(self, left: float, right: float, bottom: float, top: float, style: str) -> None:
-        """Fill a box given in data units."""
-        width, height = self.x(right) - self.x(left), self.y(bottom) - self.y(top)
-        if width > 0 and height > 0:
-            self.marks.append(
-                f'<rect class="bar {style}" x="{self.x(left):.1f}" y="{self.y(top):.1f}" '
-                f'width="{width:.1f}" height="{height:.1f}"/>'
-            )
-
-    def svg(self) -> str:
-        """The chart as an inline SVG element."""
-        grid = []
-        for value in ticks(*self.y_range):
-            at = self.y(value)
-            grid.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>')
-            grid.append(f'<text class="tick end" x="{LEFT - 7}" y="{at + 4:.1f}">{value:g}</text>')
-        for value in ticks(*self.x_range):
-            at = self.x(value)
-            grid.append(f'<text class="tick middle" x="{at:.1f}" y="{HEIGHT - BOTTOM + 17}">{value:g}</text>')
-        base = HEIGHT - BOTTOM
-        grid.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{base}" y2="{base}"/>')
-        middle = (LEFT + WIDTH - RIGHT) / 2
-        names = [
-            f'<text class="name middle" x="{middle}" y="{HEIGHT - 8}">{escape(self.x_label)}</text>',
-            f'<text class="name middle" transform="translate(13 {(TOP + base) / 2}) rotate(-90)">'
-            f"{escape(self.y_label)}</text>",
-        ]
-        return _svg(WIDTH, HEIGHT, self.description, [*grid, *self.marks, *names]) + _legend(self.legend)
-
-
-def ticks(low: float, high: float, most: int = 6) -> list[float]:
-    """Round numbers between two values, `most` at most."""
-    rough = (high - low) / (most - 1)
-    power = 10.0 ** np.floor(np.log10(rough))
-    step = next(power * m for m in (1, 2, 2.5, 5, 10) if power * m >= rough * 0.999)
-    first = np.ceil(low / step - 1e-9)
-    values = [float(round(step * k, 10)) + 0.0 for k in np.arange(first, first + 2 * most)]  # + 0.0: no -0
-    return [value for value in values if value <= high + step * 1e-6]
+    legend = []
+    for artist, label in zip(*axes.get_legend_handles_labels(), strict=True):
+        if isinstance(artist, Line2D):
+            legend.append(Key(label, to_hex(artist.get_color()), artist.is_dashed()))
+        elif isinstance(artist, Patch):
+            legend.append(Key(label, to_hex(artist.get_facecolor()), False))
+    text = StringIO()
+    no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    with warnings.catch_warnings(), matplotlib.rc_context({"svg.hashsalt": description}):
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # browsers have more fonts
+        axes.figure.savefig(text, format="svg", metadata=no_metadata)  # type: ignore[union-attr]
+    return Drawing(_inline(text.getvalue(), description), legend)
 
 
 def histogram(
-    groups: Mapping[str, np.ndarray],
-    styles: Mapping[str, str],
+    groups: Mapping[str, tuple[np.ndarray, str]],
     x_label: str,
     y_label: str,
     description: str,
     limits: tuple[float, float] | None = None,
-) -> str:
-    """Stacked histogram of one number in several groups, over the limits or whatever range they have."""
-    everything = np.concatenate([values[np.isfinite(values)] for values in groups.values()])
-    low, high = limits or padded(everything, share=0)
-    edges = np.linspace(low, high, 41)
-    stacks = {name: np.histogram(values[np.isfinite(values)], edges)[0] for name, values in groups.items()}
-    tallest = max(1, int(sum(stacks.values()).max()))  # type: ignore[union-attr]
-    chart = Chart(x_label, y_label, (low, high), (0, tallest * 1.05), description)
-    bottom = np.zeros(40)
-    for name, heights in stacks.items():
-        for k, (left, right) in enumerate(pairwise(edges)):
-            chart.bar(left, right, bottom[k], bottom[k] + heights[k], styles[name])
-        bottom += heights
-        if len(groups) > 1:
-            chart.legend.append((styles[name], name))
-    return chart.svg()
+) -> Drawing:
+    """Stacked histogram of one number in several groups, over the limits or whatever range the values have.
+
+    Parameters
+    ----------
+    groups
+        Values and colour of each group, by its name.
+    x_label, y_label
+        What the axes show.
+    description
+        What a reader who cannot see the chart is told.
+    limits
+        Range of the horizontal axis.
+    """
+    known = {name: values[np.isfinite(values)] for name, (values, _) in groups.items()}
+    low, high = limits or padded(np.concatenate(list(known.values())), share=0)
+    axes = axes_of(x_label, y_label, (low, high), (0, 1))
+    below = np.zeros(40)
+    for name, values in known.items():
+        count, edges = np.histogram(values, len(below), (low, high))
+        label = name if len(groups) > 1 else None
+        axes.stairs(below + count, edges, baseline=below, fill=True, color=groups[name][1], label=label)
+        below = below + count
+    axes.set_ylim(0, 1.05 * max(1, below.max()))
+    return drawing_of(axes, description)
 
 
-def bars(rows: Sequence[tuple[str, float, str]], description: str, digits: int = 3) -> str:
-    """Horizontal bars with their numbers, one per (name, value, style); values may be negative."""
-    row, left, right = 30, 150, 60
-    height = row * len(rows) + 12
-    low, high = min(0.0, *(value for _, value, _ in rows)), max(0.0, *(value for _, value, _ in rows))
-    scale = (WIDTH - left - right) / ((high - low) or 1)
-    zero = left - low * scale
-    marks = []
-    for k, (name, value, style) in enumerate(rows):
-        y = 6 + k * row
-        start, width = (zero, value * scale) if value >= 0 else (zero + value * scale, -value * scale)
-        label = name if len(name) <= 20 else name[:19] + "…"
-        marks.append(f'<text class="name end" x="{left - 8}" y="{y + 19}">{escape(label)}</text>')
-        marks.append(
-            f'<rect class="bar {style}" x="{start:.1f}" y="{y + 4}" width="{max(width, 1):.1f}" height="{row - 10}"/>'
+def bars(rows: Sequence[tuple[str, float, str]], description: str) -> Drawing:
+    """Horizontal bars with their numbers, one per (name, value, colour); values may be negative."""
+    names, values, colors = zip(*rows, strict=True)
+    height = 30 * len(rows) + 12
+    axes = _axes(height, (150, 0, WIDTH - 210, height))
+    axes.barh(range(len(rows)), values, 2 / 3, color=colors)
+    axes.set_yticks(range(len(rows)), [_short(name) for name in names], color=INK, size=12.5)
+    low, high = min(0.0, *values), max(0.0, *values)
+    axes.set(ylim=(len(rows) - 0.5, -0.5), xlim=(low, high if high > low else 1), xticks=[])
+    axes.spines.bottom.set_visible(False)
+    axes.axvline(0, color=COLORS["guide"], lw=1)
+    for k, value in enumerate(values):
+        text = f"{value:.3f}"
+        axes.annotate(
+            text, (max(value, 0), k), (6, 0), textcoords="offset points", va="center", color=PALE_INK, size=11.5
         )
-        end = max(start + width, zero)
-        marks.append(f'<text class="tick" x="{end + 6:.1f}" y="{y + 19}">{value:.{digits}f}</text>')
-    marks.append(f'<line class="axis" x1="{zero:.1f}" x2="{zero:.1f}" y1="4" y2="{height - 4}"/>')
-    return _svg(WIDTH, height, description, marks)
+    return drawing_of(axes, description)
 
 
 def padded(values: np.ndarray, share: float = 0.05) -> tuple[float, float]:
@@ -160,15 +197,45 @@ def padded(values: np.ndarray, share: float = 0.05) -> tuple[float, float]:
     return low - room, high + room
 
 
-def _svg(width: int, height: int, description: str, content: Sequence[str]) -> str:
-    return (
-        f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(description)}">'
-        f"{''.join(content)}</svg>"
-    )
+def _short(name: str) -> str:
+    """A name as a label: one line, no control characters (XML has none), not too long."""
+    name = "".join(character if character.isprintable() else " " for character in name)
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
 
 
-def _legend(entries: Sequence[tuple[str, str]]) -> str:
-    if not entries:
-        return ""
-    items = (f'<span><i class="key {style}"></i>{escape(label)}</span>' for style, label in entries)
-    return f'<div class="legend">{"".join(items)}</div>'
+def _inline(svg: str, description: str) -> str:
+    """Turn matplotlib's SVG file into an element for the page.
+
+    What would reach beyond the chart goes: the style sheet, and names of groups, which must be unique in a page. Text
+    takes the page's font. Numbers get two decimals, and the style that all dots of a line share is written once.
+    """
+    root = ET.fromstring(svg)
+    used = set(re.findall(r"#(\w+)", svg))
+    for element in root.iter():
+        element.tag = element.tag.rpartition("}")[2]
+        element.tail = None
+        if element.tag != "text":
+            element.text = None
+        element.attrib = {
+            name.rpartition("}")[2]: _brief(value)
+            for name, value in element.items()
+            if (name != "id" or value in used) and not value.startswith("rotate(-0 ")
+        }
+        styles = {child.get("style", "") for child in element if child.tag.endswith("}use")}
+        if len(styles) == 1 and len(element) > 1:
+            element.set("style", styles.pop())
+            for child in element:
+                child.attrib.pop("style", None)
+    for element in root.findall("defs/style/.."):
+        root.remove(element)
+    root.attrib = {"class": "chart", "viewBox": root.attrib["viewBox"], "role": "img", "aria-label": description}
+    title = ET.Element("title")
+    title.text = description
+    root.insert(0, title)
+    return ET.tostring(root, encoding="unicode")
+
+
+def _brief(value: str) -> str:
+    """An attribute on one line, its numbers with two decimals, without a font of its own."""
+    value = re.sub(r"font-family: [^;]*; |font: (?=\d)", "", " ".join(value.split()))
+    return re.sub(r"\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}".rstrip("0").rstrip("."), value)

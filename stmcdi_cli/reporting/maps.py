@@ -1,26 +1,29 @@
-"""Maps of a number over the tissue, sections side by side, as small palette pictures (PNG)."""
+"""Maps of a number over the tissue, sections side by side, as PNG pictures.
+
+Where every spot lies is drawn once, by matplotlib. Each map then only colours the spots.
+"""
 
 import base64
-import struct
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
+from io import BytesIO
 
+import matplotlib
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import Normalize, to_hex
+from matplotlib.figure import Figure
+from PIL import Image
 
 ROW = 1000
 """Pixels of a row of sections, about."""
 MOST_PER_ROW = 4
 WIDE = 3.0
-"""Width over height from which a map wants the page to itself."""
-COLOURS = {  # from low to high
-    "expression": "440154 482475 414487 355f8d 2a788e 21918c 22a884 44bf70 7ad151 bddf26 fde725",
-    "spread": "f7f4f9 e7e1ef d4b9da c994c7 df65b0 e7298a ce1256 980043 67001f",
-    "depth": "f7fbff deebf7 c6dbef 9ecae1 6baed6 4292c6 2171b5 08519c 08306b",
-}
-_PAPER, _NO_VALUE, _FIRST = 0, 1, 2
+"""Width over height from which a map takes the full width of the page."""
+COLORMAPS = {"expression": "viridis", "spread": "PuRd", "depth": "Blues"}
+NO_VALUE = (0xD9, 0xD9, 0xD9)
 _LEVELS = 200
+_NO_VALUE, _PAPER = _LEVELS, _LEVELS + 1
 
 
 @dataclass(frozen=True)
@@ -35,28 +38,55 @@ class Layout:
         Indices of each section's spots.
     pixel
         Column and row of each spot in the picture of its section.
-    sizes
-        Width and height of each section's picture.
-    stamp
-        Columns and rows, relative to a spot's own, that its disc covers.
+    shown
+        For each section the spot that each pixel shows, rows x columns, counted within the section; -1 for none.
     """
 
     names: tuple[str, ...]
     spots: tuple[np.ndarray, ...]
     pixel: np.ndarray
-    sizes: tuple[tuple[int, int], ...]
-    stamp: np.ndarray
+    shown: tuple[np.ndarray, ...]
 
     @property
     def row(self) -> int:
         """Width of the widest row of sections, in pixels."""
-        widths = [width for width, _ in self.sizes]
+        widths = [shown.shape[1] for shown in self.shown]
         return max(sum(widths[k : k + MOST_PER_ROW]) for k in range(0, len(widths), MOST_PER_ROW))
 
     @property
     def wide(self) -> bool:
-        """Whether maps are so wide that three beside each other would be strips."""
-        return self.row / max(height for _, height in self.sizes) > WIDE
+        """Whether maps are too wide to stand three beside each other."""
+        return self.row / max(len(shown) for shown in self.shown) > WIDE
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Picture of one section: PNG in base64, its size in pixels, its share of the row's width.
+
+    The name is empty where there is only one section.
+    """
+
+    name: str
+    png: str
+    width: int
+    height: int
+    percent: str
+
+
+@dataclass(frozen=True)
+class TissueMap:
+    """A number over the tissue: a picture per section, and the ends and colours of the colour bar."""
+
+    description: str
+    panels: list[Panel]
+    low: float
+    high: float
+    ramp: list[str]
+
+    @property
+    def size(self) -> int:
+        """Bytes of the pictures."""
+        return sum(len(panel.png) for panel in self.panels)
 
 
 def lay_out(xy: np.ndarray, sections: np.ndarray, names: Sequence[str]) -> Layout:
@@ -71,38 +101,52 @@ def lay_out(xy: np.ndarray, sections: np.ndarray, names: Sequence[str]) -> Layou
     names
         Name of each section.
     """
-    from scipy.spatial import cKDTree
-
     spots = tuple(np.flatnonzero(sections == code) for code in range(len(names)))
-    starts = [xy[here].min(0) for here in spots]
     extents = [np.ptp(xy[here], axis=0) for here in spots]
     panel = ROW // min(len(names), MOST_PER_ROW) if len(names) > 1 else 600
     scale = (panel - 1) / (max(float(extent.max()) for extent in extents) or 1.0)
-    spacing = []
-    for here in spots:
-        if len(here) > 1:
-            distance = cKDTree(xy[here]).query(xy[here], k=2)[0][:, 1]
-            area = float(np.prod(np.ptp(xy[here], axis=0)))
-            spacing.append(max(float(np.median(distance)), 0.6 * np.sqrt(area / len(here))))  # cells lie in clumps
-    diameter = np.clip(scale * (np.median(spacing) if spacing else 0.0), 1.0, panel / 6)
-    radius = diameter * 0.6  # discs touch, whatever the rounding
-    reach = int(np.ceil(radius))
-    offset = np.mgrid[-reach : reach + 1, -reach : reach + 1].reshape(2, -1).T[:, ::-1]
-    stamp = offset[(offset**2).sum(1) <= max(radius**2, 0.5)]
-
+    spacing = [_spacing(xy[here]) for here in spots if len(here) > 1]
+    diameter = 1.2 * np.clip(scale * (np.median(spacing) if spacing else 0.0), 1.0, panel / 6)  # discs touch
+    margin = int(np.ceil(diameter / 2))
     pixel = np.empty((len(xy), 2), dtype=int)
-    sizes = []
-    for here, start, extent in zip(spots, starts, extents, strict=True):
-        pixel[here] = np.rint((xy[here] - start) * scale).astype(int) + reach
-        width, height = (np.ceil(extent * scale).astype(int) + 2 * reach + 1).tolist()
-        sizes.append((width, height))
-    return Layout(tuple(names), spots, pixel, tuple(sizes), stamp)
+    shown = []
+    for here, extent in zip(spots, extents, strict=True):
+        pixel[here] = np.rint((xy[here] - xy[here].min(0)) * scale).astype(int) + margin
+        width, height = (np.ceil(extent * scale).astype(int) + 2 * margin + 1).tolist()
+        shown.append(_draw_spots(pixel[here], diameter, width, height))
+    return Layout(tuple(names), spots, pixel, tuple(shown))
+
+
+def _spacing(xy: np.ndarray) -> float:
+    """Distance between neighbouring spots of a section."""
+    from scipy.spatial import cKDTree
+
+    distance = cKDTree(xy).query(xy, k=2)[0][:, 1]
+    area = float(np.prod(np.ptp(xy, axis=0)))
+    return max(float(np.median(distance)), 0.6 * float(np.sqrt(area / len(xy))))  # the area counts where cells cluster
+
+
+def _draw_spots(pixel: np.ndarray, diameter: float, width: int, height: int) -> np.ndarray:
+    """Draw a disc per spot and give the spot that each pixel shows, -1 for none: the colour of a disc is its number."""
+    figure = Figure(figsize=(width, height), dpi=1)  # so that sizes in pixels are exact
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
+    axes.set_axis_off()
+    figure.patch.set_facecolor("black")
+    number = np.arange(1, len(pixel) + 1)
+    color = np.stack([number >> 16, number >> 8 & 255, number & 255], axis=1) / 255
+    x, y = pixel.T + 0.5
+    inner = max(diameter - 1, 0.5)  # without antialiasing every pixel that a disc touches is drawn
+    axes.scatter(x, y, s=(72 * inner) ** 2, c=color, linewidths=0, antialiased=False)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    red, green, blue = np.moveaxis(np.asarray(canvas.buffer_rgba())[..., :3].astype(int), 2, 0)
+    return (red << 16 | green << 8 | blue) - 1
 
 
 def draw(
-    layout: Layout, values: np.ndarray, known: np.ndarray, colours: str, limits: tuple[float, float], description: str
-) -> str:
-    """Draw one map as HTML: a picture per section, with its name, and a colour bar.
+    layout: Layout, values: np.ndarray, known: np.ndarray, colors: str, limits: tuple[float, float], description: str
+) -> TissueMap:
+    """Draw one map: a picture per section, and a colour bar.
 
     Parameters
     ----------
@@ -112,62 +156,30 @@ def draw(
         A number for every spot.
     known
         False where there is none: such spots are grey.
-    colours
-        A name in `COLOURS`.
+    colors
+        A name in `COLORMAPS`.
     limits
-        Values of the lowest and the highest colour; others are cut off there.
+        Values of the lowest and the highest colour; values outside are shown as the nearest of both.
     description
         What a reader who cannot see the map is told.
     """
     low, high = limits
-    level = np.clip((values - low) / ((high - low) or 1), 0, 1)
-    index = np.where(known, _FIRST + np.rint(np.nan_to_num(level) * (_LEVELS - 1)).astype(int), _NO_VALUE)
-    table = palette(colours)
+    share = Normalize(low, high if high > low else low + 1, clip=True)(np.where(known, values, low))
+    level = np.where(known, np.rint(share * (_LEVELS - 1)), _NO_VALUE).astype(np.uint8)
+    colors_of_levels = matplotlib.colormaps[COLORMAPS[colors]](np.linspace(0, 1, _LEVELS))
     panels = []
-    for name, here, (width, height) in zip(layout.names, layout.spots, layout.sizes, strict=True):
-        image = np.full((height, width), _PAPER, dtype=np.uint8)
-        column = layout.pixel[here, 0, None] + layout.stamp[None, :, 0]
-        row = layout.pixel[here, 1, None] + layout.stamp[None, :, 1]
-        image[row, column] = index[here, None]
-        picture = base64.b64encode(png(image, table)).decode("ascii")
-        label = f"<span>{escape(name)}</span>" if len(layout.names) > 1 else ""
-        said = escape(f"{description}, {name}" if label else description)
-        panels.append(
-            f'<div class="panel" style="width:{98 * width / layout.row:.1f}%">{label}'
-            f'<img width="{width}" height="{height}" alt="{said}" src="data:image/png;base64,{picture}"></div>'
-        )
-    ramp = ",".join(f"#{bytes(colour.tolist()).hex()}" for colour in table[_FIRST : _FIRST + _LEVELS : 18])
-    return (
-        f'<div class="panels">{"".join(panels)}</div><div class="colours">{low:.2g}'
-        f'<i style="background:linear-gradient(to right,{ramp})"></i>{high:.2g}</div>'
-    )
+    for name, here, shown in zip(layout.names, layout.spots, layout.shown, strict=True):
+        picture = _png(np.append(level[here], np.uint8(_PAPER))[shown], colors_of_levels)
+        height, width = shown.shape
+        label = name if len(layout.names) > 1 else ""
+        panels.append(Panel(label, picture, width, height, f"{98 * width / layout.row:.1f}"))
+    return TissueMap(description, panels, low, high, [to_hex(color) for color in colors_of_levels[::18]])
 
 
-def palette(colours: str) -> np.ndarray:
-    """Colours by index, 256 x 3, uint8: paper, no value, then `_LEVELS` from low to high."""
-    anchors = np.array([list(bytes.fromhex(code)) for code in COLOURS[colours].split()], dtype=float)
-    at = np.linspace(0, len(anchors) - 1, _LEVELS)
-    ramp = np.stack([np.interp(at, range(len(anchors)), anchors[:, k]) for k in range(3)], axis=1)
-    table = np.full((256, 3), 255, dtype=np.uint8)
-    table[_NO_VALUE] = (0xD9, 0xD9, 0xD9)
-    table[_FIRST : _FIRST + _LEVELS] = np.rint(ramp)
-    return table
-
-
-def png(image: np.ndarray, colours: np.ndarray) -> bytes:
-    """Encode indices, rows x columns, uint8, and their colours as a PNG file; index 0 is transparent."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    rows, columns = image.shape
-    lines = np.zeros((rows, columns + 1), dtype=np.uint8)  # each line starts with its filter: none
-    lines[:, 1:] = image
-    header = struct.pack(">IIBBBBB", columns, rows, 8, 3, 0, 0, 0)
-    parts = (
-        (b"IHDR", header),
-        (b"PLTE", colours.tobytes()),
-        (b"tRNS", b"\0"),
-        (b"IDAT", zlib.compress(lines.tobytes(), 9)),
-    )
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts) + chunk(b"IEND", b"")
+def _png(image: np.ndarray, colors: np.ndarray) -> str:
+    """Levels, rows x columns, as a PNG file in base64; with a palette, as it is a third of the size."""
+    picture = Image.fromarray(image)
+    picture.putpalette([*np.rint(255 * colors[:, :3]).astype(np.uint8).ravel().tolist(), *NO_VALUE, 255, 255, 255])
+    file = BytesIO()
+    picture.save(file, "png", optimize=True, transparency=_PAPER)
+    return base64.b64encode(file.getvalue()).decode("ascii")

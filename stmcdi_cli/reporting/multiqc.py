@@ -6,17 +6,27 @@ from typing import Any
 
 import numpy as np
 
-from stmcdi_cli.reporting.findings import Findings
+from stmcdi_cli.reporting.charts import COLORS
 from stmcdi_cli.reporting.reliability import CAUTION, DONT, TRUST
+from stmcdi_cli.reporting.statistics import Findings
 
-COLOURS = {TRUST: "#2a7f4f", CAUTION: "#d9a03f", DONT: "#c65f5f"}
+VERDICTS = (TRUST, CAUTION, DONT)
 
 
 def custom_content(found: Findings, sample: str) -> Iterator[tuple[str, str]]:
     """Yield (part of the file's name, JSON text): general statistics, genes by verdict, training curve."""
     verdict = found.genes["verdict"]
-    counts = {name: int((verdict == name).sum()) for name in COLOURS}
-    row: dict[str, float | int] = {"trusted": 100 * counts[TRUST] / len(verdict)}
+    counts = {name: int((verdict == name).sum()) for name in VERDICTS}
+    parts = {"scores": _general(found, counts), "verdicts": _verdicts(counts), "training": _training(found)}
+    for part, content in parts.items():
+        if content is not None:
+            description, data = content
+            yield part, json.dumps({"id": f"stmcdi_{part}", **description, "data": {sample: data}}, indent=1) + "\n"
+
+
+def _general(found: Findings, counts: dict[str, int]) -> tuple[dict[str, Any], Any]:
+    """Columns of the table of general statistics, and their values."""
+    row: dict[str, float | int] = {"trusted": 100 * counts[TRUST] / len(found.genes)}
     headers: dict[str, dict[str, Any]] = {
         "trusted": {
             "title": "Genes to trust",
@@ -33,50 +43,40 @@ def custom_content(found: Findings, sample: str) -> Iterator[tuple[str, str]]:
         ("gene_pcc", "PCC per gene", "On hidden values: mean correlation within genes (stmcdi)"),
         ("coverage_90", "Coverage", "Share of hidden values inside the 90% interval (stmcdi)"),
     ):
-        value = found.scores.get(key) if found.scores else None
+        value = found.metrics.get(key) if found.metrics else None
         if value is not None:
             row[key] = value
             headers[key] = {"title": title, "description": description, "format": "{:,.3f}", "scale": "Blues"}
-    yield (
-        "scores",
-        _text({"id": "stmcdi_scores", "plot_type": "generalstats", "pconfig": headers, "data": {sample: row}}),
-    )
-    yield (
-        "verdicts",
-        _text(
-            {
-                "id": "stmcdi_verdicts",
-                "section_name": "stmcdi: genes by verdict",
-                "description": "How far each gene's imputed values can be trusted, judged by the model's own spread.",
-                "plot_type": "bargraph",
-                "pconfig": {"id": "stmcdi_verdicts_plot", "title": "stmcdi: genes by verdict", "ylab": "Genes"},
-                "categories": {name: {"name": name, "color": colour} for name, colour in COLOURS.items()},
-                "data": {sample: counts},
-            }
-        ),
-    )
-    if found.history is not None and np.isfinite(found.history.get("validation_loss", np.array([]))).any():
-        epoch, loss = found.history["epoch"], found.history["validation_loss"]
-        curve = [[int(e), float(value)] for e, value in zip(epoch, loss, strict=True) if np.isfinite(value)]
-        yield (
-            "training",
-            _text(
-                {
-                    "id": "stmcdi_training",
-                    "section_name": "stmcdi: training",
-                    "description": "Loss on the entries kept from learning, by epoch.",
-                    "plot_type": "linegraph",
-                    "pconfig": {
-                        "id": "stmcdi_training_plot",
-                        "title": "stmcdi: validation loss",
-                        "xlab": "Epoch",
-                        "ylab": "Validation loss",
-                    },
-                    "data": {sample: curve},
-                }
-            ),
-        )
+    return {"plot_type": "generalstats", "pconfig": headers}, row
 
 
-def _text(content: dict[str, Any]) -> str:
-    return json.dumps(content, indent=1) + "\n"
+def _verdicts(counts: dict[str, int]) -> tuple[dict[str, Any], Any]:
+    """Bar chart of genes by verdict."""
+    description = {
+        "section_name": "stmcdi: genes by verdict",
+        "description": "How far each gene's imputed values can be trusted, judged by the model's own spread.",
+        "plot_type": "bargraph",
+        "pconfig": {"id": "stmcdi_verdicts_plot", "title": "stmcdi: genes by verdict", "ylab": "Genes"},
+        "categories": {name: {"name": name, "color": COLORS[name]} for name in VERDICTS},
+    }
+    return description, counts
+
+
+def _training(found: Findings) -> tuple[dict[str, Any], Any] | None:
+    """Validation loss by epoch; None where it is not known."""
+    if found.history is None or not np.isfinite(found.history.get("validation_loss", np.array([]))).any():
+        return None
+    epoch, loss = found.history["epoch"], found.history["validation_loss"]
+    curve = [[int(e), float(value)] for e, value in zip(epoch, loss, strict=True) if np.isfinite(value)]
+    description = {
+        "section_name": "stmcdi: training",
+        "description": "Loss on the entries kept from learning, by epoch.",
+        "plot_type": "linegraph",
+        "pconfig": {
+            "id": "stmcdi_training_plot",
+            "title": "stmcdi: validation loss",
+            "xlab": "Epoch",
+            "ylab": "Validation loss",
+        },
+    }
+    return description, curve

@@ -1,8 +1,7 @@
 // The table of genes: sorted, searched and downloaded in the browser; nothing is fetched.
 "use strict";
 const table = document.getElementById("genes");
-const {columns, rows} = JSON.parse(document.getElementById("gene-data").textContent);
-const styles = {"trust": "trust", "caution": "caution", "don't": "dont", "not filled": "none"};
+const {columns, rows, styles} = JSON.parse(document.getElementById("gene-data").textContent);
 const order = Object.keys(styles);
 const find = document.getElementById("find"), only = document.getElementById("only"), most = document.getElementById("most");
 let by = columns.findIndex(c => c.key === "expected_r"), ascending = false;

@@ -1,17 +1,28 @@
-"""The report as one HTML file: style, script, pictures and data inside it, nothing fetched."""
+"""The report as one HTML file: style, script, pictures and data inside it, nothing fetched.
+
+The words and the markup are in ``template.html.j2`` and in one ``sections/NAME.html.j2`` per section; Python gives the
+numbers.
+"""
 
 from collections.abc import Sequence
-from html import escape
 from importlib import resources
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from stmcdi_cli import __version__
-from stmcdi_cli.reporting.findings import Findings
-from stmcdi_cli.reporting.genes import genes_part
-from stmcdi_cli.reporting.measured import calibration_part, methods_part
-from stmcdi_cli.reporting.pieces import STYLES, number
-from stmcdi_cli.reporting.provenance import run_part, summary, training_part
+from stmcdi_cli.reporting.charts import style
+from stmcdi_cli.reporting.formatting import STYLES, number, plain, share
+from stmcdi_cli.reporting.maps import lay_out
 from stmcdi_cli.reporting.reliability import CAUTION, DONT, TRUST
-from stmcdi_cli.reporting.tissue import data_part, maps_part
+from stmcdi_cli.reporting.sections.accuracy import calibration, methods
+from stmcdi_cli.reporting.sections.genes import genes as gene_table
+from stmcdi_cli.reporting.sections.provenance import provenance, summary, training
+from stmcdi_cli.reporting.sections.tissue import data, maps
+from stmcdi_cli.reporting.statistics import Findings
+from stmcdi_cli.reporting.warnings import find_warnings
+
+PACKAGE = "stmcdi_cli.reporting"
 
 
 def page(found: Findings, *, title: str, genes: Sequence[str] | None = None) -> str:
@@ -20,85 +31,63 @@ def page(found: Findings, *, title: str, genes: Sequence[str] | None = None) -> 
     Parameters
     ----------
     found
-        What there is to say.
+        The numbers of the report.
     title
         Heading, and the stem of the downloaded table.
     genes
         Genes to map beside those that gained most.
     """
-    parts = {
-        "data": ("The data", data_part(found)),
-        "maps": ("Before and after", maps_part(found, genes)),
-        "genes": ("Which genes to trust", genes_part(found, title)),
-        "calibration": ("Are the intervals right?", calibration_part(found)),
-        "methods": ("Against simpler methods", methods_part(found)),
-        "training": ("Training", training_part(found)),
-        "run": ("How it was made", run_part(found)),
-    }
-    links = "".join(f'<a href="#{name}">{heading}</a>' for name, (heading, _) in parts.items())
-    sections = "".join(
-        f'<section id="{name}-section"><h2 id="{name}">{heading}</h2>{content}</section>'
-        for name, (heading, content) in parts.items()
-    ).replace('<h2 id="genes">', '<h2 id="genes-heading">')
-    links = links.replace('href="#genes"', 'href="#genes-heading"')
-    folder = resources.files("stmcdi_cli.reporting")
-    style, script = ((folder / name).read_text("utf-8") for name in ("page.css", "page.js"))
+    layout = lay_out(found.xy, found.sections, found.section_names)
+    with style():
+        sections = {
+            "data": ("The data", data(found, layout)),
+            "maps": ("Before and after", maps(found, layout, genes)),
+            "genes": ("Which genes to trust", gene_table(found)),
+            "calibration": ("Are the intervals right?", calibration(found)),
+            "methods": ("Against simpler methods", methods(found)),
+            "training": ("Training", training(found)),
+            "provenance": ("How it was made", provenance(found)),
+        }
+    folder = resources.files(PACKAGE)
     return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}: stmcdi report</title>\n"
-        '<link rel="icon" href="data:,">\n'  # or browsers ask for one
-        f"<style>\n{style}</style>\n</head>\n<body>\n"
-        f"<header><h1>{escape(title)}</h1>{_lead(found)}<nav>{links}</nav></header>\n"
-        f"<main>{_tiles(found)}{_warned(found)}{_advice(found)}{sections}</main>\n"
-        f"<footer>Made by stmcdi {__version__}. This file holds everything it shows.</footer>\n"
-        f"<script>\n{script}</script>\n</body>\n</html>\n"
-    )
-
-
-def _lead(found: Findings) -> str:
-    adata = found.adata
-    filled = int(found.genes["n_filled"].sum())
-    n = len(found.section_names)
-    where = f"{adata.n_obs:,} spots" + (f" in {n} sections" if n > 1 else "")
-    share = filled / (adata.n_obs * adata.n_vars)
-    return (
-        f'<p class="lead">{filled:,} entries ({share:.0%}) of {adata.n_vars:,} genes in {where} were imputed.</p>'
-        f'<p class="note">{escape(" · ".join(summary(found)))}</p>'
-    )
-
-
-def _tiles(found: Findings) -> str:
-    verdict = found.genes["verdict"]
-    tiles = [
-        (f"{(verdict == name).sum():,}", text, STYLES[name])
-        for name, text in (
-            (TRUST, "genes to trust"),
-            (CAUTION, "genes to take with caution"),
-            (DONT, "genes not to use: little more than their mean"),
+        _environment()
+        .get_template("template.html.j2")
+        .render(
+            title=title,
+            sections=sections,
+            warnings=find_warnings(found),
+            style=(folder / "page.css").read_text("utf-8"),
+            script=(folder / "page.js").read_text("utf-8"),
+            **_head(found),
         )
-    ]
-    scores = found.scores
-    if scores:
-        tiles.append((number(scores["skill"]), "skill on hidden values (0: each gene's mean, 1: perfect)", ""))
-        tiles.append((number(scores["gene_pcc"]), "mean correlation per gene on hidden values", ""))
-        if scores["coverage_90"] is not None:
-            tiles.append((f"{scores['coverage_90']:.0%}", "of hidden values inside their 90% interval", ""))
-    body = "".join(f'<div class="tile {style}"><b>{value}</b><span>{text}</span></div>' for value, text, style in tiles)
-    return f'<div class="tiles">{body}</div>'
-
-
-def _warned(found: Findings) -> str:
-    if not found.warnings:
-        return '<ul class="warnings fine" id="warnings"><li>No warning.</li></ul>'
-    return f'<ul class="warnings" id="warnings">{"".join(f"<li>{escape(text)}</li>" for text in found.warnings)}</ul>'
-
-
-def _advice(found: Findings) -> str:
-    measured = "" if found.scores else " To measure it on your own tissue, run once more with <code>--evaluate</code>."
-    return (
-        "<p><b>What to do next.</b> Use the imputed layer of genes marked <i>trust</i> to look at tissue, to cluster "
-        "and to rank; look at the measured values beside those marked <i>caution</i>; leave out those marked "
-        "<i>don't</i>. Run tests (differential expression, spatially variable genes) on the counts, never on imputed "
-        f"values: they are no independent observations.{measured}</p>"
     )
+
+
+def _environment() -> Environment:
+    """Templates in which every value is escaped, and a name that does not exist is an error."""
+    environment = Environment(
+        loader=PackageLoader(PACKAGE, ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "separators": (",", ":")}
+    environment.filters |= {"number": number, "plain": plain, "share": share}
+    environment.globals |= {"STYLES": STYLES, "TRUST": TRUST, "CAUTION": CAUTION, "DONT": DONT, "version": __version__}
+    return environment
+
+
+def _head(found: Findings) -> dict[str, Any]:
+    """What stands above the first section."""
+    n_filled = int(found.genes["n_filled"].sum())
+    return {
+        "n_spots": found.adata.n_obs,
+        "n_genes": found.adata.n_vars,
+        "n_sections": len(found.section_names),
+        "n_filled": n_filled,
+        "filled": n_filled / (found.adata.n_obs * found.adata.n_vars),
+        "summary": summary(found),
+        "verdicts": {name: int((found.genes["verdict"] == name).sum()) for name in (TRUST, CAUTION, DONT)},
+        "metrics": found.metrics,
+    }

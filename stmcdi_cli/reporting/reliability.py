@@ -1,18 +1,18 @@
 """How far to trust each imputed gene, judged without knowing the truth.
 
-The model says two things of every filled entry: the value it expects, and how far an observation would spread around
-it (``imputed_sd``, counting noise included). A gene whose expected values hardly differ from spot to spot, compared
-with that spread, has in effect been given its mean. With V = Var(expected) over the gene's filled entries and
-S = mean(sd^2), the variance of new measurements is V + S, of which V is foreseen. So their correlation with the imputed
-values should be
+For every filled entry the model gives the value it expects, and the standard deviation of a new observation around it
+(``imputed_sd``, counting noise included). If a gene's expected values differ little from spot to spot, compared with
+that standard deviation, the imputed values are hardly more than the gene's mean. With V = Var(expected) over the gene's
+filled entries and S = mean(sd^2), the variance of new measurements is V + S, of which the model predicts V. Their
+correlation with the imputed values is then expected to be
 
     r = sqrt(V / (V + S))
 
-It is the model's own opinion, so two facts about the data can overrule it: genes seen in too few spots, and too few
-filled entries to tell. Where a run hid values, the report sets the measured correlation beside it.
+This rests on the model alone. Two properties of the data can lower the verdict: a gene is seen in too few spots, or too
+few of its entries were filled. Where a run hid values, the report also shows the measured correlation.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -31,13 +31,13 @@ GOOD_R = 0.4
 POOR_R = 0.2
 """Expected correlation below which the imputed value is hardly more than the gene's mean (4 % of the variance)."""
 RARE_SHARE, RARE_SPOTS = 0.02, 10
-"""A gene seen in fewer spots than this, as a share or a number, says nothing whatever the model thinks."""
+"""A gene seen in fewer spots than this, as a share or a number, is not to be trusted, whatever its expected r."""
 FEW_FILLED = 20
 """Filled entries of a gene below which V is too uncertain for more than caution."""
 
 
 def reliability(adata: "AnnData", sections: np.ndarray | None = None) -> "DataFrame":
-    """Judge every gene of an imputed file.
+    """Give a verdict on every gene of an imputed file.
 
     Parameters
     ----------
@@ -99,14 +99,17 @@ def _moments(adata: "AnnData", group: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return n_all.astype(int), np.maximum(within, 0) * share, spread.sum(0) * share
 
 
-def filled_entries(adata: "AnnData", rows: slice | np.ndarray) -> np.ndarray:
-    """Which entries of some rows ``impute`` filled, bool; by its record, or by where there is a spread."""
+def filled_entries(adata: "AnnData", rows: slice) -> np.ndarray:
+    """Which entries of a run of spots ``impute`` filled, bool, spots x genes.
+
+    Its record tells; where there is none, entries with a spread count as filled. Only these rows are read.
+    """
     parameters = adata.uns.get(keys.PROVENANCE, {}).get("impute", {}).get("parameters", {})
     target = str(parameters.get("target"))
     if target == "all":
-        filled = np.ones((len(range(adata.n_obs)[rows]) if isinstance(rows, slice) else len(rows), adata.n_vars), bool)
+        filled = np.ones((len(range(*rows.indices(adata.n_obs))), adata.n_vars), dtype=bool)
     else:
-        filled = missing_entries(adata)[rows].toarray()
+        filled = missing_entries(adata, rows).toarray()
         if target == "zeros":
             filled |= _dense(adata.X, rows) == 0
         elif target != "missing":
@@ -122,14 +125,14 @@ def _correlation(between: np.ndarray, spread: np.ndarray) -> np.ndarray:
 
 
 def _verdict(r: float, seen: float, n_seen: int, n_filled: int, within: float) -> tuple[str, str]:
-    """Verdict and reason of one gene; data that are too few overrule the model."""
+    """Verdict and reason of one gene; with too few data the verdict is lower than expected r alone would give."""
     if n_filled == 0:
         return UNFILLED, "no entry of this gene was filled"
     if seen < RARE_SHARE or n_seen < RARE_SPOTS:
         return DONT, f"too rare: seen in {n_seen} spots ({seen:.1%})"
     if not r >= POOR_R:
-        return DONT, f"little more than its mean: foresees {0 if np.isnan(r) else r * r:.0%} of the variance"
-    reason = f"foresees {r * r:.0%} of the variance"
+        return DONT, f"little more than its mean: predicts {0 if np.isnan(r) else r * r:.0%} of the variance"
+    reason = f"predicts {r * r:.0%} of the variance"
     if n_filled < FEW_FILLED:
         return CAUTION, f"{reason}, judged on {n_filled} entries only"
     if r < GOOD_R:
@@ -139,6 +142,6 @@ def _verdict(r: float, seen: float, n_seen: int, n_filled: int, within: float) -
     return TRUST, reason
 
 
-def _dense(layer: object, rows: slice | np.ndarray) -> np.ndarray:
-    part = layer[rows]  # type: ignore[index]
+def _dense(layer: Any, rows: slice) -> np.ndarray:
+    part = layer[rows]
     return np.asarray(part.toarray() if hasattr(part, "toarray") else part, dtype=np.float64)

@@ -55,9 +55,9 @@ def report(
     InputError
         The file was not imputed, a name is unknown, or other files do not belong to it.
     """
-    from stmcdi_cli.reporting.findings import gather
     from stmcdi_cli.reporting.multiqc import custom_content
     from stmcdi_cli.reporting.page import page
+    from stmcdi_cli.reporting.statistics import gather
 
     unknown = [gene for gene in genes or () if gene not in adata.var_names]
     if unknown:

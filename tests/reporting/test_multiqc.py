@@ -31,8 +31,8 @@ def test_multiqc_shows_the_numbers_without_configuration(imputed_run, tmp_path):
     assert "Could not" not in result.stderr and "rror" not in result.stderr, result.stderr
     data = json.loads((tmp_path / "out" / "multiqc_data" / "multiqc_data.json").read_text())
     found = json.dumps(data["report_general_stats_data"])
-    scores = stmcdi.evaluate(imputed_run.imputed, imputed_run.truth)
-    assert f"{scores['skill']:.10f}"[:8] in found and "healthy" in found and "trusted" in found
+    metrics = stmcdi.evaluate(imputed_run.imputed, imputed_run.truth)
+    assert f"{metrics['skill']:.10f}"[:8] in found and "healthy" in found and "trusted" in found
     curves = data["report_plot_data"]["stmcdi_training_plot"]["datasets"][0]["lines"]
     assert {curve["name"] for curve in curves} == {"tumour", "healthy"}
     for curve in curves:

@@ -2,11 +2,13 @@
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
 
 import stmcdi_cli as stmcdi
-from stmcdi_cli.reporting.reliability import CAUTION, DONT, TRUST, UNFILLED, reliability
+from stmcdi_cli import sparse
+from stmcdi_cli.reporting.reliability import CAUTION, DONT, TRUST, UNFILLED, filled_entries, reliability
 from stmcdi_cli.steps.evaluate import evaluate_genes
 
 
@@ -78,6 +80,38 @@ def test_filled_entries_are_those_of_the_target(imputed_run, target):
     missing, zero = imputed.layers["missing"].toarray(), imputed.X.toarray() == 0
     expected = {"missing": missing, "zeros": missing | zero, "all": np.ones_like(missing)}[target]
     np.testing.assert_array_equal(reliability(imputed)["n_filled"], expected.sum(0))
+
+
+class Counted(sp.csr_matrix):
+    """Counts the rows that are read."""
+
+    read = 0
+
+    def __getitem__(self, key):
+        rows = super().__getitem__(key)
+        Counted.read += rows.shape[0]
+        return rows
+
+
+@pytest.mark.parametrize("target", ["missing", "zeros", "all", "unknown"])
+def test_blocks_of_spots_give_what_the_whole_gives(imputed_run, target):
+    adata = imputed_run.imputed.copy()
+    adata.uns["stmcdi"] = {"impute": {"parameters": {"target": target}}}
+    whole = filled_entries(adata, slice(None))
+    blocks = [filled_entries(adata, slice(start, start + 70)) for start in range(0, adata.n_obs, 70)]
+    np.testing.assert_array_equal(np.concatenate(blocks), whole)
+    assert whole.shape == adata.shape and whole.any()
+
+
+def test_each_block_reads_its_own_rows_of_the_mask(imputed_run, monkeypatch):
+    adata = imputed_run.imputed.copy()
+    in_one = reliability(adata)
+    monkeypatch.setattr(sparse, "CHUNK_ENTRIES", 10 * adata.n_vars)  # 30 blocks
+    adata.layers["missing"] = Counted(adata.layers["missing"])
+    monkeypatch.setattr(Counted, "read", 0)
+    in_blocks = reliability(adata)
+    assert Counted.read == 2 * adata.n_obs  # for what is visible, and block by block for what was filled
+    pd.testing.assert_frame_equal(in_blocks, in_one)
 
 
 def test_verdicts_agree_with_hidden_values(imputed_run):

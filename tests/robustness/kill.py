@@ -100,7 +100,7 @@ def _stray(name: str) -> bool:
 
 
 def _let_a_minute_pass(folder: Path) -> None:
-    """Make folders older that a process made and had no time to lock: they are nobody's after a minute (`io.output`)."""
+    """Age folders that a process made and had no time to lock: after a minute they are removed (`io.output`)."""
     then = time.time() - UNLOCKED_FOR - 1
     for path in folder.glob(".*.part"):
         if not (path / LOCK).exists():

@@ -7,7 +7,8 @@ import pytest
 
 import stmcdi_cli as stmcdi
 from stmcdi_cli.errors import InputError
-from stmcdi_cli.reporting.findings import gather
+from stmcdi_cli.reporting.statistics import gather
+from stmcdi_cli.reporting.warnings import find_warnings
 
 
 def words(path):
@@ -28,13 +29,13 @@ def test_everything_is_in_it(cli, imputed_run, tmp_path):
     result = cli("report", imputed_run.files["imputed"], out, *options, "--genes", tmp_path / "genes.txt")
     assert result.exit_code == 0 and result.output == ""
     text = words(out)
-    scores = stmcdi.evaluate(imputed_run.imputed, imputed_run.truth)
+    metrics = stmcdi.evaluate(imputed_run.imputed, imputed_run.truth)
     for expected in (
         "<title>tissue: stmcdi report</title>",
-        f"{scores['skill']:.3f}",
+        f"{metrics['skill']:.3f}",
         f"{stmcdi.evaluate(imputed_run.baseline, imputed_run.truth)['skill']:.3f}",
         "spatial-neighbors",
-        "each gene&#x27;s mean",
+        "each gene&#39;s mean",
         "gene_3: imputed, section_2",
         "Lowest validation loss",
         "section-key: section",
@@ -91,22 +92,32 @@ def test_the_same_input_gives_the_same_page(imputed_run, tmp_path):
     assert words(tmp_path / "a.html") == words(tmp_path / "b.html")
 
 
+HOSTILE = "</script><b x='&\"{{ 7 * 7 }}$\\frac$"
+
+
 def test_names_from_the_file_cannot_break_the_page(imputed_run, tmp_path):
-    odd = imputed_run.imputed.copy()
-    odd.var_names = ["</script><b>&", *odd.var_names[1:]]
-    odd.obs["section"] = odd.obs["section"].cat.rename_categories({"section_1": "<i>one"})
-    stmcdi.report(odd, tmp_path / "a.html", genes=["</script><b>&"], title="<u>")
-    text = words(tmp_path / "a.html")
-    assert "<b>&" not in text.replace("<b>&amp;", "") and "<i>one" not in text and "<u>" not in text
-    assert text.count("</script>") == 2
+    odd, truth, other = imputed_run.imputed.copy(), imputed_run.truth.copy(), imputed_run.baseline.copy()
+    for adata in (odd, truth, other):
+        adata.var_names = [HOSTILE, *adata.var_names[1:]]
+        adata.obs["section"] = adata.obs["section"].cat.rename_categories({"section_1": f"{HOSTILE} section"})
+    for adata, step, parameter in ((odd, "impute", "preset"), (other, "baseline", "method")):
+        entry = adata.uns["stmcdi"][step]
+        entry = {**entry, "parameters": {**entry["parameters"], parameter: HOSTILE}}
+        adata.uns["stmcdi"] = {**adata.uns["stmcdi"], step: entry}
+    path = tmp_path / "a.html"
+    stmcdi.report(odd, path, truth=truth, baseline=[other], genes=[HOSTILE], title=HOSTILE)
+    text = words(path)
+    assert text.count("&lt;/script&gt;&lt;b x") > 12  # title, sections, map, method, parameters
+    assert "<b x" not in text and "{{ 7 * 7 }}" in text
+    assert text.count("</script>") == text.count("<script") == 2
 
 
-def test_scores_by_section_are_those_of_the_section_alone(imputed_run):
+def test_metrics_by_section_are_those_of_the_section_alone(imputed_run):
     found = gather(imputed_run.imputed, truth=imputed_run.truth)
     here = (imputed_run.imputed.obs["section"] == "section_2").to_numpy()
     alone = stmcdi.evaluate(imputed_run.imputed[here].copy(), imputed_run.truth[here].copy())
     assert found.section_names == ["section_1", "section_2"]
-    assert found.section_scores[1] == pytest.approx(alone)
+    assert found.section_metrics[1] == pytest.approx(alone)
 
 
 def test_calibration_bins_are_means_over_the_hidden_entries(imputed_run):
@@ -155,7 +166,7 @@ WARNINGS = {
 @pytest.mark.parametrize("expected", WARNINGS)
 def test_what_could_mislead_is_warned_of(expected, imputed_run):
     def said(adata):
-        return " ".join(gather(adata).warnings)
+        return " ".join(find_warnings(gather(adata)))
 
     adata = ad.AnnData(
         imputed_run.imputed.X.toarray(),
@@ -177,7 +188,7 @@ def test_what_could_mislead_is_warned_of(expected, imputed_run):
 def test_a_useless_imputation_and_a_better_baseline_are_named(imputed_run):
     useless = imputed_run.imputed.copy()
     useless.layers["imputed"] = useless.layers["imputed"] * 3
-    said = gather(useless, truth=imputed_run.truth, baseline=[imputed_run.baseline]).warnings
+    said = find_warnings(gather(useless, truth=imputed_run.truth, baseline=[imputed_run.baseline]))
     assert "no better than each gene's mean" in said[0] and "spatial-neighbors did better" in said[1]
 
 

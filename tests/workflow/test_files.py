@@ -139,7 +139,7 @@ def test_conda_environment_holds_the_dependencies():
     import tomllib
 
     def name(requirement: str) -> str:
-        return re.match(r"[A-Za-z0-9_-]+", requirement).group().replace("pytorch", "torch")
+        return re.match(r"[A-Za-z0-9_-]+", requirement).group().replace("pytorch", "torch").removesuffix("-base")
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     environment = yaml.safe_load((ROOT / "containers/environment.yml").read_text())["dependencies"]

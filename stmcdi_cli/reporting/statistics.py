@@ -1,4 +1,4 @@
-"""Everything a report says, as numbers: gathered here, drawn in `page`."""
+"""The numbers of the report: computed here, shown by `page`."""
 
 import csv
 import os
@@ -15,7 +15,7 @@ from stmcdi_cli import validation
 from stmcdi_cli.errors import InputError
 from stmcdi_cli.io.h5ad import shallow_copy
 from stmcdi_cli.io.text import read_text, read_yaml
-from stmcdi_cli.reporting.reliability import RARE_SHARE, RARE_SPOTS, TRUST, reliability
+from stmcdi_cli.reporting.reliability import reliability
 from stmcdi_cli.sparse import missing_entries, row_sums, to_csr, values_at, without
 
 if TYPE_CHECKING:
@@ -23,15 +23,10 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 SHALLOW = 0.25
-"""Spots with less than this share of the median depth are too shallow to say much by themselves."""
-ALIKE = 0.8
-"""Correlation of two sections' mean expression below which one model for both deserves a second look."""
-DEPTH_RATIO = 3.0
-"""Ratio of two sections' median depths above which their zeros mean different things."""
-COVERAGE_SLACK = 0.05
+"""In spots with less than this share of the median depth, imputed values come from the neighbours for the most part."""
 N_BINS = 12
 
-Scores = Mapping[str, float | int | None]
+Metrics = Mapping[str, float | int | None]
 
 
 @dataclass(frozen=True)
@@ -54,7 +49,7 @@ class Calibration:
 
 @dataclass
 class Findings:
-    """What is known of a run.
+    """The numbers about a run.
 
     Attributes
     ----------
@@ -71,15 +66,13 @@ class Findings:
     genes
         The table of `reliability`, with ``measured_r``, ``measured_skill`` and ``n_hidden`` where values were hidden.
     methods
-        Name and scores on the hidden entries, stmcdi first; empty without a truth.
-    section_scores
-        Scores of each section by itself.
+        Name and metrics on the hidden entries, stmcdi first; empty without a truth.
+    section_metrics
+        Metrics of each section by itself.
     calibration
         None without a truth.
     history, model
         Training history as columns, and what ``config.yaml`` says; None without a model folder.
-    warnings
-        What a user should look at, one sentence or two each.
     """
 
     adata: "AnnData"
@@ -89,21 +82,20 @@ class Findings:
     depth: np.ndarray
     overview: list[dict[str, float | int | str]]
     genes: "DataFrame"
-    methods: list[tuple[str, Scores]] = field(default_factory=list)
-    section_scores: list[Scores] = field(default_factory=list)
+    methods: list[tuple[str, Metrics]] = field(default_factory=list)
+    section_metrics: list[Metrics] = field(default_factory=list)
     calibration: Calibration | None = None
     history: dict[str, np.ndarray] | None = None
     model: Mapping[str, Any] | None = None
-    warnings: list[str] = field(default_factory=list)
 
     @property
-    def scores(self) -> Scores | None:
-        """Scores of the imputation itself, where values were hidden."""
+    def metrics(self) -> Metrics | None:
+        """Metrics of the imputation itself, where values were hidden."""
         return self.methods[0][1] if self.methods else None
 
     @property
     def parameters(self) -> Mapping[str, Mapping[str, Any]]:
-        """What each step noted in ``uns['stmcdi']``."""
+        """What each step recorded in ``uns['stmcdi']``."""
         return self.adata.uns.get(keys.PROVENANCE, {})
 
 
@@ -114,7 +106,7 @@ def gather(
     truth: "AnnData | None" = None,
     baseline: "Sequence[AnnData]" = (),
 ) -> Findings:
-    """Work out everything the report shows; parameters and errors are those of ``report``."""
+    """Compute everything the report shows; parameters and errors are those of ``report``."""
     for layer in (keys.IMPUTED, keys.IMPUTED_SD):
         if layer not in adata.layers:
             raise InputError(
@@ -135,16 +127,15 @@ def gather(
         section_names=names,
         xy=xy,
         depth=depth,
-        overview=[_overview(adata, sections == code, depth, name) for code, name in enumerate(names)],
+        overview=_overview(adata, sections, names, depth),
         genes=reliability(adata, sections),
     )
     if truth is not None:
-        _score(found, truth, baseline)
+        _measure(found, truth, baseline)
     elif baseline:
         raise InputError("expected the truth of hold-out beside a baseline, found none; give --truth")
     if model_dir is not None:
         found.history, found.model = _read_model(Path(model_dir))
-    found.warnings = list(_warnings(found))
     return found
 
 
@@ -156,24 +147,32 @@ def _depth(adata: "AnnData") -> np.ndarray:
     return total / (np.median(total) or 1)
 
 
-def _overview(adata: "AnnData", here: np.ndarray, depth: np.ndarray, name: str) -> dict[str, float | int | str]:
-    missing = missing_entries(adata)[here]
-    x = without(to_csr(adata.X[here]), missing)
-    n_visible = x.shape[0] * x.shape[1] - missing.nnz
-    row: dict[str, float | int | str] = {"section": name, "spots": int(here.sum())}
-    if keys.COUNTS in adata.layers:
-        row["counts"] = float(np.median(row_sums(to_csr(adata.layers[keys.COUNTS][here]))))
-    row |= {
-        "depth": float(np.median(depth[here])),
-        "genes": float(np.median(np.diff(x.indptr))),
-        "zeros": 1 - x.nnz / max(n_visible, 1),
-        "missing": missing.nnz / (x.shape[0] * x.shape[1]),
-    }
-    return row
+def _overview(
+    adata: "AnnData", sections: np.ndarray, names: list[str], depth: np.ndarray
+) -> list[dict[str, float | int | str]]:
+    """Table of the sections: `Findings.overview`."""
+    missing, rows = missing_entries(adata), []
+    for code, name in enumerate(names):
+        here = sections == code
+        x = without(to_csr(adata.X[here]), missing[here])
+        n_entries, n_missing = x.shape[0] * x.shape[1], missing[here].nnz
+        row: dict[str, float | int | str] = {"section": name, "spots": int(here.sum())}
+        if keys.COUNTS in adata.layers:
+            row["counts"] = float(np.median(row_sums(to_csr(adata.layers[keys.COUNTS][here]))))
+        rows.append(
+            row
+            | {
+                "depth": float(np.median(depth[here])),
+                "genes": float(np.median(np.diff(x.indptr))),
+                "zeros": 1 - x.nnz / max(n_entries - n_missing, 1),
+                "missing": n_missing / n_entries,
+            }
+        )
+    return rows
 
 
-def _score(found: Findings, truth: "AnnData", baseline: "Sequence[AnnData]") -> None:
-    """Score the imputation, each gene's mean and the baselines on the hidden entries."""
+def _measure(found: Findings, truth: "AnnData", baseline: "Sequence[AnnData]") -> None:
+    """Measure the imputation, each gene's mean and the baselines on the hidden entries."""
     from stmcdi_cli.metrics import hidden_entries
     from stmcdi_cli.steps.evaluate import evaluate, evaluate_genes
 
@@ -184,9 +183,9 @@ def _score(found: Findings, truth: "AnnData", baseline: "Sequence[AnnData]") -> 
     found.genes["measured_r"], found.genes["measured_skill"] = per_gene["pcc"], per_gene["skill"]
     found.genes["n_hidden"] = per_gene["n_hidden"]
 
-    guess = shallow_copy(adata)
-    guess.layers["gene mean"] = sp.csr_matrix((hidden.guess, hidden.mask.indices, hidden.mask.indptr), adata.shape)
-    found.methods.append(("each gene's mean", evaluate(guess, truth, layer="gene mean")))
+    with_mean = shallow_copy(adata)
+    with_mean.layers["gene mean"] = sp.csr_matrix((hidden.guess, hidden.mask.indices, hidden.mask.indptr), adata.shape)
+    found.methods.append(("each gene's mean", evaluate(with_mean, truth, layer="gene mean")))
     for k, other in enumerate(baseline, start=1):
         name = other.uns.get(keys.PROVENANCE, {}).get("baseline", {}).get("parameters", {}).get("method")
         if name is None or str(name) != "gene-mean":
@@ -200,7 +199,7 @@ def _score(found: Findings, truth: "AnnData", baseline: "Sequence[AnnData]") -> 
     if len(found.section_names) > 1:
         for code in range(len(found.section_names)):
             here = found.sections == code
-            found.section_scores.append(evaluate(adata[here], truth[here]) if hidden.mask[here].nnz else {})
+            found.section_metrics.append(evaluate(adata[here], truth[here]) if hidden.mask[here].nnz else {})
 
 
 def _calibrate(
@@ -236,84 +235,3 @@ def _read_model(path: Path) -> tuple[dict[str, np.ndarray], Mapping[str, Any]]:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path} is not a complete model ({reason}); give the folder that train wrote") from error
     return history, {**config, "version": description.get("version"), "variant": description.get("variant")}
-
-
-def _warnings(found: Findings) -> "Sequence[str]":
-    """What could mislead a reader, worst first."""
-    said: list[str] = []
-    adata, genes, n_spots = found.adata, found.genes, found.adata.n_obs
-    impute = found.parameters.get("impute", {}).get("parameters", {})
-
-    if not genes["n_filled"].any():
-        said.append("Nothing was filled: the file has no missing entries. Use --target zeros or all, or --evaluate.")
-    scores = found.scores
-    if scores and scores["skill"] is not None and scores["skill"] <= 0:
-        said.append("On the hidden entries the imputed values are no better than each gene's mean. Do not use them.")
-    better = [name for name, other in found.methods[2:] if scores and _skill(other) > _skill(scores)]
-    if better:
-        said.append(f"{', '.join(better)} did better on the hidden entries: consider using that, and say so.")
-    coverage = scores.get("coverage_90") if scores else None
-    if coverage is not None and abs(coverage - 0.9) > COVERAGE_SLACK:
-        said.append(
-            f"The 90% intervals hold {coverage:.0%} of the hidden values: take the uncertainty as "
-            f"{'too narrow' if coverage < 0.9 else 'too wide'}."
-        )
-    if impute.get("preset") == "paper":
-        said.append(
-            "The paper's preset does not calibrate its spread, so verdicts rest on weaker ground than with the default."
-        )
-    n_samples = impute.get("n_samples")
-    if n_samples is not None and n_samples < 20:
-        said.append(f"Only {n_samples} draws per entry: interval ends and spread are rough. Use 20 or more.")
-
-    rare = int(((genes["seen"] < RARE_SHARE) | (genes["seen"] * n_spots < RARE_SPOTS)).sum())
-    if rare:
-        said.append(
-            f"{rare} of {len(genes)} genes are too rare (seen in under {RARE_SHARE:.0%} of the spots or fewer than "
-            f"{RARE_SPOTS}): their imputed values are the gene's mean at best."
-        )
-    if genes["n_filled"].any() and not (genes["verdict"] == TRUST).any():
-        said.append(
-            "No gene reached the verdict trust: the data are too sparse for single genes. Look at groups of genes."
-        )
-    shallow = int((found.depth < SHALLOW).sum())
-    if shallow:
-        said.append(
-            f"{shallow} of {n_spots} spots ({shallow / n_spots:.1%}) have less than {SHALLOW:.0%} of the median depth: "
-            "there the imputed values come from the neighbours, hardly from the spot itself."
-        )
-    empty = int(adata.obs[keys.EMPTY_SPOT].sum()) if keys.EMPTY_SPOT in adata.obs else 0
-    if empty:
-        said.append(f"{empty} spots have no counts at all: everything there is filled from the neighbours alone.")
-    said += _section_warnings(found)
-    return said
-
-
-def _section_warnings(found: Findings) -> list[str]:
-    n = len(found.section_names)
-    if n < 2:
-        return []
-    x = to_csr(found.adata.X)
-    mean = np.stack([np.asarray(x[found.sections == code].mean(0)).ravel() for code in range(n)])
-    with np.errstate(invalid="ignore", divide="ignore"):
-        alike = np.nan_to_num(np.corrcoef(mean), nan=0.0)
-    depth = np.array([float(row["depth"]) for row in found.overview])
-    said = []
-    pairs = [(alike[i, j], i, j) for i in range(n) for j in range(i)]
-    worst, i, j = min(pairs)
-    if worst < ALIKE:
-        said.append(
-            f"Sections {found.section_names[j]} and {found.section_names[i]} differ much (correlation of their mean "
-            f"expression {worst:.2f}). One model serves both: look at a gene in both, and consider a model for each."
-        )
-    if depth.min() > 0 and depth.max() / depth.min() > DEPTH_RATIO:
-        said.append(
-            f"Section {found.section_names[int(depth.argmax())]} is {depth.max() / depth.min():.1f} times as deep as "
-            f"{found.section_names[int(depth.argmin())]}: differences between them are partly depth."
-        )
-    return said
-
-
-def _skill(scores: Scores) -> float:
-    value = scores.get("skill")
-    return float("-inf") if value is None else float(value)

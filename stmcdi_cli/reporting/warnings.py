@@ -1,0 +1,104 @@
+"""Warnings of the report: what could mislead its reader."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from stmcdi_cli import anndata_keys as keys
+from stmcdi_cli.reporting.reliability import RARE_SHARE, RARE_SPOTS, TRUST
+from stmcdi_cli.reporting.statistics import SHALLOW, Findings, Metrics
+from stmcdi_cli.sparse import to_csr
+
+ALIKE = 0.8
+"""Correlation of two sections' mean expression below which one model may not fit both."""
+DEPTH_RATIO = 3.0
+"""Ratio of two sections' median depths above which a zero in one is not like a zero in the other."""
+COVERAGE_SLACK = 0.05
+"""Difference from 0.9 in the share of hidden values inside their 90 % interval that is tolerated."""
+
+
+def find_warnings(found: Findings) -> list[str]:
+    """Give one or two sentences on each thing that could mislead a reader, the worst first."""
+    return [*_accuracy(found), *_settings(found), *_genes(found), *_spots(found), *_sections(found)]
+
+
+def _accuracy(found: Findings) -> Iterator[str]:
+    if not found.genes["n_filled"].any():
+        yield "Nothing was filled: the file has no missing entries. Use --target zeros or all, or --evaluate."
+    if found.metrics is None:
+        return
+    if found.metrics["skill"] is not None and found.metrics["skill"] <= 0:
+        yield "On the hidden entries the imputed values are no better than each gene's mean. Do not use them."
+    better = [name for name, metrics in found.methods[2:] if _skill(metrics) > _skill(found.metrics)]
+    if better:
+        yield f"{', '.join(better)} did better on the hidden entries: consider using it instead."
+    coverage = found.metrics.get("coverage_90")
+    if coverage is not None and abs(coverage - 0.9) > COVERAGE_SLACK:
+        yield (
+            f"The 90% intervals hold {coverage:.0%} of the hidden values: take the uncertainty as "
+            f"{'too narrow' if coverage < 0.9 else 'too wide'}."
+        )
+
+
+def _settings(found: Findings) -> Iterator[str]:
+    impute = found.parameters.get("impute", {}).get("parameters", {})
+    if impute.get("preset") == "paper":
+        yield (
+            "The preset paper does not calibrate its uncertainty, so the verdicts are less reliable than with the "
+            "preset default."
+        )
+    n_samples = impute.get("n_samples")
+    if n_samples is not None and n_samples < 20:
+        yield f"Only {n_samples} draws per entry: interval ends and standard deviation are imprecise. Use 20 or more."
+
+
+def _genes(found: Findings) -> Iterator[str]:
+    genes = found.genes
+    rare = int(((genes["seen"] < RARE_SHARE) | (genes["seen"] * found.adata.n_obs < RARE_SPOTS)).sum())
+    if rare:
+        yield (
+            f"{rare} of {len(genes)} genes are too rare (seen in under {RARE_SHARE:.0%} of the spots or fewer than "
+            f"{RARE_SPOTS}): their imputed values are the gene's mean at best."
+        )
+    if genes["n_filled"].any() and not (genes["verdict"] == TRUST).any():
+        yield "No gene reached the verdict trust: the data are too sparse for single genes. Look at groups of genes."
+
+
+def _spots(found: Findings) -> Iterator[str]:
+    obs, n_spots = found.adata.obs, found.adata.n_obs
+    shallow = int((found.depth < SHALLOW).sum())
+    if shallow:
+        yield (
+            f"{shallow} of {n_spots} spots ({shallow / n_spots:.1%}) have less than {SHALLOW:.0%} of the median depth: "
+            "there the imputed values come from the neighbours for the most part."
+        )
+    empty = int(obs[keys.EMPTY_SPOT].sum()) if keys.EMPTY_SPOT in obs else 0
+    if empty:
+        yield f"{empty} spots have no counts at all: all their values are filled from the neighbours alone."
+
+
+def _sections(found: Findings) -> Iterator[str]:
+    names = found.section_names
+    if len(names) < 2:
+        return
+    x = to_csr(found.adata.X)
+    mean = np.stack([np.asarray(x[found.sections == code].mean(0)).ravel() for code in range(len(names))])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        alike = np.nan_to_num(np.corrcoef(mean), nan=0.0)
+    least, i, j = min((alike[i, j], i, j) for i in range(len(names)) for j in range(i))
+    if least < ALIKE:
+        yield (
+            f"Sections {names[j]} and {names[i]} differ much (correlation of their mean expression {least:.2f}). One "
+            "model was trained on both: compare a gene in both, and consider a model for each."
+        )
+    depth = np.array([float(row["depth"]) for row in found.overview])
+    if depth.min() > 0 and depth.max() / depth.min() > DEPTH_RATIO:
+        yield (
+            f"Section {names[int(depth.argmax())]} is {depth.max() / depth.min():.1f} times as deep as "
+            f"{names[int(depth.argmin())]}: differences between them are partly due to depth."
+        )
+
+
+def _skill(metrics: Metrics) -> float:
+    value = metrics.get("skill")
+    return float("-inf") if value is None else float(value)
