@@ -17,10 +17,11 @@ process STMCDI_REPORT {
 
     script:
     def args = task.ext.args ?: ''
+    def memory = task.memory ? "--memory-limit ${task.memory.toMega().intdiv(2)}M" : ''
     def prefix = task.ext.prefix ?: meta.id
     def hidden = truth ? "--truth \"${truth}\"" : ''
     """
-    stmcdi report ${args} --model-dir "${model}" ${hidden} "${imputed}" "${prefix}_report.html"
+    stmcdi report ${memory} ${args} --model-dir "${model}" ${hidden} "${imputed}" "${prefix}_report.html"
 
     cat > versions.yml <<-END_VERSIONS
     "${task.process}":
