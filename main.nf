@@ -1,14 +1,18 @@
 // The entry: checks parameters and samplesheet, runs STMCDI on the samples, gathers what belongs to all of them.
 include { STMCDI_CHECK_SAMPLESHEET } from './modules/local/stmcdi/check_samplesheet/main'
 include { STMCDI                   } from './workflows/stmcdi'
-include { helpText ; firstFault    } from './workflows/parameters'
+include { failedSamples            } from './workflows/failures'
 include { metricsRow               } from './workflows/metrics'
+include { chosenParameters ; helpText ; typedParameters ; validateParameters } from './workflows/parameters'
+include { readSamplesheet          } from './workflows/samplesheet'
 include { missingImage             } from './workflows/images'
 
-// Nextflow opens the trace before this script runs; a run that does nothing shall leave nothing.
-def removeTrace(outdir, suffix) {
+// Nextflow writes its reports into pipeline_info by itself; a run that does nothing shall leave nothing.
+def removeReports(outdir, suffix) {
     def info = file(outdir).resolve('pipeline_info')
-    info.resolve("execution_trace_${suffix}.txt").delete()
+    if (info.isDirectory()) {
+        info.list().findAll { name -> name.contains(suffix) }.each { name -> info.resolve(name).delete() }
+    }
     [info, info.parent].each { folder ->
         if (folder.isDirectory() && folder.list().length == 0) {
             folder.delete()
@@ -16,52 +20,71 @@ def removeTrace(outdir, suffix) {
     }
 }
 
+// What is wrong with the paths among the parameters, in one line.
+def missingPath(parameters) {
+    if (!file(parameters.input).exists()) {
+        return "--input ${parameters.input}: no such file"
+    }
+    parameters.model && !file(parameters.model).isDirectory()
+        ? "--model ${parameters.model}: no such folder; name one that STMCDI_TRAIN wrote, such as results/SAMPLE/SAMPLE_model"
+        : null
+}
+
+// The first faults of a samplesheet, one per line.
+def firstFaults(faults) {
+    def more = faults.size() > 10 ? ["and ${faults.size() - 10} more"] : []
+    (faults.take(10) + more).join('\n       ')
+}
+
 workflow {
     def schema = new groovy.json.JsonSlurper().parseText(file("${projectDir}/nextflow_schema.json").text)
-    def fault = params.help ? null : firstFault(params, schema)
-    if (!params.help && !fault && !file(params.input).exists()) {
-        fault = "--input ${params.input}: no such file"
+    def parameters = typedParameters(params, schema)
+    def outdir = parameters.outdir
+    def suffix = parameters.trace_report_suffix
+    def asked = parameters.help == true ? helpText(schema) : parameters.version == true ? "stmcdi ${workflow.manifest.version}" : null
+    def fault = asked ? null : validateParameters(parameters, chosenParameters(params, workflow.commandLine), schema)
+    fault = asked ? null : fault ?: missingPath(parameters)
+    def samplesheet = asked || fault ? null : file(parameters.input)
+    def sheet = samplesheet ? readSamplesheet(samplesheet, parameters.input) : [faults: []]
+    if (sheet.faults) {
+        fault = firstFaults(sheet.faults)
     }
-    if (!params.help && !fault && params.model && !file(params.model).isDirectory()) {
-        fault = "--model ${params.model}: no such folder; name one that STMCDI_TRAIN wrote, such as results/SAMPLE/SAMPLE_model"
+    if (!asked && !fault && !workflow.preview) {
+        fault = missingImage(nextflow.Global.session.config, workflow.containerEngine, parameters)
     }
-    if (!params.help && !fault && !workflow.preview) {
-        fault = missingImage(nextflow.Global.session.config, workflow.containerEngine, params)
-    }
-    if (params.help || fault) {
+    if (asked || fault) {
         // Plain streams: Nextflow's own error adds lines of no use here.
         if (fault) {
             System.err.println("ERROR: ${fault}")
         }
         else {
-            println(helpText(schema))
+            println(asked)
         }
-        removeTrace(params.outdir, params.trace_report_suffix)
+        removeReports(outdir, suffix)
         System.exit(fault ? 2 : 0)
     }
+    if (workflow.preview) {
+        // Nextflow writes the reports last.
+        Runtime.runtime.addShutdownHook(new Thread({ -> removeReports(outdir, suffix) }))
+    }
 
-    def samplesheet = file(params.input)
-    def folder = samplesheet.parent
-    def named = samplesheet.readLines()
-        .collectMany { line -> line.tokenize(',').collect { cell -> cell.trim() } }
-        .findAll { cell -> cell && !cell.contains('://') }
-        .collect { cell -> folder.resolve(cell) }
-        .findAll { candidate -> candidate.isFile() }
-        .unique()
-    STMCDI_CHECK_SAMPLESHEET(samplesheet, folder.toUriString(), named)
-    samples = STMCDI_CHECK_SAMPLESHEET.out.csv
-        .splitCsv(header: true)
-        .map { row ->
-            def h5ad = row.h5ad.contains('://') ? file(row.h5ad, checkIfExists: true) : folder.resolve(row.h5ad)
-            def meta = [id: row.sample, section_key: row.section_key ?: null]
-            [row.group ? meta + [group: row.group] : meta, h5ad]
-        }
+    ch_samples = channel
+        .fromList(sheet.samples)
+        .map { meta, h5ad -> [meta, h5ad instanceof CharSequence ? file(h5ad, checkIfExists: true) : h5ad] }
+    ch_versions = channel.empty()
+    if (!parameters.keep_going) {
+        // All files are looked at before the first is worked on. Those far away are not fetched for that.
+        def here = sheet.samples.collect { _meta, h5ad -> h5ad }.findAll { h5ad -> !(h5ad instanceof CharSequence) }.unique()
+        STMCDI_CHECK_SAMPLESHEET(samplesheet, samplesheet.parent.toUriString(), here)
+        ch_samples = ch_samples.combine(STMCDI_CHECK_SAMPLESHEET.out.csv).map { meta, h5ad, _csv -> [meta, h5ad] }
+        ch_versions = STMCDI_CHECK_SAMPLESHEET.out.versions
+    }
 
-    def model = params.model ? file(params.model) : null
-    STMCDI(samples, params.evaluate, model, params.impute_shards)
+    def model = parameters.model ? file(parameters.model) : null
+    STMCDI(ch_samples, parameters.evaluate, model, parameters.impute_shards)
 
     // A GPU that was asked for and not used is easily missed.
-    if (params.device == 'cuda' && !params.model) {
+    if (parameters.device == 'cuda' && !parameters.model) {
         STMCDI.out.model.subscribe { meta, trained ->
             if (trained.resolve('config.yaml').text.contains('cpu_fallback')) {
                 log.warn("${meta.id}: trained on the CPU, though a GPU was asked for; --require_gpu ends such a run")
@@ -71,11 +94,26 @@ workflow {
 
     STMCDI.out.metrics
         .map { meta, json -> metricsRow(meta.id, json) }
-        .collectFile(name: 'metrics.tsv', storeDir: params.outdir, keepHeader: true, skip: 1, sort: true)
+        .collectFile(name: 'metrics.tsv', storeDir: outdir, keepHeader: true, skip: 1, sort: true)
 
-    STMCDI_CHECK_SAMPLESHEET.out.versions
+    ch_versions
         .mix(STMCDI.out.versions)
         .map { yml -> yml.text }
         .unique()
-        .collectFile(name: 'versions.yml', storeDir: "${params.outdir}/pipeline_info", sort: true)
+        .collectFile(name: 'versions.yml', storeDir: "${outdir}/pipeline_info", sort: true)
+
+    def run = workflow
+    def done = new java.util.concurrent.ConcurrentLinkedQueue()
+    STMCDI.out.report.subscribe { meta, _html -> done.add(meta.id) }
+    workflow.onComplete {
+        if (run.success && !run.preview) {
+            log.info("Results: ${outdir}/SAMPLE/, reports: ${outdir}/SAMPLE/SAMPLE_report.html")
+        }
+        if (parameters.keep_going && !run.success) {
+            def names = sheet.samples.collect { meta, _h5ad -> meta.group ?: meta.id }.unique()
+            def trace = file("${outdir}/pipeline_info/execution_trace_${suffix}.txt")
+            def failed = failedSamples(names, done, trace, run.workDir)
+            log.error("${failed.size()} of ${names.size()} failed; the others are in ${outdir}\n  ${failed.join('\n  ')}")
+        }
+    }
 }

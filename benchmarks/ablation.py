@@ -22,7 +22,8 @@ from benchmarks import cells
 from benchmarks.draws import N_DRAWS, add_draws
 from benchmarks.markdown import markdown
 from benchmarks.scoring import SAMPLE, Z90, dense, joint, score
-from stmcdi_cli.model.device import one_thread
+from stmcdi_cli.model.base import DrawOptions
+from stmcdi_cli.model.device import single_threaded
 from stmcdi_cli.model.latent.model import LatentModel
 from stmcdi_cli.model.tissue import Tissue
 
@@ -45,8 +46,8 @@ KEYS = ("case", "hidden", "seed", "variant")
 KINDS = {"0.2": "A fifth of the entries hidden", cells.SPOTS: "A fifth of the spots hidden, with all their entries"}
 VARIANTS = {
     "full": "**the default**",
-    "silent": "without what the networks learnt",
-    "fixed": "without diffusion: scores at their mean, counting noise alone",
+    "no network": "without the trained networks",
+    "fixed": "without diffusion: latents at their mean, counting noise alone",
     "gaussian": "without diffusion and counting noise: a Gaussian per gene around the mean",
     "linear": "linear link alone",
     "log": "log link alone",
@@ -72,7 +73,7 @@ def main() -> None:
 
             if not options.again and len(others(load())) < len(load()):
                 continue
-            with one_thread():
+            with single_threaded():
                 found = [cell | row for row in ablate(case, hidden, options.seed)]
             rows = others(load()) + found
             save(rows)
@@ -90,13 +91,13 @@ def ablate(case: str, hidden: str, seed: int) -> Iterator[dict[str, str]]:
     model = fit(tissue)
     made = {
         "full": (model, tissue, None),
-        "silent": (model, tissue, silence),
+        "no network": (model, tissue, reset),
         "fixed": (model, tissue, fix),
         "gaussian": (model, tissue, None),
         "linear": (model, tissue, lambda model: weigh(model, 0.0)),
         "log": (model, tissue, lambda model: weigh(model, 1.0)),
         "no graph": (None, replace(tissue, graph=alone), None),
-        "no counts": (None, replace(tissue, scale=None), None),
+        "no counts": (None, replace(tissue, count_scale=None), None),
     }
     with tempfile.TemporaryDirectory() as scratch:
         for variant, (fitted, data, change) in made.items():
@@ -123,7 +124,7 @@ def ablate(case: str, hidden: str, seed: int) -> Iterator[dict[str, str]]:
 def fit(tissue: Tissue) -> LatentModel:
     """The default preset, as `train` would build and fit it."""
     config = yaml.safe_load((resources.files("stmcdi_cli") / "presets" / "default.yaml").read_text("utf-8"))
-    model = LatentModel({**config, "scale": tissue.scale}, tissue.genes)
+    model = LatentModel({**config, "scale": tissue.count_scale}, tissue.genes)
     model.fit(tissue, seed=0, device=CPU, report=lambda row: None)
     return model
 
@@ -138,7 +139,7 @@ def copy_of(model: LatentModel) -> LatentModel:
 def impute(model: LatentModel, tissue: Tissue, masked: ad.AnnData) -> ad.AnnData:
     """What `stmcdi impute` writes by default."""
     model.prepare(tissue, device=CPU)
-    draws = model.draw(np.arange(tissue.n_spots), n_samples=50, seed=0, sampler="dpm", n_steps=None)
+    draws = model.draw(np.arange(tissue.n_spots), DrawOptions(n_samples=50, seed=0, sampler="dpm"))
     hidden = tissue.missing.toarray()
     low, median, high = np.quantile(draws.samples, (draws.tail, 0.5, 1 - draws.tail), axis=0).astype(np.float32)
     imputed = ad.AnnData(masked.X, obs=masked.obs[[]], var=masked.var[[]])
@@ -149,9 +150,9 @@ def impute(model: LatentModel, tissue: Tissue, masked: ad.AnnData) -> ad.AnnData
     return imputed
 
 
-def silence(model: LatentModel) -> None:
-    for member in model.members:
-        member.silence()
+def reset(model: LatentModel) -> None:
+    for branch in model.branches:
+        branch.reset_to_posterior()
 
 
 def weigh(model: LatentModel, share: float) -> None:
@@ -159,23 +160,23 @@ def weigh(model: LatentModel, share: float) -> None:
 
 
 def fix(model: LatentModel) -> None:
-    """Take every score at the encoder's mean."""
-    for member in model.members:
+    """Take every latent at the encoder's mean."""
+    for branch in model.branches:
 
-        def expect(spots, pairs, *, member=member, **_):
-            centre, _, _ = member._told(spots)
-            expected = member.graph.decoder(member._tissue.depth[spots])(centre)
+        def draw_expected(spots, pairs, options, branch=branch):
+            centre, _, _ = branch._condition(spots)
+            expected = branch.encoder.decoder(branch._tissue.depth[spots])(centre)
             for pair in pairs:
                 yield pair, expected, expected
 
-        member.expect = expect
+        branch.draw_expected = draw_expected
 
 
 def make_gaussian(imputed: ad.AnnData, model: LatentModel, tissue: Tissue) -> None:
     """Give each gene one standard deviation: that of its visible entries around what is expected of them; and draws."""
     spots = np.arange(tissue.n_spots)
-    scores = [member.graph.encode(tissue) for member in model.members]
-    expected = np.average(model._expected(spots, scores, tissue), axis=0, weights=model.weights.numpy())
+    latents = [branch.encoder.encode(tissue) for branch in model.branches]
+    expected = np.average(model._expected(spots, latents, tissue), axis=0, weights=model.weights.numpy())
     visible = ~tissue.missing.toarray()
     residual = np.where(visible, tissue.x.toarray() - expected, 0)
     sd = np.sqrt((residual**2).sum(0) / np.maximum(visible.sum(0), 1))

@@ -13,7 +13,7 @@ import torch
 
 from benchmarks.scoring import SAMPLE
 from stmcdi_cli.model import save_load
-from stmcdi_cli.model.base import ImputationModel
+from stmcdi_cli.model.base import DrawOptions, ImputationModel
 from stmcdi_cli.model.tissue import Tissue
 
 N_DRAWS = 20
@@ -23,7 +23,7 @@ SEED = 1000  # none that imputing itself has used
 def add_draws(model: ImputationModel, tissue: Tissue, imputed: ad.AnnData) -> None:
     """Draw the missing entries of a prepared tissue anew and add each draw as a layer, in random order."""
     spots = np.arange(tissue.n_spots)
-    draws = model.draw(spots, n_samples=N_DRAWS, seed=SEED, sampler="dpm", n_steps=None)
+    draws = model.draw(spots, DrawOptions(n_samples=N_DRAWS, seed=SEED, sampler="dpm"))
     for i, k in enumerate(np.random.default_rng(0).permutation(N_DRAWS)):
         values = sp.csr_matrix(np.where(tissue.missing.toarray(), draws.samples[k], 0))
         imputed.layers[f"{SAMPLE}{i:02d}"] = values

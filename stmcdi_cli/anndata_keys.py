@@ -1,5 +1,8 @@
 """Every AnnData key the steps read or write (the file contract, docs/output.md)."""
 
+X = None  # X, wherever matrices go by their names: a layer may be called "X"
+RAW_X = "raw/X"  # likewise; the name of a layer has no slash
+
 SPATIAL = "spatial"  # obsm: spot coordinates
 COUNTS = "counts"  # layer: raw counts as they came
 MISSING = "missing"  # layer: bool, True = no value here; X holds 0 there

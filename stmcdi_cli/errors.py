@@ -1,4 +1,4 @@
-"""What can go wrong that is not our fault, and the exit code each ends in."""
+"""Errors that the user can do something about, and the exit code of each."""
 
 import os
 from contextlib import contextmanager
@@ -9,19 +9,19 @@ if TYPE_CHECKING:
 
 
 class StmcdiError(Exception):
-    """An error whose message is all the user needs: what is wrong, where, and what to do."""
+    """An error whose message says what is wrong, where, and what to do; the command line prints no traceback."""
 
     exit_code = 1
 
 
 class InputError(StmcdiError):
-    """Bad input or bad usage."""
+    """Wrong input or wrong usage."""
 
     exit_code = 2
 
 
 class OptionError(InputError):
-    """An option has a value that cannot be used, whatever the input holds."""
+    """An option has a value that is wrong for any input."""
 
 
 class DeviceMemoryError(StmcdiError):
@@ -31,9 +31,9 @@ class DeviceMemoryError(StmcdiError):
 
 
 class Stopped(StmcdiError):
-    """A signal asked the process to end, and it has written where it stands.
+    """A signal asked the process to end, and it has written a checkpoint.
 
-    The exit code is 128 and the signal's number, as in shells; the workflow retries on it.
+    The exit code is 128 plus the signal's number, as in shells; the workflow retries on it.
     """
 
     def __init__(self, message: str, exit_code: int) -> None:
@@ -41,16 +41,38 @@ class Stopped(StmcdiError):
         self.exit_code = exit_code
 
     def __str__(self) -> str:
-        """Only what there is to read."""
+        """Give the message alone."""
         return str(self.args[0])
 
 
+def one_line(text: object, most: int = 200) -> str:
+    """Give a text, or an error's message, as one line of at most ``most`` characters."""
+    return " ".join(str(text).split())[:most]
+
+
 @contextmanager
-def naming(path: str | os.PathLike[str]) -> "Iterator[None]":
-    """Put the file's name before the message of an error that is about its content."""
+def in_file(path: str | os.PathLike[str], wrong: str = "", remedy: str = "") -> "Iterator[None]":
+    """Name the file in errors about its content.
+
+    Parameters
+    ----------
+    path
+        The file, or what the user calls the input.
+    wrong, remedy
+        What any other exception means, where a file is read: what is wrong, and what to do.
+
+    Raises
+    ------
+    InputError
+        The error of the block, after the file's name. An `OptionError` is not about the file and stays as it is.
+    """
     try:
         yield
-    except OptionError:
-        raise
     except InputError as error:
+        if isinstance(error, OptionError) or str(error).startswith(f"{path}: "):
+            raise
         raise InputError(f"{path}: {error}") from error
+    except Exception as error:
+        if not wrong or isinstance(error, StmcdiError):
+            raise
+        raise InputError(f"{path}: {wrong} ({one_line(error)}); {remedy}") from error

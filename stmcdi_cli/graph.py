@@ -9,24 +9,6 @@ from scipy.spatial import Delaunay, KDTree, QhullError
 from stmcdi_cli.errors import InputError
 from stmcdi_cli.resources import n_workers
 
-
-def nearest(xy: np.ndarray, section: np.ndarray, k: int) -> sp.csr_matrix:
-    """Join each spot to the k nearest others of its section, or to all where there are fewer; CSR float32 [n, n]."""
-    rows, columns = [np.empty(0, int)], [np.empty(0, int)]
-    for code in np.unique(section):
-        spots = np.flatnonzero(section == code)
-        size = min(k, len(spots) - 1)
-        if size < 1:
-            continue
-        found = KDTree(xy[spots]).query(xy[spots], size + 1)[1]
-        itself = found == np.arange(len(spots))[:, None]
-        itself[~itself.any(1), -1] = True  # crowded out by spots at the same place
-        rows.append(np.repeat(spots, size))
-        columns.append(spots[found[~itself]])
-    row, column = np.concatenate(rows), np.concatenate(columns)
-    return sp.csr_matrix((np.ones(len(row), np.float32), (row, column)), shape=(len(xy),) * 2)
-
-
 GRID_REACH = 1.3
 """Neighbours on a grid lie within this many unit spacings: the next are at sqrt(2) (square) or sqrt(3) (hexagonal)."""
 MOST_NEIGHBORS = 1000
@@ -41,9 +23,46 @@ class Edges(NamedTuple):
     length: np.ndarray
 
 
-def _edges(xy: np.ndarray, method: str, n_neighbors: int, radius: float | None, n_rings: int) -> Edges:
-    if len(xy) < 2:
-        return Edges(np.empty(0, int), np.empty(0, int), np.empty(0))
+def edges(
+    xy: np.ndarray,
+    section: np.ndarray,
+    method: str = "knn",
+    n_neighbors: int = 5,
+    radius: float | None = None,
+    n_rings: int = 1,
+) -> Edges:
+    """Join spots to their neighbours; no edge crosses sections.
+
+    Parameters
+    ----------
+    xy
+        Coordinates [n, 2 or 3].
+    section
+        Integer code of each spot's section [n].
+    method, n_neighbors, radius, n_rings
+        See `build_graph`.
+
+    Raises
+    ------
+    InputError
+        The radius gives too many neighbours.
+    """
+    parts = [Edges(np.empty(0, int), np.empty(0, int), np.empty(0))]
+    for code in np.unique(section):
+        spots = np.flatnonzero(section == code)
+        if len(spots) > 1:
+            found = _edges_of_section(xy[spots], method, n_neighbors, radius, n_rings)
+            parts.append(Edges(spots[found.source], spots[found.target], found.length))
+    return Edges(*map(np.concatenate, zip(*parts, strict=True)))
+
+
+def adjacency(edges: Edges, n_spots: int) -> sp.csr_matrix:
+    """Matrix with 1 for each edge, CSR float32 [n, n]."""
+    ones = np.ones(len(edges.source), np.float32)
+    return sp.csr_matrix((ones, (edges.source, edges.target)), shape=(n_spots, n_spots))
+
+
+def _edges_of_section(xy: np.ndarray, method: str, n_neighbors: int, radius: float | None, n_rings: int) -> Edges:
     if method == "knn":
         return _nearest(xy, n_neighbors)
     if method == "grid":
@@ -52,12 +71,12 @@ def _edges(xy: np.ndarray, method: str, n_neighbors: int, radius: float | None, 
     return _both_ways(xy, pairs)
 
 
-def _nearest(xy: np.ndarray, n_neighbors: int) -> Edges:
-    """Nearest spots of each spot, itself left out."""
-    k = min(n_neighbors, len(xy) - 1)
+def _nearest(xy: np.ndarray, k: int) -> Edges:
+    """Join each spot to the k nearest others, or to all where there are fewer."""
+    k = min(k, len(xy) - 1)
     length, target = KDTree(xy).query(xy, k + 1, workers=n_workers())
     itself = target == np.arange(len(xy))[:, None]
-    itself[~itself.any(1), -1] = True  # crowded out by spots at the same place: leave out the last one instead
+    itself[~itself.any(1), -1] = True  # not found, because k + 1 others are at the same place: leave out the last one
     source = np.repeat(np.arange(len(xy)), k)
     return Edges(source, target[~itself], length[~itself])
 

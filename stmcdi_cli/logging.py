@@ -1,138 +1,143 @@
-"""What a step says on stderr while it works: plain lines, or one JSON object per line (``--json-log``)."""
+"""How log records reach stderr: one line of text each, or one JSON object each (``--json-log``).
 
-import io
+Every module logs to ``logging.getLogger(__name__)``, below the logger ``stmcdi_cli``: notes and progress at level INFO,
+details at DEBUG. The command line writes all records and Python warnings to stderr (`on_stderr`). In Python, notes and
+progress are written to stderr as well, until the application configures logging: then they go where it wants them.
+"""
+
 import json
 import logging
 import os
 import sys
 import time
-from dataclasses import dataclass
-from typing import Any, TextIO
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TextIO
+
+PACKAGE = "stmcdi_cli"
 
 
-@dataclass
+@dataclass(frozen=True)
 class Settings:
-    """How much is said, and how; set by the command line.
+    """What is logged, and how.
 
     Attributes
     ----------
     step
-        Name of the command.
-    quiet
-        Errors only.
-    verbose
-        Also what a step was asked to do and what it cost.
+        Name of the command, for JSON.
+    level
+        Least level of this package's records. Those of other packages need WARNING at least.
     json
         One JSON object per line.
     """
 
     step: str = ""
-    quiet: bool = False
-    verbose: bool = False
+    level: int = logging.INFO
     json: bool = False
 
 
-settings = Settings()
+_settings = Settings()
 
 
-def note(message: str, **fields: Any) -> None:
-    """Say something; `fields` are extra keys of the JSON object."""
-    if settings.quiet:
-        return
-    if isinstance(sys.stderr, JsonLines):
-        sys.stderr.entry(message, **fields)
-    else:
-        print(message, file=sys.stderr, flush=True)
+def configure(settings: Settings) -> None:
+    """Set what this process logs, and how."""
+    global _settings
+    _settings = settings
+    logging.getLogger(PACKAGE).setLevel(settings.level)
+    logging.getLogger().setLevel(max(settings.level, logging.WARNING))
 
 
-def detail(message: str, **fields: Any) -> None:
-    """Say something that only ``--verbose`` asks for."""
-    if settings.verbose:
-        note(message, **fields)
+def configuration() -> Settings:
+    """What this process logs now, and how; for `on_stderr` in another process."""
+    return replace(_settings, level=logging.getLogger(PACKAGE).getEffectiveLevel())
 
 
-def colourful(stream: TextIO) -> bool:
+@contextmanager
+def on_stderr(settings: Settings = _settings) -> Iterator[None]:
+    """Write all log records and Python warnings to stderr; at the end the logging is as it was before."""
+    global _settings
+    root, package = logging.getLogger(), logging.getLogger(PACKAGE)
+    before = _settings, root.level, package.level
+    handler = StderrHandler()
+    root.addHandler(handler)
+    logging.captureWarnings(True)
+    try:
+        configure(settings)
+        yield
+    finally:
+        logging.captureWarnings(False)
+        root.removeHandler(handler)
+        _settings, root_level, package_level = before
+        root.setLevel(root_level)
+        package.setLevel(package_level)
+
+
+def shows_bars() -> bool:
+    """Whether progress is shown as a bar: on a terminal, unless it is to be JSON or nothing."""
+    return sys.stderr.isatty() and not _settings.json and logging.getLogger(PACKAGE).isEnabledFor(logging.INFO)
+
+
+def uses_colours(stream: TextIO) -> bool:
     """Whether colours belong on a stream: on a terminal, unless NO_COLOR is set (no-color.org)."""
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
-class JsonLines(io.TextIOBase):
-    """Stands in for stderr: whatever is printed there, by us or by a library, becomes JSON, a line at a time.
+class TextFormatter(logging.Formatter):
+    """A line of text: what is said, after the name of the logger where another package says it."""
 
-    Parameters
-    ----------
-    stream
-        The real stderr.
-    step
-        Name of the command.
-    """
-
-    def __init__(self, stream: TextIO, step: str) -> None:
-        self.stream, self.step, self.rest = stream, step, ""
-
-    def entry(self, message: str, level: str = "info", **fields: Any) -> None:
-        """Write one object: time (UTC), level, step, message and whatever else is known."""
-        if settings.quiet and level != "error":
-            return
-        now = time.time()
-        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now % 1 * 1000):03d}Z"
-        line = {"time": stamp, "level": level, "step": self.step, "message": message, **fields}
-        self.stream.write(json.dumps(line, ensure_ascii=False) + "\n")
-        self.stream.flush()
-
-    def write(self, text: str) -> int:
-        """Take text; every whole line becomes an entry."""
-        *lines, self.rest = (self.rest + text).split("\n")
-        for line in lines:
-            if line.strip():
-                self.entry(line.strip())
-        return len(text)
-
-    def flush(self) -> None:
-        """Nothing waits but an unfinished line."""
-
-    def writable(self) -> bool:
-        """Always."""
-        return True
+    def format(self, record: logging.LogRecord) -> str:
+        """Give the record's text."""
+        text = super().format(record).rstrip()
+        named = record.name == "py.warnings" or record.name.startswith(PACKAGE)  # Python warnings name their place
+        return text if named else f"{record.name}: {text}"
 
 
-class Silence(io.TextIOBase):
-    """Stands in for stderr under ``--quiet``: what is printed there is dropped.
+class JsonFormatter(logging.Formatter):
+    """A JSON object: time (UTC), level, step, message, and the record's ``fields``."""
 
-    Parameters
-    ----------
-    stream
-        The real stderr, for errors.
-    """
-
-    def __init__(self, stream: TextIO) -> None:
-        self.stream = stream
-
-    def write(self, text: str) -> int:
-        """Drop it."""
-        return len(text)
-
-    def writable(self) -> bool:
-        """Always."""
-        return True
+    def format(self, record: logging.LogRecord) -> str:
+        """Give the record as JSON, in one line."""
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z"
+        line = {
+            "time": stamp,
+            "level": record.levelname.lower(),
+            "step": _settings.step,
+            "message": super().format(record).strip(),
+        }
+        return json.dumps(line | getattr(record, "fields", {}), ensure_ascii=False)
 
 
-def start(step: str, *, quiet: bool, verbose: bool, as_json: bool) -> None:
-    """Set how the step that begins now speaks."""
-    settings.step, settings.quiet, settings.verbose, settings.json = step, quiet, verbose and not quiet, as_json
-    if as_json:
-        sys.stderr = JsonLines(sys.stderr, step)
-    elif quiet:
-        sys.stderr = Silence(sys.stderr)
-    level = logging.INFO if settings.verbose else logging.ERROR if quiet else logging.WARNING
-    logging.basicConfig(level=level, format="%(name)s: %(message)s", stream=sys.stderr, force=True)
-    logging.getLogger().setLevel(logging.ERROR if quiet else logging.WARNING)
-    logging.getLogger("stmcdi_cli").setLevel(level)
+class StderrHandler(logging.StreamHandler):
+    """Writes to what ``sys.stderr`` is at the moment, in the format that the settings ask for."""
+
+    text, json = TextFormatter(), JsonFormatter()
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)  # that of StreamHandler keeps today's sys.stderr
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        """Where it writes."""
+        return sys.stderr
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Give the record as text or as JSON."""
+        return (self.json if _settings.json else self.text).format(record)
 
 
-def stop() -> None:
-    """Give stderr back."""
-    if isinstance(sys.stderr, JsonLines | Silence):
-        sys.stderr = sys.stderr.stream
-    logging.getLogger("stmcdi_cli").setLevel(logging.NOTSET)
-    settings.__init__()  # type: ignore[misc]
+class DefaultHandler(StderrHandler):
+    """Writes records of this package to stderr while the application has not configured logging."""
+
+    def filter(self, record: logging.LogRecord) -> bool:  # type: ignore[override]
+        """Whether nothing else writes the record."""
+        return not logging.getLogger().handlers and bool(super().filter(record))
+
+
+def show_by_default() -> None:
+    """Write notes and progress to stderr from now on; what the application has set for the package's logger is kept."""
+    logger = logging.getLogger(PACKAGE)
+    if not logger.handlers:
+        logger.addHandler(DefaultHandler())
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.INFO)

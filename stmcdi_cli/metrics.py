@@ -13,6 +13,7 @@ from scipy.special import ndtr
 from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import validation
 from stmcdi_cli.errors import InputError
+from stmcdi_cli.provenance import parameters_of, record_of
 from stmcdi_cli.sparse import (
     add_columns,
     by_rows,
@@ -264,11 +265,11 @@ def _cosine(product: float, one: float, other: float) -> float:
 
 def _on_scale_of(imputed: "AnnData", truth: "AnnData", values: sp.csr_matrix, rows: slice) -> sp.csr_matrix:
     """Do to the truth what ``normalize`` did to the imputed file after the values were hidden, if it did."""
-    done = imputed.uns.get(keys.PROVENANCE, {}).get("normalize")
-    if done is None or "normalize" in truth.uns.get(keys.PROVENANCE, {}) or done["parameters"]["skip"]:
+    done = parameters_of(imputed, "normalize")
+    if not done or record_of(truth, "normalize") or done["skip"]:
         return values
     size_factor = imputed.obs[keys.SIZE_FACTOR].to_numpy(np.float64)[rows]
-    return scale_rows(values, size_factor, log=bool(done["parameters"]["log"]))
+    return scale_rows(values, size_factor, log=bool(done["log"]))
 
 
 def _none_if_nan(values: np.ndarray) -> float | None:

@@ -1,11 +1,13 @@
 """Progress of long work: a bar on a terminal, now and then a plain line in a log file."""
 
-import sys
+import logging
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
-from stmcdi_cli.logging import note
+from stmcdi_cli.logging import shows_bars
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -29,7 +31,7 @@ def progress(items: Iterable[T], total: int, label: str, unit: str, *, quiet: bo
     if quiet:
         yield from items
         return
-    if sys.stderr.isatty():
+    if shows_bars():
         from tqdm import tqdm
 
         yield from tqdm(items, total=total, desc=label, unit=unit, leave=False)
@@ -41,7 +43,8 @@ def progress(items: Iterable[T], total: int, label: str, unit: str, *, quiet: bo
             rate = done / (now - began)
             left = (total - done) / rate
             line = f"{label}: {unit} {done}/{total}, {rate:.1f}/s, {left:.0f} s left"
-            note(line, done=done, total=total, rate=round(rate, 3), seconds_left=round(left, 1))
+            fields = {"done": done, "total": total, "rate": round(rate, 3), "seconds_left": round(left, 1)}
+            logger.info("%s", line, extra={"fields": fields})
             last = now
         yield item
 
@@ -68,7 +71,7 @@ class Meter:
         if self.quiet:
             return
         said = {name: f"{value:.6g}" for name, value in numbers.items()}
-        if sys.stderr.isatty():
+        if shows_bars():
             from tqdm import tqdm
 
             self.bar = self.bar or tqdm(desc=self.label, unit=self.unit, total=total, initial=done, leave=False)
@@ -84,7 +87,7 @@ class Meter:
                 rate = (done - first) / (now - began)
                 parts += [f"{rate:.1f}/s", f"{(total - done) / rate:.0f} s left at most"]
                 fields |= {"rate": round(rate, 3), "seconds_left": round((total - done) / rate, 1)}
-            note(f"{self.label}: {', '.join(parts)}", **fields)
+            logger.info("%s: %s", self.label, ", ".join(parts), extra={"fields": fields})
             self.shown, self.last = self.shown + 1, now
 
     def __enter__(self) -> "Meter":

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
-def _digest(adata: "AnnData") -> str:
+def data_digest(adata: "AnnData") -> str:
     """Tell data apart, by all that a model sees of them; in memory or on disk, whatever is read at a time."""
     digests = [hashlib.blake2b(digest_size=16) for _ in range(7)]
     for name, three in ((None, digests[:3]), (keys.MISSING, digests[3:6])):
@@ -41,6 +41,16 @@ def checksum(path: str | os.PathLike[str]) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def record_of(adata: "AnnData", step: str) -> dict[str, Any]:
+    """Record of a step in ``uns['stmcdi']``; empty where it was not run."""
+    return adata.uns.get(keys.PROVENANCE, {}).get(step, {})
+
+
+def parameters_of(adata: "AnnData", step: str) -> dict[str, Any]:
+    """Parameters that a step was run with; empty where it was not run."""
+    return record_of(adata, step).get("parameters", {})
+
+
 def record(adata: "AnnData", step: str, parameters: Mapping[str, Any]) -> None:
     """Note in ``uns['stmcdi'][step]`` the version and the parameters a step ran with (None means: not given)."""
     entry = {"version": __version__, "parameters": {k: _plain(v) for k, v in parameters.items() if v is not None}}
@@ -55,4 +65,4 @@ def note_input(step: str, path: str | os.PathLike[str], *results: "AnnData") -> 
     """Add the checksum of the file a step read to the records of what it made."""
     found = checksum(path)
     for adata in results:
-        adata.uns[keys.PROVENANCE][step]["input_sha256"] = found
+        record_of(adata, step)["input_sha256"] = found

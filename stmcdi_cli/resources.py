@@ -57,13 +57,16 @@ def granted() -> int:
 
 
 def resident() -> int:
-    """Bytes that this process holds now (where the system tells only the peak: at most)."""
+    """Bytes that this process holds now; where the system tells only the peak, the peak."""
     pages = _text(Path("/proc/self/statm")).split()
-    if len(pages) > 1:
-        return int(pages[1]) * os.sysconf("SC_PAGE_SIZE")
+    return int(pages[1]) * os.sysconf("SC_PAGE_SIZE") if len(pages) > 1 else peak()
+
+
+def peak() -> int:
+    """Most bytes that this process has held; 0 on Windows, which does not tell."""
     try:
         import resource
-    except ImportError:  # not on Windows
+    except ImportError:
         return 0
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 

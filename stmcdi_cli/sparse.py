@@ -8,7 +8,7 @@ import scipy.sparse as sp
 
 from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import resources
-from stmcdi_cli.errors import InputError
+from stmcdi_cli.errors import InputError, one_line
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -43,8 +43,7 @@ def rows_of(matrix: Any, rows: slice) -> Any:
     try:
         return _csr_rows(matrix.group, matrix.shape, rows) if hasattr(matrix, "group") else matrix[rows]
     except Exception as error:  # whatever h5py and scipy trip over, the file is what is wrong
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"a matrix cannot be read ({reason}); write the file again with anndata") from error
+        raise InputError(f"a matrix cannot be read ({one_line(error)}); write the file again with anndata") from error
 
 
 def _csr_rows(group: Any, shape: tuple[int, int], rows: slice) -> sp.csr_matrix:

@@ -1,4 +1,8 @@
-"""Small validators, all with one message form: expected this, found that; what to do."""
+"""Checks of options and of data; every error says what was expected, what was found, and what to do.
+
+The first part checks options, the second what a step needs, and the third (`check`) what any file may hold: it may come
+from another program, or be damaged.
+"""
 
 from collections.abc import Collection, Iterator, Mapping
 from numbers import Integral
@@ -16,8 +20,23 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
-FARTHEST = 1e100
-"""Coordinates as large as this are as good as infinite: their distances are."""
+MAX_COORDINATE = 1e100
+"""Coordinates must be smaller than this, so that products of distances stay finite."""
+
+PARAMETER_TYPES: dict[str, type | tuple[type, ...]] = {
+    "skip": (bool, np.bool_),
+    "log": (bool, np.bool_),
+    "shard": str,
+    "device": str,
+    "target": str,
+    "method": str,
+    "section_key": str,
+    "n_samples": Integral,
+}
+"""Recorded parameters that later steps read, and their types."""
+
+
+# Options
 
 
 def at_least(name: str, value: float, least: float) -> None:
@@ -44,8 +63,11 @@ def one_of(name: str, value: Any, choices: Collection[Any]) -> None:
         raise OptionError(f"expected `{name}` to be one of {', '.join(map(str, choices))}, found `{value}`")
 
 
+# What a step needs
+
+
 def table(adata: "AnnData") -> None:
-    """Refuse a file with too few spots, no genes, or names that do not tell spots or genes apart."""
+    """Refuse fewer than 2 spots, no genes, or repeated names."""
     if adata.n_obs < 2:
         raise InputError(f"expected at least 2 spots, found {adata.n_obs}; check the filter that made this file")
     if adata.n_vars < 1:
@@ -60,7 +82,7 @@ def table(adata: "AnnData") -> None:
 
 
 def coordinates(adata: "AnnData") -> np.ndarray:
-    """Give spot coordinates (spots x 2 or 3, float64); refuse absent, misshapen, NaN or infinite ones."""
+    """Give the coordinates of the spots (spots x 2 or 3, float64); refuse none, another shape, NaN or infinite ones."""
     if keys.SPATIAL not in adata.obsm:
         raise InputError(f"expected spot coordinates in obsm['{keys.SPATIAL}'], found none; add them to the file")
     try:
@@ -71,19 +93,13 @@ def coordinates(adata: "AnnData") -> np.ndarray:
         raise InputError(
             f"expected obsm['{keys.SPATIAL}'] to have 2 or 3 columns, found shape {xy.shape}; keep x and y"
         )
-    bad = ~(np.abs(xy) < FARTHEST).all(1)
+    bad = ~(np.abs(xy) < MAX_COORDINATE).all(1)
     if bad.any():
         raise InputError(
             f"expected finite coordinates in obsm['{keys.SPATIAL}'], found NaN or infinite ones at {bad.sum()} spots "
             f"(first {adata.obs_names[bad][0]}); remove these spots or correct them"
         )
     return xy
-
-
-def expression(matrix: sp.csr_matrix, where: str) -> None:
-    """Refuse infinite or negative values, and a matrix that is zero everywhere."""
-    values(matrix, where)
-    some_value(matrix.nnz, where)
 
 
 def values(matrix: sp.csr_matrix, where: str) -> None:
@@ -119,7 +135,7 @@ def counts(matrix: sp.csr_matrix, where: str) -> None:
 
 
 def sections(adata: "AnnData", section_key: str | None) -> np.ndarray:
-    """Give the section of every spot as an integer code; all 0 without ``section_key``."""
+    """Give the section of every spot as an integer, from 0; all 0 without ``section_key``."""
     if section_key is None:
         return np.zeros(adata.n_obs, dtype=int)
     if section_key not in adata.obs:
@@ -134,33 +150,17 @@ def sections(adata: "AnnData", section_key: str | None) -> np.ndarray:
     return labels.astype("category").cat.codes.to_numpy()
 
 
-def some(names: Collection[Any], most: int = 3) -> str:
-    """Name the first few of many."""
-    shown = ", ".join(str(name) for name in list(names)[:most])
-    return f"{shown}, ... ({len(names)} in all)" if len(names) > most else shown or "none"
-
-
-PARAMETERS: dict[str, type | tuple[type, ...]] = {
-    "skip": (bool, np.bool_),
-    "log": (bool, np.bool_),
-    "shard": str,
-    "device": str,
-    "target": str,
-    "method": str,
-    "section_key": str,
-    "n_samples": Integral,
-}
-"""Recorded parameters that later steps read, and what they are."""
+# What any file may hold
 
 
 def check(adata: "AnnData") -> None:
-    """Refuse what no step can work with; matrices that are still on disk are checked as they are read.
+    """Refuse what no step can work with; the values of matrices on disk are checked when they are read.
 
     Raises
     ------
     InputError
-        A name has control characters, a matrix is none of numbers, its sparse structure is broken, or a column or
-        record of an earlier step is not what that step writes.
+        A name has control characters, a matrix holds other things than numbers, its sparse structure is invalid, or a
+        column or record of an earlier step is not what that step writes.
     """
     for what, names in (("spot", adata.obs_names), ("gene", adata.var_names)):
         odd = [name for name in map(str, names) if not name.isprintable()]
@@ -195,10 +195,10 @@ def _check_matrix(matrix: Any, where: str) -> None:
 
 
 def _kind(matrix: Any) -> str:
-    """Kind of a matrix's values, as numpy has it; of objects where there are none to be found."""
+    """Give numpy's letter for the type of a matrix's values; O (objects) if it has no type."""
     try:
         return matrix.dtype.kind
-    except (AttributeError, KeyError):  # no matrix; or one on disk without its parts
+    except (AttributeError, KeyError):  # not a matrix, or one on disk that lacks its data
         return "O"
 
 
@@ -237,5 +237,11 @@ def _is_record(entry: Mapping[str, Any]) -> bool:
         isinstance(entry.get("version"), str)
         and isinstance(entry.get("input_sha256", ""), str)
         and isinstance(parameters, Mapping)
-        and all(isinstance(parameters[name], kind) for name, kind in PARAMETERS.items() if name in parameters)
+        and all(isinstance(parameters[name], kind) for name, kind in PARAMETER_TYPES.items() if name in parameters)
     )
+
+
+def some(names: Collection[Any], most: int = 3) -> str:
+    """Give the first few of many names, and how many there are."""
+    shown = ", ".join(str(name) for name in list(names)[:most])
+    return f"{shown}, ... ({len(names)} in all)" if len(names) > most else shown or "none"

@@ -4,17 +4,18 @@ import json
 import re
 import time
 
+import pytest
 from helpers import on_terminal
 
-from stmcdi_cli import logging
+from stmcdi_cli.logging import Settings, on_stderr
 from stmcdi_cli.progress import Meter, progress
 
 
-def test_progress_in_a_log_is_a_plain_line_now_and_then(capsys, monkeypatch):
+def test_progress_in_a_log_is_a_plain_line_now_and_then(caplog, monkeypatch):
     clock = iter(range(0, 1000, 4))
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     assert list(progress(range(10), 10, "impute", "batch")) == list(range(10))
-    lines = capsys.readouterr().err.splitlines()
+    lines = caplog.messages
     assert lines[0] == "impute: batch 3/10, 0.2/s, 28 s left" and len(lines) == 3
     assert not any("\r" in line or "\x1b" in line for line in lines)
 
@@ -22,11 +23,8 @@ def test_progress_in_a_log_is_a_plain_line_now_and_then(capsys, monkeypatch):
 def test_progress_in_a_json_log_has_numbers(capsys, monkeypatch):
     clock = iter(range(0, 1000, 4))
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
-    logging.start("impute", quiet=False, verbose=False, as_json=True)
-    try:
+    with on_stderr(Settings("impute", json=True)):
         list(progress(range(4), 4, "impute", "batch"))
-    finally:
-        logging.stop()
     line = json.loads(capsys.readouterr().err)
     assert (line["done"], line["total"], line["seconds_left"]) == (3, 4, 4.0)
 
@@ -54,17 +52,23 @@ with Meter('train', 'epoch') as meter:
 """
 
 
+@pytest.mark.parametrize("settings", ["json=True", "level=40"])
+def test_on_a_terminal_json_and_quiet_have_no_bar(settings):
+    said = on_terminal(f"from stmcdi_cli.logging import Settings, configure; configure(Settings({settings})){BAR}")
+    assert said == ""
+
+
 def test_training_on_a_terminal_is_a_bar_too():
     said = on_terminal(METER)
     assert re.search(r"train: +\d+%\|.*\| \d+/40 \[\d\d:\d\d<\d\d:\d\d, +[\d.]+epoch/s, loss=0\.\d+\]", said), said
 
 
-def test_training_in_a_log_is_a_plain_line_now_and_then(capsys, monkeypatch):
+def test_training_in_a_log_is_a_plain_line_now_and_then(caplog, monkeypatch):
     clock = iter(range(0, 1000, 4))
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     with Meter("train", "epoch") as meter:
         for epoch in range(8):
             meter.show(epoch, 20, loss=0.5)
-    lines = capsys.readouterr().err.splitlines()
+    lines = caplog.messages
     assert lines[:2] == ["train: epoch 0, loss 0.5", "train: epoch 1, loss 0.5, 0.2/s, 76 s left at most"]
     assert [line.split(",")[0] for line in lines[2:]] == ["train: epoch 2", "train: epoch 5"]

@@ -61,6 +61,9 @@ def _python_lines(tree: ast.AST) -> Iterator[str]:
             if isinstance(target, ast.Name)
         }
         for node in ast.walk(function):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "in_file" and len(node.args) == 3:
+                path, wrong, remedy = (_text(argument, {}) for argument in node.args)
+                yield f"{path}: {wrong} (<reason>); {remedy}"
             if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and node.exc.args:
                 name = (
                     node.exc.func.attr if isinstance(node.exc.func, ast.Attribute) else getattr(node.exc.func, "id", "")
@@ -92,6 +95,8 @@ def _variable(node: ast.expr) -> str:
         from stmcdi_cli import anndata_keys
 
         return str(getattr(anndata_keys, node.attr, f"<{node.attr.lower()}>"))
+    if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "one_line":
+        return "<reason>"
     if isinstance(node, ast.Attribute):
         return f"<{node.attr.strip('_').replace('_', ' ')}>"
     names = [part.attr for part in ast.walk(node) if isinstance(part, ast.Attribute)]

@@ -5,31 +5,80 @@ def parametersOf(schema) {
     schema['$defs'].values().collectEntries { group -> group.properties }
 }
 
+// The parameters of the schema, each with the type it has there. Nextflow 26.04 hands what is typed on the command line over
+// as text; earlier ones guess a type, so that a string may arrive as a number.
+def typedParameters(params, schema) {
+    parametersOf(schema)
+        .findAll { name, _rule -> params.containsKey(name) }
+        .collectEntries { name, rule -> [name, typedValue(params[name], rule.type)] }
+}
+
+// A value in its type; what cannot be converted stays as it is, to be refused.
+def typedValue(value, type) {
+    def text = value.toString()
+    def isFlag = text.toLowerCase() in ['true', 'false']
+    if (value == null || (value instanceof CharSequence ? !text : value instanceof Map || value instanceof List)) {
+        return value
+    }
+    if (type == 'boolean') {
+        return isFlag ? text.toBoolean() : value
+    }
+    if (type == 'integer' && text.isLong()) {
+        return text.isInteger() ? text.toInteger() : text.toLong()
+    }
+    if (type == 'number' && text.isBigDecimal()) {
+        return text.toBigDecimal()
+    }
+    // A string parameter without its value arrives as `true`, which is refused.
+    type == 'string' ? (isFlag ? text.toBoolean() : text) : value
+}
+
+// Names of the parameters that are typed on the command line or stand in a -params-file. What a configuration sets may be
+// meant for other pipelines.
+def chosenParameters(params, commandLine) {
+    def session = nextflow.Global.session
+    if (session.hasProperty('cliParams')) {
+        return session.cliParams ? session.cliParams.keySet() : [] // from Nextflow 25.10
+    }
+    // The values that look like options (--cluster_options='--account=lab') are taken out first.
+    def words = params.values()
+        .findAll { value -> value.toString().contains('--') }
+        .inject(commandLine) { line, value -> line.replace(value.toString(), '') }
+        .tokenize()
+        .collect { word -> word.replaceAll(/['"]/, '') }
+    def typed = words.findAll { word -> word.startsWith('--') }.collect { word -> word.drop(2).tokenize('=.')[0] }
+    typed.findAll { name -> name } + namesInFile(words)
+}
+
+// The names at the top of the -params-file, JSON or YAML.
+def namesInFile(words) {
+    def option = words.findIndexOf { word -> word == '-params-file' }
+    def joined = words.find { word -> word.startsWith('-params-file=') }
+    def named = joined ? joined.drop(13) : option >= 0 ? words[option + 1] : System.getenv('NXF_PARAMS_FILE')
+    if (!named || !file(named).exists()) {
+        return []
+    }
+    named.endsWith('.json')
+        ? new groovy.json.JsonSlurper().parseText(file(named).text).keySet().toList()
+        : file(named).readLines().collect { line -> line =~ /^["']?([\w-]+)["']?\s*:/ }.findResults { key -> key ? key[0][1] : null }
+}
+
 // What is wrong with the parameters, in one line; null where nothing is. Unknown names come first: a mistyped
 // parameter is why another one is missing.
-def firstFault(params, schema) {
+def validateParameters(parameters, chosen, schema) {
     def known = parametersOf(schema)
     def required = schema['$defs'].values().collectMany { group -> group.required ?: [] }
-    def unknown = params.keySet().findAll { name -> !known.containsKey(name) }
-    def absent = required.findAll { name -> params[name] == null }
-    def faults = unknown.findResults { name -> unknownName(name, params, known) } +
+    def unknown = chosen.findAll { name -> !known.containsKey(name) }
+    def absent = required.findAll { name -> parameters[name] == null }
+    def faults = unknown.collect { name -> unknownName(name, known) } +
         absent.collect { name -> "--${name} is required: ${known[name].description}" } +
-        known.findResults { name, rule -> params[name] == null ? null : wrongValue(name, params[name], rule) }
-    faults ? faults.first() : null
+        known.findResults { name, rule -> parameters[name] == null ? null : invalidValue(name, parameters[name], rule) }
+    faults ? faults.first().toString() : null
 }
 
-def unknownName(name, params, known) {
-    // Nextflow adds a camelCase twin to a name with dashes; the name as it was typed is the one to report.
-    def twins = params.keySet().findAll { other -> other.contains('-') && camelCase(other) == name }
-    if (twins) {
-        return null
-    }
+def unknownName(name, known) {
     def nearest = known.keySet().min { candidate -> editDistance(name.replace('-', '_'), candidate) }
     "unknown parameter --${name}; the nearest is --${nearest} (all of them: --help)"
-}
-
-def camelCase(name) {
-    name.replaceAll(/-([a-zA-Z0-9])/) { match -> match[1].toUpperCase() }
 }
 
 // Levenshtein distance.
@@ -46,23 +95,22 @@ def editDistance(left, right) {
     previous.last()
 }
 
-// The rules that our schema uses. Nextflow reads numbers and true/false from the command line by their looks, so a
-// string may arrive as a number; a flag without its value arrives as true.
-def wrongValue(name, value, rule) {
+// The rules that our schema uses.
+def invalidValue(name, value, rule) {
     def fits = [
-        string : { candidate -> !(candidate instanceof Boolean) },
+        string : { candidate -> candidate instanceof CharSequence },
         integer: { candidate -> candidate instanceof Integer || candidate instanceof Long },
-        number : { candidate -> candidate instanceof Number },
+        number : { candidate -> candidate instanceof BigDecimal },
         boolean: { candidate -> candidate instanceof Boolean },
     ]
     def a = rule.type == 'integer' ? 'an integer' : "a ${rule.type}"
     if (!fits[rule.type](value)) {
         return "--${name} needs ${a}, not '${value}'"
     }
-    if (rule['enum'] && !(value.toString() in rule['enum'])) {
+    if (rule['enum'] && !(value in rule['enum'])) {
         return "--${name} must be one of ${rule["enum"].join(', ')}, not '${value}'"
     }
-    if (rule.pattern && !(value.toString() =~ rule.pattern)) {
+    if (rule.pattern && !(value =~ rule.pattern)) {
         return "--${name} '${value}' does not have the form ${rule.pattern}"
     }
     if (rule.minimum != null && value < rule.minimum) {

@@ -13,6 +13,9 @@ include { STMCDI_TRAIN       } from '../modules/local/stmcdi/train/main'
 // A folder beside those of the tasks, for what outlives a task. Tasks get it as an input, so that containers see it, and
 // its date must not change, or -resume would run them again: hence folders within, to write to.
 def checkpointFolder() {
+    if (workflow.preview) {
+        return []
+    }
     def folder = workflow.workDir.resolve('stmcdi')
     if (folder.fileSystem != java.nio.file.FileSystems.default) {
         return [] // of a bucket a task gets a copy

@@ -1,4 +1,4 @@
-"""Comparison methods behind one interface: ``impute(data, *, seed)`` makes an `Estimate` of every entry."""
+"""Comparison methods with one interface: ``impute(data, *, seed)`` gives an `Estimate` of every entry."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,7 @@ from stmcdi_cli.baselines import (
     spatial_neighbors,
     vae,
 )
-from stmcdi_cli.baselines.base import Estimate, Visible
+from stmcdi_cli.baselines.base import DenseTissue, Estimate
 
 METHODS: dict[str, Callable[..., Estimate]] = {
     "gene-mean": gene_mean.impute,
@@ -25,4 +25,4 @@ METHODS: dict[str, Callable[..., Estimate]] = {
     "mlp": mlp.impute,
 }
 
-__all__ = ["METHODS", "Estimate", "Visible"]
+__all__ = ["METHODS", "Estimate", "DenseTissue"]

@@ -1,7 +1,7 @@
-"""What a comparison method may see, what it gives back, and the few sums most of them need.
+"""Input and output of the comparison methods, and the functions that several of them use.
 
-Matrices are dense here, spots x genes in single precision: a baseline wants to be short before it wants to be small.
-Nothing is ever spots x spots.
+Matrices are dense here, spots x genes in single precision, which keeps the methods short. No dense matrix is spots x
+spots.
 """
 
 from dataclasses import dataclass, replace
@@ -15,7 +15,8 @@ from torch import Tensor
 from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import validation
 from stmcdi_cli.errors import InputError
-from stmcdi_cli.graph import nearest
+from stmcdi_cli.graph import adjacency, edges
+from stmcdi_cli.model.gene_scaler import GeneScaler, gene_mean, gene_sd
 from stmcdi_cli.model.tissue import Tissue
 from stmcdi_cli.sparse import to_csr
 
@@ -24,15 +25,15 @@ if TYPE_CHECKING:
 
 
 BLOCK = 256
-"""Spots worked on at a time; fixed, so that no result depends on it."""
+"""Spots computed at a time; fixed, because the rounding of results may depend on it."""
 
 _PRIOR_ENTRIES = 20
 _PRIOR_NEIGHBORS = np.float32(3)
 
 
 @dataclass(frozen=True)
-class Visible:
-    """The visible part of a data set, and where the spots lie.
+class DenseTissue:
+    """The visible part of a data set as dense matrices, and the positions of the spots.
 
     Attributes
     ----------
@@ -55,8 +56,8 @@ class Visible:
     section: np.ndarray
 
     @classmethod
-    def from_anndata(cls, adata: "AnnData", section_key: str | None) -> "Visible":
-        """Take the visible part of an AnnData object; whatever it holds at missing entries is dropped here.
+    def from_anndata(cls, adata: "AnnData", section_key: str | None) -> "DenseTissue":
+        """Take the visible part of an AnnData object; values at missing entries are dropped here.
 
         Raises
         ------
@@ -71,13 +72,13 @@ class Visible:
         tissue = Tissue.from_anndata(_with_graph(adata, xy, section))
         return cls(tissue, tissue.x.toarray(), ~tissue.missing.toarray(), xy, section)
 
-    def without(self, hidden: np.ndarray) -> "Visible":
-        """Give the same with some visible entries hidden as well (bool [n, G])."""
+    def without(self, hidden: np.ndarray) -> "DenseTissue":
+        """Give the same tissue with some visible entries hidden as well (bool [n, G])."""
         x, seen = np.where(hidden, np.float32(0), self.x), self.seen & ~hidden
         return replace(self, tissue=self.tissue.without(sp.csr_matrix(hidden)), x=x, seen=seen)
 
     def nearest(self, k: int) -> sp.csr_matrix:
-        """Give the k spots of its section nearest to each spot, itself left out; 1 for each, CSR [n, n].
+        """Give the k spots of its section nearest to each spot, without itself; 1 for each, CSR [n, n].
 
         Raises
         ------
@@ -86,19 +87,19 @@ class Visible:
         """
         if self.xy is None:
             raise InputError(f"expected spot coordinates in obsm['{keys.SPATIAL}'], found none; add them to the file")
-        return nearest(self.xy, self.section, k)
+        return adjacency(edges(self.xy, self.section, n_neighbors=k), len(self.xy))
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a method makes of every entry.
+    """A method's estimate of every entry.
 
     Attributes
     ----------
     mean
         Expected value on ``X``'s scale, float32 [n, G].
     sd
-        Standard deviation of what would be observed there, noise included; [n, G] or [G].
+        Standard deviation of an observation there, noise included; [n, G] or [G].
     """
 
     mean: np.ndarray
@@ -111,83 +112,49 @@ def _with_graph(adata: "AnnData", xy: np.ndarray | None, section: np.ndarray) ->
 
     graph = adata.obsp[keys.CONNECTIVITIES] if keys.CONNECTIVITIES in adata.obsp else None
     if graph is None:
-        graph = sp.csr_matrix((adata.n_obs,) * 2, dtype=np.float32) if xy is None else nearest(xy, section, 5)
+        n = adata.n_obs
+        graph = sp.csr_matrix((n, n), dtype=np.float32) if xy is None else adjacency(edges(xy, section), n)
     layers = {keys.MISSING: adata.layers[keys.MISSING]} if keys.MISSING in adata.layers else None
     return anndata.AnnData(adata.X, obs=adata.obs, var=adata.var, layers=layers, obsp={keys.CONNECTIVITIES: graph})
-
-
-def gene_mean(x: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """Mean of each gene over its visible entries, float64 [G]; 0 where a gene has none."""
-    return (x * seen).sum(0, dtype=np.float64) / np.maximum(seen.sum(0), 1)
-
-
-def gene_sd(x: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """Standard deviation of each gene over its visible entries, float64 [G]."""
-    centred = (x - gene_mean(x, seen).astype(np.float32)) * seen
-    return np.sqrt((centred**2).sum(0, dtype=np.float64) / np.maximum(seen.sum(0), 1))
 
 
 def mean_over(neighbors: sp.csr_matrix, x: np.ndarray, seen: np.ndarray) -> np.ndarray:
     """Mean over the neighbours in which a gene is visible, float32 [n, G].
 
-    The gene's mean over all spots counts as much as 3 neighbours: that is better than without, and defined where the
-    gene is visible in none.
+    The gene's mean over all spots counts as much as 3 neighbours. This gives better results, and a value where the gene
+    is visible in no neighbour.
     """
     visible = seen.astype(np.float32)
     mean = gene_mean(x, seen).astype(np.float32)
     return (neighbors @ (x * visible) + _PRIOR_NEIGHBORS * mean) / (neighbors @ visible + _PRIOR_NEIGHBORS)
 
 
-@dataclass(frozen=True)
-class Units:
-    """Units in which each gene has mean 0 over its visible entries.
-
-    Attributes
-    ----------
-    mean, scale
-        What to take off and to divide by, float32 [G].
-    """
-
-    mean: np.ndarray
-    scale: np.ndarray
-
-    @classmethod
-    def of(cls, x: np.ndarray, seen: np.ndarray, power: float) -> "Units":
-        """Divide by a power of each gene's standard deviation: 1 standardises, 0 only centres."""
-        sd = gene_sd(x, seen)
-        scale = np.where(sd > 1e-6, sd, 1) ** power
-        return cls(gene_mean(x, seen).astype(np.float32), scale.astype(np.float32))
-
-    def apply(self, x: np.ndarray, seen: np.ndarray) -> Tensor:
-        """Go to these units, 0 where nothing is visible [n, G]."""
-        z = np.where(seen, (x - self.mean) / self.scale, 0).astype(np.float32)
-        return torch.from_numpy(z).clone()  # in memory that torch aligns: products round by how a matrix lies in it
-
-    def undo(self, z: Tensor) -> np.ndarray:
-        """Go back to ``X``'s scale [n, G]."""
-        return self.mean + self.scale * z.numpy()
+def masked_tensor(scaler: GeneScaler, x: np.ndarray, seen: np.ndarray) -> Tensor:
+    """Scaled expression as a tensor, 0 where nothing is visible [n, G]."""
+    z = np.where(seen, scaler.transform(x), 0).astype(np.float32)
+    return torch.from_numpy(z).clone()  # in memory that torch aligns: the rounding of products depends on that
 
 
-def choose_validation(seen: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """Choose a share of the visible entries at random (bool [n, G]): the inner validation mask."""
+def choose_entries(seen: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """Choose a share of the visible entries at random (bool [n, G])."""
     return seen & (np.random.default_rng(seed).random(seen.shape, dtype=np.float32) < share)
 
 
-def residual_sd(x: np.ndarray, seen: np.ndarray, mean: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """Standard deviation per gene [G] of x - mean over the chosen entries, which the mean has not been told.
+def residual_sd(x: np.ndarray, seen: np.ndarray, mean: np.ndarray, unseen: np.ndarray) -> np.ndarray:
+    """Standard deviation per gene [G] of x - mean over the `unseen` entries, which were not used for the mean.
 
-    A gene's few chosen entries say little, so its variance is drawn to the share of its visible variance that is left
-    over all genes, which counts for as much as 20 entries.
+    A gene may have few of these entries. So its variance is shrunk towards its visible variance times the share of
+    variance that remains over all genes, which counts as much as 20 entries.
     """
     variance = gene_sd(x, seen) ** 2
-    square = ((x - mean) ** 2 * chosen).sum(0, dtype=np.float64)
-    number = chosen.sum(0)
-    left = square.sum() / max(float(number @ variance), 1e-12)
-    return np.sqrt((square + _PRIOR_ENTRIES * left * variance) / (number + _PRIOR_ENTRIES))
+    square = ((x - mean) ** 2 * unseen).sum(0, dtype=np.float64)
+    number = unseen.sum(0)
+    remaining = square.sum() / max(float(number @ variance), 1e-12)
+    return np.sqrt((square + _PRIOR_ENTRIES * remaining * variance) / (number + _PRIOR_ENTRIES))
 
 
 def leading_directions(z: Tensor, rank: int, seed: int) -> Tensor:
-    """Give orthonormal columns [G, rank] near the leading right singular vectors of z [n, G], by random projection."""
+    """Approximate the leading right singular vectors of z [n, G] by random projection; orthonormal, [G, rank]."""
     generator = torch.Generator().manual_seed(seed)
     width = min(rank + 8, *z.shape)
     basis = torch.linalg.qr(torch.randn(z.shape[1], width, generator=generator))[0]
@@ -198,7 +165,7 @@ def leading_directions(z: Tensor, rank: int, seed: int) -> Tensor:
 
 
 def neighbor_matrix(columns: np.ndarray) -> sp.csr_matrix:
-    """Adjacency of spots whose neighbours are listed row by row [n, k]; 1 for each, CSR float32 [n, n]."""
+    """Adjacency from the list of each spot's neighbours [n, k]; 1 for each, CSR float32 [n, n]."""
     n, k = columns.shape
     return to_csr(
         sp.csr_matrix((np.ones(n * k, np.float32), columns.ravel(), np.arange(0, n * k + 1, k)), shape=(n, n))

@@ -1,4 +1,4 @@
-"""The mean over the spots whose visible expression is most alike."""
+"""The mean over the spots with the most similar visible expression."""
 
 import numpy as np
 import scipy.sparse as sp
@@ -6,25 +6,26 @@ import torch
 from torch import Tensor
 
 from stmcdi_cli.baselines import base
+from stmcdi_cli.model.gene_scaler import GeneScaler
 
 N_NEIGHBORS = 30
 N_COMPONENTS = 12
 
 
-def impute(data: base.Visible, *, seed: int) -> base.Estimate:
-    """Predict an entry by the mean of the gene's visible values at the spots most alike.
+def impute(data: base.DenseTissue, *, seed: int) -> base.Estimate:
+    """Predict an entry by the mean of the gene's visible values at the most similar spots.
 
-    Alike in the leading principal components of visible expression, each gene divided by the root of its standard
-    deviation and 0, the mean, where it is hidden.
+    Similarity is measured in the leading principal components of visible expression: each gene is centred, divided by
+    the square root of its standard deviation, and 0 where it is hidden.
     """
-    z = base.Units.of(data.x, data.seen, power=0.5).apply(data.x, data.seen)
+    z = base.masked_tensor(GeneScaler.fit(data.x, data.seen, power=0.5), data.x, data.seen)
     components = z @ base.leading_directions(z, N_COMPONENTS, seed)
-    mean = base.mean_over(most_alike(components, N_NEIGHBORS), data.x, data.seen)
+    mean = base.mean_over(most_similar(components, N_NEIGHBORS), data.x, data.seen)
     return base.Estimate(mean, base.residual_sd(data.x, data.seen, mean, data.seen))
 
 
-def most_alike(components: Tensor, k: int) -> sp.csr_matrix:
-    """Join each spot to the k others at the least distance, or to all where there are fewer; CSR float32 [n, n]."""
+def most_similar(components: Tensor, k: int) -> sp.csr_matrix:
+    """Join each spot to the k others at the smallest distance, or to all where there are fewer; CSR float32 [n, n]."""
     n = len(components)
     square = components.square().sum(1)
     found = []

@@ -1,8 +1,8 @@
 """A generative adversarial network on the graph encoder's latent (appendix F; GAIN, Yoon et al. 2018).
 
-The generator fills what is hidden from the latent and noise. The discriminator sees the filled table and guesses,
-entry by entry, what was observed and what was generated; a hint tells it the truth of most entries. The generator
-learns to pass for an observation and to be near the targets.
+The generator predicts the hidden entries from the latent and noise. The discriminator sees the filled matrix and
+classifies each entry as observed or generated; a hint gives it the truth for most entries. The generator is trained to
+be classified as observed, and to be close to the targets.
 """
 
 import torch
@@ -14,9 +14,9 @@ WIDTH = 128
 NOISE = 8
 DROPOUT = 0.4
 HINT = 0.9
-"""Share of entries of which the discriminator is told whether they were observed."""
+"""Share of entries for which the hint says whether they were observed."""
 ALPHA = 10.0
-"""Weight of the squared error against the adversarial loss."""
+"""Weight of the squared error relative to the adversarial loss."""
 N_DRAWS = 4
 
 
@@ -39,34 +39,34 @@ class AdversarialNetwork(latent_network.LatentNetwork):
         )
 
     def start(self) -> None:
-        """Give each player an optimiser."""
+        """Set up the optimisers of generator and discriminator."""
         self.generator_optimizer, self.discriminator_optimizer = (
             torch.optim.AdamW(
-                player.parameters(), lr=latent_network.LEARNING_RATE, weight_decay=latent_network.WEIGHT_DECAY
+                part.parameters(), lr=latent_network.LEARNING_RATE, weight_decay=latent_network.WEIGHT_DECAY
             )
-            for player in (self.generator, self.discriminator)
+            for part in (self.generator, self.discriminator)
         )
 
     def update(self, batch: latent_network.Batch) -> None:
         """Take one step of the discriminator, then one of the generator."""
         generated = self._generate(batch.latent)
         filled = torch.where(batch.seen > 0, batch.z, generated)
-        told = torch.rand_like(batch.seen) < HINT
-        hint = torch.where(told, batch.seen, 0.5)
+        hinted = torch.rand_like(batch.seen) < HINT
+        hint = torch.where(hinted, batch.seen, 0.5)
 
         guess = self.discriminator(torch.cat([filled.detach(), hint], dim=1))
         self.discriminator_optimizer.zero_grad()
-        _cross_entropy(guess, batch.seen, ~told).backward()
+        _cross_entropy(guess, batch.seen, ~hinted).backward()
         self.discriminator_optimizer.step()
 
         guess = self.discriminator(torch.cat([filled, hint], dim=1))
-        fooled = _cross_entropy(guess, torch.ones_like(guess), (batch.seen == 0) & ~told)
+        fooled = _cross_entropy(guess, torch.ones_like(guess), (batch.seen == 0) & ~hinted)
         self.generator_optimizer.zero_grad()
         (fooled + ALPHA * batch.error(generated)).backward()
         self.generator_optimizer.step()
 
     def predict(self, latent: Tensor) -> Tensor:
-        """Mean of draws, over the same noise for every spot."""
+        """Mean of draws, with the same noise for every spot."""
         noise = torch.randn(N_DRAWS // 2, NOISE, generator=torch.Generator().manual_seed(0))
         draws = [self._generate(latent, row.expand(len(latent), -1)) for row in torch.cat([noise, -noise])]
         return torch.stack(draws).mean(0)
@@ -77,13 +77,13 @@ class AdversarialNetwork(latent_network.LatentNetwork):
 
 
 def _cross_entropy(guess: Tensor, truth: Tensor, counted: Tensor) -> Tensor:
-    """Mean over the counted entries; those the hint gave away teach nothing."""
+    """Mean over the counted entries, those without a hint."""
     loss = nn.functional.binary_cross_entropy_with_logits(guess, truth, reduction="none")
     return (loss * counted).sum() / counted.sum().clamp(min=1)
 
 
-def impute(data: base.Visible, *, seed: int) -> base.Estimate:
-    """Predict every entry by generators that read the graph encoder's scores.
+def impute(data: base.DenseTissue, *, seed: int) -> base.Estimate:
+    """Predict every entry by generators that decode the graph encoder's latents.
 
     Raises
     ------

@@ -1,9 +1,10 @@
-"""What the networks of appendix F share: the latent they read, the entries they learn from, and when they stop.
+"""What the networks of appendix F share: their input, their training data, and when training stops.
 
-They read what the diffusion model diffuses: a spot's scores in the graph encoder, here with the spot's depth. The
-encoder is fitted once. Then half of its entries are hidden from it, several times over, and a network learns to
-predict them from the scores that the other half and the neighbours give; it stops when entries that neither encoder nor
-network has seen are predicted no better. At last the scores of all visible entries are decoded.
+The input is what the diffusion model diffuses: a spot's latents from the graph encoder, here together with the spot's
+depth. The encoder is fitted once. Then half of its entries are hidden from it, several times, and a network is trained
+to predict them from the latents that the other half and the neighbours give. Training stops when the error no longer
+falls on validation entries, which neither encoder nor network has seen. In the end the latents given all visible
+entries are decoded.
 """
 
 from collections.abc import Callable
@@ -16,7 +17,8 @@ from torch import Tensor, nn
 from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli.baselines import base
 from stmcdi_cli.errors import InputError
-from stmcdi_cli.model.latent.factor_model import FactorGraph
+from stmcdi_cli.model.gene_scaler import GeneScaler
+from stmcdi_cli.model.latent.factor_model import SpatialFactorModel
 
 RANK = 15
 SMOOTHING = 0.9
@@ -31,27 +33,27 @@ BATCH_SIZE = 64
 MOST_EPOCHS = 300
 PATIENCE = 10
 PROGRESS = 3e-4
-"""Least relative fall of the validation error that is worth going on for."""
+"""Smallest relative fall of the validation error that counts as an improvement."""
 LEARNING_RATE = 2e-3
 WEIGHT_DECAY = 0.01
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Some spots to learn from.
+    """Some spots to train on.
 
     Attributes
     ----------
     latent
-        What is known of each spot once its targets are hidden [B, c].
+        Latents and log depth of each spot, without its targets [B, c].
     z
         Standardised expression, 0 where nothing is visible [B, G].
     target
         1 where an entry is to be predicted, 0 elsewhere [B, G].
     seen
-        1 where an entry is visible and no target [B, G].
+        1 where an entry is visible and not a target [B, G].
     weight
-        Variance of each gene over the mean one: what an error in its unit counts [G].
+        Variance of each gene over the mean variance, the weight of its squared error [G].
     """
 
     latent: Tensor
@@ -66,10 +68,10 @@ class Batch:
 
 
 class LatentNetwork(nn.Module):
-    """A network that decodes the latent; says how it learns from a batch and what it expects."""
+    """A network that decodes the latent; subclasses define its loss and its prediction."""
 
     def loss(self, batch: Batch) -> Tensor:
-        """What an update makes less."""
+        """Loss of a batch, which an update lowers."""
         raise NotImplementedError
 
     def predict(self, latent: Tensor) -> Tensor:
@@ -77,7 +79,7 @@ class LatentNetwork(nn.Module):
         raise NotImplementedError
 
     def start(self) -> None:
-        """Set up what updates need."""
+        """Set up the optimiser."""
         self.optimizer = torch.optim.AdamW(self.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
 
     def update(self, batch: Batch) -> None:
@@ -87,15 +89,15 @@ class LatentNetwork(nn.Module):
         self.optimizer.step()
 
 
-class Lessons:
-    """All a network learns from.
+class TrainingData:
+    """All that a network is trained and validated on.
 
     Parameters
     ----------
     data
-        What is visible.
+        The visible entries.
     seed
-        Of the masks and the encoder.
+        Seed of the masks and the encoder.
 
     Raises
     ------
@@ -103,28 +105,28 @@ class Lessons:
         The data have neither a spatial graph nor coordinates to build one from.
     """
 
-    def __init__(self, data: base.Visible, seed: int) -> None:
+    def __init__(self, data: base.DenseTissue, seed: int) -> None:
         if data.xy is None and not data.tissue.graph.nnz:
             raise InputError(
                 f"expected spot coordinates in obsm['{keys.SPATIAL}'] or a graph, found neither; add them to the file"
             )
-        self.chosen = base.choose_validation(data.seen, VALIDATION, seed)
-        part = data.without(self.chosen)
-        self.units = base.Units.of(part.x, part.seen, power=1)
-        self.z = self.units.apply(part.x, part.seen)
-        variance = torch.from_numpy(self.units.scale**2)
+        self.validation_mask = base.choose_entries(data.seen, VALIDATION, seed)
+        part = data.without(self.validation_mask)
+        self.scaler = GeneScaler.fit(part.x, part.seen)
+        self.z = base.masked_tensor(self.scaler, part.x, part.seen)
+        variance = torch.from_numpy(self.scaler.scale**2)
         self.weight = variance / variance.mean()
         self._x = data.x
 
         rank = max(1, min(RANK, data.x.shape[0] - 1, data.x.shape[1] - 1))
-        encoder = FactorGraph(rank=rank, smoothing=SMOOTHING, full_depth=FULL_DEPTH)
+        encoder = SpatialFactorModel(rank=rank, smoothing=SMOOTHING, full_depth=FULL_DEPTH)
         encoder.fit(part.tissue, sweeps=SWEEPS, seed=seed)
         log_depth = torch.from_numpy(np.log(data.tissue.depth).astype(np.float32))
 
-        def encode(visible: base.Visible) -> Tensor:
+        def encode(visible: base.DenseTissue) -> Tensor:
             return torch.cat([encoder.encode(visible.tissue)[0], log_depth[:, None]], dim=1)
 
-        hidden = [base.choose_validation(part.seen, HIDDEN, seed + 1 + i) for i in range(N_MASKS)]
+        hidden = [base.choose_entries(part.seen, HIDDEN, seed + 1 + i) for i in range(N_MASKS)]
         latents = [encode(part.without(mask)) for mask in hidden]
         mean, sd = latents[0].mean(0), latents[0].std(0).clamp(min=1e-3)
 
@@ -138,7 +140,7 @@ class Lessons:
         self.latent = standard(encode(data))
 
     def batches(self, epoch: int, generator: torch.Generator) -> "list[Batch]":
-        """Give every spot once, in random order, under one of the masks."""
+        """Give every spot once, in random order, with one of the masks."""
         latent, target = self.latents[epoch % N_MASKS], self.targets[epoch % N_MASKS]
         batches = []
         for spots in torch.randperm(len(self.z), generator=generator).split(BATCH_SIZE):
@@ -151,49 +153,49 @@ class Lessons:
     def predict(self, network: LatentNetwork, latent: Tensor) -> np.ndarray:
         """Expected expression on X's scale [n, G]."""
         network.eval()
-        return self.units.undo(torch.cat([network.predict(some) for some in latent.split(base.BLOCK)]))
+        return self.scaler.inverse(torch.cat([network.predict(some) for some in latent.split(base.BLOCK)]).numpy())
 
     def validation_error(self, predicted: np.ndarray) -> float:
-        """Squared error on the entries kept from encoder and network."""
-        return float(((predicted - self._x) ** 2 * self.chosen).sum(dtype=np.float64))
+        """Squared error on the validation entries."""
+        return float(((predicted - self._x) ** 2 * self.validation_mask).sum(dtype=np.float64))
 
 
-def impute(data: base.Visible, build: Callable[[int, int], LatentNetwork], *, seed: int) -> base.Estimate:
-    """Predict every entry by the mean of a few networks; `build` makes one for so many inputs and genes.
+def impute(data: base.DenseTissue, build: Callable[[int, int], LatentNetwork], *, seed: int) -> base.Estimate:
+    """Predict every entry by the mean of a few networks; `build` makes one from the numbers of inputs and genes.
 
     Raises
     ------
     InputError
         The data have neither a spatial graph nor coordinates to build one from.
     """
-    lessons = Lessons(data, seed)
-    n_inputs, n_genes = lessons.latent.shape[1], data.x.shape[1]
+    training_data = TrainingData(data, seed)
+    n_inputs, n_genes = training_data.latent.shape[1], data.x.shape[1]
     validated, mean = np.zeros_like(data.x), np.zeros_like(data.x)
     for member in range(N_MEMBERS):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(N_MEMBERS * seed + member)
             network = build(n_inputs, n_genes)
-            train(network, lessons, torch.Generator().manual_seed(N_MEMBERS * seed + member))
-            validated += lessons.predict(network, lessons.validation_latent) / N_MEMBERS
-            mean += lessons.predict(network, lessons.latent) / N_MEMBERS
-    return base.Estimate(mean, base.residual_sd(data.x, data.seen, validated, lessons.chosen))
+            train(network, training_data, torch.Generator().manual_seed(N_MEMBERS * seed + member))
+            validated += training_data.predict(network, training_data.validation_latent) / N_MEMBERS
+            mean += training_data.predict(network, training_data.latent) / N_MEMBERS
+    return base.Estimate(mean, base.residual_sd(data.x, data.seen, validated, training_data.validation_mask))
 
 
-def train(network: LatentNetwork, lessons: Lessons, generator: torch.Generator) -> None:
-    """Update until validation has not improved for some epochs; leave the best weights in the network."""
+def train(network: LatentNetwork, data: TrainingData, generator: torch.Generator) -> None:
+    """Train until validation has not improved for some epochs; the network keeps the best weights."""
     network.start()
     best_error, best = np.inf, network.state_dict()
-    worth_error, worth_epoch = np.inf, 0
+    last_improvement, last_epoch = np.inf, 0  # the last error that was lower by a relevant amount
     for epoch in range(MOST_EPOCHS):
         network.train()
-        for batch in lessons.batches(epoch, generator):
+        for batch in data.batches(epoch, generator):
             network.update(batch)
-        error = lessons.validation_error(lessons.predict(network, lessons.validation_latent))
+        error = data.validation_error(data.predict(network, data.validation_latent))
         if error < best_error:
             best_error = error
             best = {name: value.clone() for name, value in network.state_dict().items()}
-        if error < worth_error * (1 - PROGRESS):
-            worth_error, worth_epoch = error, epoch
-        if epoch - worth_epoch >= PATIENCE:
+        if error < last_improvement * (1 - PROGRESS):
+            last_improvement, last_epoch = error, epoch
+        if epoch - last_epoch >= PATIENCE:
             break
     network.load_state_dict(best)

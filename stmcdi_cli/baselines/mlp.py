@@ -32,8 +32,8 @@ class Perceptron(latent_network.LatentNetwork):
         return self.layers(latent)
 
 
-def impute(data: base.Visible, *, seed: int) -> base.Estimate:
-    """Predict every entry by perceptrons that read the graph encoder's scores.
+def impute(data: base.DenseTissue, *, seed: int) -> base.Estimate:
+    """Predict every entry by perceptrons that decode the graph encoder's latents.
 
     Raises
     ------

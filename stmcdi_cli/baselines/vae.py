@@ -1,7 +1,7 @@
 """A variational autoencoder on the graph encoder's latent (appendix F; Kingma and Welling 2014).
 
-It encodes the latent as a Gaussian code and decodes draws of the code to expression; what it must restore are the
-entries hidden from the latent.
+It encodes the latent as a Gaussian code and decodes draws of the code to expression; it is trained to
+predict the entries hidden from the latent.
 """
 
 import torch
@@ -20,13 +20,13 @@ class VariationalAutoencoder(latent_network.LatentNetwork):
     def __init__(self, n_inputs: int, n_genes: int) -> None:
         super().__init__()
         code = nn.Linear(WIDTH, 2 * CODE)
-        nn.init.constant_(code.bias[CODE:], -3)  # begin with codes that tell the spots apart
+        nn.init.constant_(code.bias[CODE:], -3)  # a small variance at first, so that codes of different spots differ
         self.encoder = nn.Sequential(nn.Linear(n_inputs, WIDTH), nn.SiLU(), code)
         self.decoder = nn.Sequential(nn.Linear(CODE, WIDTH), nn.SiLU(), nn.Dropout(DROPOUT), nn.Linear(WIDTH, n_genes))
         self.log_noise = nn.Parameter(torch.zeros(()))
 
     def loss(self, batch: latent_network.Batch) -> Tensor:
-        """Negative evidence lower bound per target, times 2, for noise whose variance is learnt."""
+        """Negative evidence lower bound per target, times 2, for noise whose variance is a parameter."""
         mean, log_variance = self.encoder(batch.latent).chunk(2, dim=1)
         log_variance = log_variance.clamp(-10, 5)
         code = mean + (log_variance / 2).exp() * torch.randn_like(mean)
@@ -39,8 +39,8 @@ class VariationalAutoencoder(latent_network.LatentNetwork):
         return self.decoder(self.encoder(latent).chunk(2, dim=1)[0])
 
 
-def impute(data: base.Visible, *, seed: int) -> base.Estimate:
-    """Predict every entry by variational autoencoders that read the graph encoder's scores.
+def impute(data: base.DenseTissue, *, seed: int) -> base.Estimate:
+    """Predict every entry by variational autoencoders that decode the graph encoder's latents.
 
     Raises
     ------

@@ -1,7 +1,7 @@
-"""The ``stmcdi`` command line: Click commands, nothing else.
+"""The ``stmcdi`` command line: one Click command per step.
 
-Each command opens its input, calls the function of the same name in ``stmcdi_cli.steps``, or the ``stream`` behind it,
-with the same parameters and defaults, and writes. Heavy imports happen inside the commands, so that
+Each command opens its input, runs the function of the same name in ``stmcdi_cli.steps`` with the same parameters and
+defaults, most in blocks of spots (its ``stream``), and writes. Heavy imports happen inside the commands, so that
 ``--help`` answers at once.
 """
 
@@ -12,64 +12,18 @@ import click
 
 from stmcdi_cli import __version__
 from stmcdi_cli.cli.group import SHELLS, Steps, print_completion
-
-PATH = click.Path(path_type=Path)
-DEVICE = click.Choice(["auto", "cpu", "cuda"])
-TARGET = click.Choice(["missing", "zeros", "all"])
-SAMPLER = click.Choice(["dpm", "ddim", "ddpm", "langevin"])
-PRESET = click.Choice(["default", "paper"])
-FORMAT = click.Choice(["auto", "space-ranger", "visium-hd", "table", "h5ad", "zarr", "spatialdata"])
-BASELINE = click.Choice(
-    [
-        "gene-mean",
-        "spatial-neighbors",
-        "expression-neighbors",
-        "soft-impute",
-        "factor-analysis",
-        "gan",
-        "vae",
-        "mlp",
-    ]
-)
-
-
-def example(arguments: str) -> str:
-    """Close a command's help with an example, marked so that Click does not wrap it."""
-    return f"\b\nExample:\n  stmcdi {arguments}"
-
-
-def genes_from_file(ctx: click.Context, parameter: click.Parameter, path: Path | None) -> list[str] | None:
-    """Turn ``--genes FILE`` into the names in it."""
-    from stmcdi_cli.io.text import read_names
-
-    return None if path is None else read_names(path)
-
-
-def names_in(ctx: click.Context, parameter: click.Parameter, text: str | None) -> list[str] | None:
-    """Turn names with commas between them into a list."""
-    return None if text is None else [name.strip() for name in text.split(",")]
-
-
-def take_memory_limit(ctx: click.Context, parameter: click.Parameter, size: str | None) -> None:
-    """Set ``--memory-limit`` for the process; it changes no result."""
-    from stmcdi_cli import resources
-
-    resources.set_limit(None if size is None else resources.parse(size))
-
-
-MEMORY_LIMIT = click.option(
-    "--memory-limit",
-    default=None,
-    expose_value=False,
-    callback=take_memory_limit,
-    help="Memory to use, such as 4G (default: half of what is free); sets how many spots are held at a time.",
-)
-GENES = click.option(
-    "--genes",
-    type=PATH,
-    default=None,
-    callback=genes_from_file,
-    help="These only: a file with one gene name per line, or the folder of a model.",
+from stmcdi_cli.cli.options import (
+    BASELINE,
+    DEVICE,
+    FORMAT,
+    GENES,
+    MEMORY_LIMIT,
+    PATH,
+    PRESET,
+    SAMPLER,
+    TARGET,
+    example,
+    split_names,
 )
 
 
@@ -102,16 +56,19 @@ def simulate(output: Path, **options: Any) -> None:
     """Make a tissue whose true expression is known."""
     from stmcdi_cli.io.output import check_output
     from stmcdi_cli.io.stream import write
-    from stmcdi_cli.steps.simulate import stream
+    from stmcdi_cli.steps.simulate import simulate
 
     check_output(output)
-    write({output: stream(**options)})
+    write({output: simulate.stream(**options)})
 
 
 @main.command(epilog=example("check-samplesheet samples.csv samples.valid.csv"))
 @click.argument("sheet", type=PATH)
 @click.argument("output", type=PATH)
 @click.option("--base", type=PATH, default=None, help="Folder that relative paths start from (default: the sheet's).")
+@click.option("--content", is_flag=True, default=False, help="Open every file: coordinates, sections, first values.")
+@click.option("--layer", default=None, help="With --content: layer that holds the raw counts (default: X).")
+@click.option("--skip", is_flag=True, default=False, help="With --content: values need not be counts.")
 def check_samplesheet(sheet: Path, output: Path, **options: Any) -> None:
     """Check a samplesheet (sample,h5ad[,section_key][,group]) and write it with absolute paths."""
     from stmcdi_cli.steps.check_samplesheet import check_samplesheet
@@ -128,9 +85,9 @@ def check_samplesheet(sheet: Path, output: Path, **options: Any) -> None:
 def join(inputs: tuple[Path, ...], output: Path, **options: Any) -> None:
     """Put several tissues into one file, as sections of one tissue: one model is then trained on all."""
     from stmcdi_cli.cli.files import together
-    from stmcdi_cli.steps.join import stream
+    from stmcdi_cli.steps.join import join
 
-    together(stream, inputs, output, **options)
+    together(join, inputs, output, **options)
 
 
 @main.command("import", epilog=example("import space_ranger/outs raw.h5ad"))
@@ -163,9 +120,9 @@ def import_(input: Path, output: Path, **options: Any) -> None:
 def normalize(input: Path, output: Path, **options: Any) -> None:
     """Scale every spot to the median total count and take log(1 + x) (paper, eq. 29)."""
     from stmcdi_cli.cli.files import transform
-    from stmcdi_cli.steps.normalize import stream
+    from stmcdi_cli.steps.normalize import normalize
 
-    transform("normalize", stream, input, output, **options)
+    transform(normalize, input, output, **options)
 
 
 @main.command(epilog=example("select-hvg normalized.h5ad selected.h5ad --n-genes 1000"))
@@ -184,9 +141,9 @@ def normalize(input: Path, output: Path, **options: Any) -> None:
 def select_hvg(input: Path, output: Path, **options: Any) -> None:
     """Choose the genes that vary most over the tissue (paper, eq. 30, and two other rules)."""
     from stmcdi_cli.cli.files import transform
-    from stmcdi_cli.steps.select_hvg import stream
+    from stmcdi_cli.steps.select_hvg import select_hvg
 
-    transform("select-hvg", stream, input, output, **options)
+    transform(select_hvg, input, output, **options)
 
 
 @main.command(epilog=example("build-graph selected.h5ad graph.h5ad --section-key section"))
@@ -203,9 +160,9 @@ def select_hvg(input: Path, output: Path, **options: Any) -> None:
 def build_graph(input: Path, output: Path, **options: Any) -> None:
     """Connect every spot to its neighbours in the tissue, under squidpy's key names."""
     from stmcdi_cli.cli.files import transform
-    from stmcdi_cli.steps.build_graph import stream
+    from stmcdi_cli.steps.build_graph import build_graph
 
-    transform("build-graph", stream, input, output, **options)
+    transform(build_graph, input, output, **options)
 
 
 @main.command(epilog=example("hold-out graph.h5ad masked.h5ad truth.h5ad --fraction 0.2"))
@@ -219,9 +176,9 @@ def build_graph(input: Path, output: Path, **options: Any) -> None:
 def hold_out(input: Path, output: Path, truth: Path, **options: Any) -> None:
     """Hide a random part of the values in OUTPUT and keep them in TRUTH."""
     from stmcdi_cli.cli.files import transform
-    from stmcdi_cli.steps.hold_out import streams
+    from stmcdi_cli.steps.hold_out import hold_out
 
-    transform("hold-out", streams, input, output, truth, **options)
+    transform(hold_out, input, output, truth, **options)
 
 
 @main.command(epilog=example("train masked.h5ad model --device cuda"))
@@ -242,13 +199,13 @@ def hold_out(input: Path, output: Path, truth: Path, **options: Any) -> None:
 @click.option("--quiet", is_flag=True, default=False, help="Show no progress.")
 def train(input: Path, model_dir: Path, **options: Any) -> None:
     """Learn from the visible entries (paper, Algorithm 1) and write the model to the folder MODEL_DIR."""
-    from stmcdi_cli.errors import naming
+    from stmcdi_cli.errors import in_file
     from stmcdi_cli.io.h5ad import opened
     from stmcdi_cli.io.output import check_model_dir
     from stmcdi_cli.steps.train import train
 
     check_model_dir(model_dir)
-    with opened(input) as adata, naming(input):
+    with opened(input) as adata, in_file(input):
         train(adata, model_dir, **options)
 
 
@@ -267,7 +224,7 @@ def train(input: Path, model_dir: Path, **options: Any) -> None:
 @click.option(
     "--layers",
     default=None,
-    callback=names_in,
+    callback=split_names,
     help="Layers to write, such as imputed,imputed_sd (default: all five). Quantiles take the most time and memory.",
 )
 @click.option("--shard", default=None, help="I/N: fill the I-th of N parts of the spots alone; see merge.")
@@ -295,10 +252,10 @@ def impute(input: Path, model_dir: Path, output: Path, **options: Any) -> None:
 @click.option("--seed", type=int, default=0, help="Seed of everything random.")
 def baseline(input: Path, output: Path, **options: Any) -> None:
     """Impute with a method to compare with: from each gene's mean to factor analysis and appendix F's networks."""
-    from stmcdi_cli.cli.files import transform_in_memory
+    from stmcdi_cli.cli.files import transform
     from stmcdi_cli.steps.baseline import baseline
 
-    transform_in_memory(baseline, input, output, **options)
+    transform(baseline, input, output, **options)
 
 
 @main.command(epilog=example("merge shard_1.h5ad shard_2.h5ad imputed.h5ad"))
@@ -308,9 +265,9 @@ def baseline(input: Path, output: Path, **options: Any) -> None:
 def merge(inputs: tuple[Path, ...], output: Path) -> None:
     """Put the shards that impute --shard wrote together: the same content as without shards."""
     from stmcdi_cli.cli.files import together
-    from stmcdi_cli.steps.merge import stream
+    from stmcdi_cli.steps.merge import merge
 
-    together(stream, inputs, output)
+    together(merge, inputs, output)
 
 
 @main.command(epilog=example("evaluate imputed.h5ad truth.h5ad metrics.json"))
@@ -322,7 +279,7 @@ def merge(inputs: tuple[Path, ...], output: Path) -> None:
 @MEMORY_LIMIT
 def evaluate(imputed: Path, truth: Path, metrics: Path, tsv: Path | None, **options: Any) -> None:
     """Score imputed values on the hidden entries alone (paper, eq. 25-28, and more)."""
-    from stmcdi_cli.errors import naming
+    from stmcdi_cli.errors import in_file
     from stmcdi_cli.io.h5ad import opened
     from stmcdi_cli.io.output import check_output
     from stmcdi_cli.steps.evaluate import write_scores
@@ -330,7 +287,7 @@ def evaluate(imputed: Path, truth: Path, metrics: Path, tsv: Path | None, **opti
     tsv = tsv or metrics.with_suffix(".tsv")
     check_output(metrics, imputed, truth)
     check_output(tsv, imputed, truth, metrics)
-    with opened(imputed) as result, opened(truth) as answer, naming(imputed):
+    with opened(imputed) as result, opened(truth) as answer, in_file(imputed):
         write_scores(result, answer, metrics, tsv, **options)
 
 
@@ -350,7 +307,7 @@ def report(input: Path, output: Path, truth: Path | None, baseline: tuple[Path, 
     """Say in one page (HTML) what was imputed and which genes to trust; OUTPUT.tsv has the table of genes."""
     from contextlib import ExitStack
 
-    from stmcdi_cli.errors import naming
+    from stmcdi_cli.errors import in_file
     from stmcdi_cli.io.h5ad import opened
     from stmcdi_cli.io.output import check_output
     from stmcdi_cli.steps.report import report
@@ -361,7 +318,7 @@ def report(input: Path, output: Path, truth: Path | None, baseline: tuple[Path, 
     with ExitStack() as files:
         adata, *others = (files.enter_context(opened(path)) for path in (input, *baseline))
         answer = None if truth is None else files.enter_context(opened(truth))
-        with naming(input):
+        with in_file(input):
             report(adata, output, truth=answer, baseline=others, **options)
 
 
@@ -390,7 +347,7 @@ def report(input: Path, output: Path, truth: Path | None, baseline: tuple[Path, 
 @click.option("--quiet", is_flag=True, default=False, help="Show no progress.")
 def run(input: Path, output: Path, model_dir: Path | None, evaluate: Path | None, **options: Any) -> None:
     """All steps in one process: normalise, choose genes, build the graph, train, impute."""
-    from stmcdi_cli.errors import naming
+    from stmcdi_cli.errors import in_file
     from stmcdi_cli.io.h5ad import read_h5ad, write_h5ads
     from stmcdi_cli.io.output import check_model_dir, check_output
     from stmcdi_cli.provenance import note_input
@@ -409,7 +366,7 @@ def run(input: Path, output: Path, model_dir: Path | None, evaluate: Path | None
         check_output(evaluate.with_suffix(".tsv"), input, output, evaluate)
         check_output(truth_path, input, output)
     adata = read_h5ad(input)
-    with naming(input):
+    with in_file(input):
         imputed, truth = run(adata, model_dir, **options)
     note_input("normalize", input, imputed)
     files = {output: imputed, truth_path: truth}

@@ -6,35 +6,33 @@ from typing import Any
 
 import click
 
-from stmcdi_cli.cli.messages import _hint
-from stmcdi_cli.errors import InputError
+from stmcdi_cli.cli.messages import hint
+from stmcdi_cli.errors import InputError, one_line
 
 
-def take_config(ctx: click.Context, option: click.Parameter, path: Path | None) -> None:
-    """Let a YAML file set defaults: keys are options, at the top for all steps, or under a step's name for it alone.
+def load_config(ctx: click.Context, option: click.Parameter, path: Path | None) -> None:
+    """Take defaults from a YAML file: its keys are options of all steps, or names of steps with options of their own.
 
     Raises
     ------
-    InputError
+    click.UsageError
         The file cannot be read, or a key is no option.
     """
     if path is None:
         return
     try:
-        _take_config(ctx, path)
+        _set_defaults(ctx, path)
     except InputError as error:
         raise click.UsageError(str(error), ctx) from error
 
 
-def _take_config(ctx: click.Context, path: Path) -> None:
+def _set_defaults(ctx: click.Context, path: Path) -> None:
     from stmcdi_cli.io.text import read_yaml
 
     try:
         content = read_yaml(path)
     except (OSError, ValueError) as error:
-        raise InputError(
-            f"{path}: cannot be read as YAML ({' '.join(str(error).split())[:150]}); correct it"
-        ) from error
+        raise InputError(f"{path}: cannot be read as YAML ({one_line(error, 150)}); correct it") from error
     if not isinstance(content, Mapping | None):
         raise InputError(f"{path}: expected options with values, found {type(content).__name__}; write `name: value`")
     steps: Mapping[str, click.Command] = ctx.parent.command.commands if ctx.parent else {}  # type: ignore[attr-defined]
@@ -48,23 +46,23 @@ def _take_config(ctx: click.Context, path: Path) -> None:
             for inner, inner_value in value.items():
                 option = str(inner).replace("_", "-")
                 if option not in known[name]:
-                    raise InputError(f"{path}: {name} has no option {inner}{_hint(option, known[name])}")
+                    raise InputError(f"{path}: {name} has no option {inner}{hint(option, known[name])}")
                 if steps[name] is ctx.command:
                     settings[option] = inner_value
         elif name not in everywhere:
-            raise InputError(f"{path}: no step has an option {key}{_hint(name, [*everywhere, *known])}")
+            raise InputError(f"{path}: no step has an option {key}{hint(name, [*everywhere, *known])}")
         elif name in here:
             settings.setdefault(name, value)
     for name, value in settings.items():
         if isinstance(value, Mapping):
             raise InputError(
-                f"{path}: expected a value for {name}, found a mapping; options of a step stand under its name"
+                f"{path}: expected a value for {name}, found a mapping; write options of a step under its name"
             )
     ctx.default_map = {here[name]: value for name, value in settings.items() if value is not None}
 
 
 def _settable(command: click.Command) -> dict[str, str]:
-    """Options of a command a file may set: name as typed, without dashes, to name of the parameter."""
+    """Give the options of a command that a file may set: their names as typed, without dashes, and their parameters."""
     shared = {"config"}
     return {
         flag.removeprefix("--"): str(option.name)

@@ -1,21 +1,19 @@
 """From file to file: open the input, run a step's stream, write the output."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from stmcdi_cli.errors import naming
-from stmcdi_cli.io.h5ad import opened, read_h5ad, write_h5ad
+from stmcdi_cli.errors import in_file
+from stmcdi_cli.io.h5ad import opened
 from stmcdi_cli.io.output import check_output
-from stmcdi_cli.io.partial import _kept_in
+from stmcdi_cli.io.partial import kept_in
 from stmcdi_cli.io.stream import Block, Stream, write
 from stmcdi_cli.provenance import note_input
-
-if TYPE_CHECKING:
-    from anndata import AnnData
+from stmcdi_cli.steps._step import Step
 
 
 def impute_file(
@@ -27,38 +25,21 @@ def impute_file(
     **options: Any,
 ) -> None:
     """Do the work of :func:`impute` from file to file; if it is killed, the same call goes on with it."""
-    from stmcdi_cli.steps.impute import stream
+    from stmcdi_cli.steps.impute import impute
 
     output = Path(output)
-    with _kept_in(output.with_name(f".{output.name}.parts") if parts is None else parts) as kept:
-        transform("impute", stream, input, output, model_dir=model_dir, parts=kept, **options)
-
-
-def transform_in_memory(
-    function: "Callable[..., AnnData]",
-    input: str | os.PathLike[str],
-    output: str | os.PathLike[str],
-    **options: Any,
-) -> "AnnData":
-    """Read ``input``, apply a step, add the input's checksum to the step's record, write ``output``."""
-    check_output(output, input)
-    adata = read_h5ad(input)
-    with naming(input):
-        result = function(adata, **options)
-    note_input(function.__name__.replace("_", "-"), input, result)
-    write_h5ad(result, output)
-    return result
+    with kept_in(output.with_name(f".{output.name}.parts") if parts is None else parts) as kept:
+        transform(impute, input, output, model_dir=model_dir, parts=kept, **options)
 
 
 def named(path: str | os.PathLike[str], blocks: Iterable[Block]) -> Iterator[Block]:
     """Put the input's name before errors that come up while blocks are made."""
-    with naming(path):
+    with in_file(path):
         yield from blocks
 
 
 def transform(
-    step: str,
-    stream: Callable[..., Stream | tuple[Stream, ...]],
+    step: Step[..., Any, Stream | tuple[Stream, ...]],
     input: str | os.PathLike[str],
     *outputs: str | os.PathLike[str],
     **options: Any,
@@ -67,16 +48,16 @@ def transform(
     for i, output in enumerate(outputs):
         check_output(output, input, *outputs[:i])
     with opened(input) as adata:
-        with naming(input):
-            made = stream(adata, **options)
+        with in_file(input):
+            made = step.stream(adata, **options)
         streams = made if isinstance(made, tuple) else (made,)
-        note_input(step, input, *(stream.header for stream in streams))
+        note_input(step.__name__.replace("_", "-"), input, *(stream.header for stream in streams))
         streams = tuple(replace(stream, blocks=named(input, stream.blocks)) for stream in streams)
         write(dict(zip(map(Path, outputs), streams, strict=True)))
 
 
 def together(
-    stream: Callable[..., Stream],
+    step: Step[..., Any, Stream],
     inputs: Sequence[str | os.PathLike[str]],
     output: str | os.PathLike[str],
     **options: Any,
@@ -85,4 +66,4 @@ def together(
     check_output(output, *inputs)
     with ExitStack() as stack:
         parts = [stack.enter_context(opened(path)) for path in inputs]
-        write({Path(output): stream(parts, **options)})
+        write({Path(output): step.stream(parts, **options)})

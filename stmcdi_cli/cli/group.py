@@ -1,5 +1,6 @@
-"""Manners that all commands share: common options, settings from a file, errors in one line, hints on typos."""
+"""What all commands share: common options, log messages, errors in one line, exit codes."""
 
+import logging
 import sys
 import time
 from collections.abc import Sequence
@@ -9,10 +10,13 @@ from typing import Any
 import click
 from click.shell_completion import get_completion_class
 
-from stmcdi_cli import __version__, logging
-from stmcdi_cli.cli.config import take_config
-from stmcdi_cli.cli.messages import _say_error, usage_message
+from stmcdi_cli import __version__, resources
+from stmcdi_cli.cli.config import load_config
+from stmcdi_cli.cli.messages import print_error, usage_message
 from stmcdi_cli.errors import StmcdiError
+from stmcdi_cli.logging import Settings, configuration, configure, on_stderr
+
+logger = logging.getLogger(__name__)
 
 SHELLS = ("bash", "zsh", "fish")
 ABORTED = 130  # as shells report a program stopped by Ctrl-C
@@ -43,26 +47,21 @@ class Step(click.Command):
                     formatter.write_dl(records)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the step; with ``--verbose`` say what it was asked to do and what it cost."""
+        """Run the step; log its settings, time and memory with ``--verbose``."""
+        step = str(ctx.info_name)
         given = {**ctx.params, **ctx.meta.get("stmcdi.common", {})}
-        quiet, verbose, as_json = (bool(given.get(name)) for name in ("quiet", "verbose", "json_log"))
-        logging.start(str(ctx.info_name), quiet=quiet, verbose=verbose, as_json=as_json)
+        level = logging.ERROR if given.get("quiet") else logging.DEBUG if given.get("verbose") else logging.INFO
+        configure(Settings(step=step, level=level, json=bool(given.get("json_log"))))
         began = time.monotonic()
-        try:
-            typed = {name: _typed(value) for name, value in ctx.params.items() if value not in (None, ())}
-            settings = ", ".join(f"{name}={value}" for name, value in typed.items())
-            logging.detail(f"{ctx.info_name}: stmcdi {__version__}, {settings}", version=__version__)
-            result = super().invoke(ctx)
-            seconds, memory = time.monotonic() - began, _peak_memory()
-            logging.detail(
-                f"{ctx.info_name}: done in {seconds:.1f} s, {memory:.0f} MB at most", seconds=round(seconds, 1)
-            )
-            return result
-        except StmcdiError as error:
-            _say_error(f"stmcdi {ctx.info_name}", str(error), error.exit_code)
-            sys.exit(error.exit_code)
-        finally:
-            logging.stop()
+        typed = {name: _typed(value) for name, value in ctx.params.items() if value not in (None, ())}
+        settings = ", ".join(f"{name}={value}" for name, value in typed.items())
+        fields: dict[str, Any] = {"version": __version__}
+        logger.debug("%s: stmcdi %s, %s", step, __version__, settings, extra={"fields": fields})
+        result = super().invoke(ctx)
+        seconds, memory = time.monotonic() - began, resources.peak() / 1e6
+        fields = {"seconds": round(seconds, 1)}
+        logger.debug("%s: done in %.1f s, %.0f MB at most", step, seconds, memory, extra={"fields": fields})
+        return result
 
 
 class Steps(click.Group):
@@ -75,32 +74,37 @@ class Steps(click.Group):
         return list(self.commands)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the step; what its options refuse while they are read ends in one line, too."""
+        """Run the step; an error of its options or its input is printed in one line."""
         try:
             return super().invoke(ctx)
         except StmcdiError as error:
-            _say_error(f"stmcdi {ctx.invoked_subcommand}", str(error), error.exit_code)
+            print_error(f"stmcdi {ctx.invoked_subcommand}", str(error), error.exit_code)
             sys.exit(error.exit_code)
+        except KeyboardInterrupt as error:
+            if configuration().json:  # Click would write an empty line, which is not JSON
+                raise click.Abort from error
+            raise
 
     def main(  # type: ignore[override]
         self, args: Sequence[str] | None = None, *, standalone_mode: bool = True, **settings: Any
     ) -> Any:
         """Run the command line and end the process with the exit code."""
         settings["prog_name"] = settings.get("prog_name") or "stmcdi"  # not "python -m ..."
-        if not standalone_mode:
-            return super().main(args, standalone_mode=False, **settings)
-        try:
-            result = super().main(args, standalone_mode=False, **settings)
-        except click.UsageError as error:
-            where = error.ctx.command_path if error.ctx else "stmcdi"
-            _say_error(where, usage_message(error), 2)
-            sys.exit(2)
-        except click.ClickException as error:
-            _say_error("stmcdi", error.format_message(), error.exit_code)
-            sys.exit(error.exit_code)
-        except click.Abort:
-            _say_error("stmcdi", "stopped", ABORTED)
-            sys.exit(ABORTED)
+        with on_stderr():
+            if not standalone_mode:
+                return super().main(args, standalone_mode=False, **settings)
+            try:
+                result = super().main(args, standalone_mode=False, **settings)
+            except click.UsageError as error:
+                where = error.ctx.command_path if error.ctx else "stmcdi"
+                print_error(where, usage_message(error), 2)
+                sys.exit(2)
+            except click.ClickException as error:
+                print_error("stmcdi", error.format_message(), error.exit_code)
+                sys.exit(error.exit_code)
+            except click.Abort:
+                print_error("stmcdi", "stopped", ABORTED)
+                sys.exit(ABORTED)
         sys.exit(result if isinstance(result, int) else 0)
 
 
@@ -116,7 +120,7 @@ def common_options() -> list[click.Option]:
             type=click.Path(path_type=Path),
             is_eager=True,
             expose_value=False,
-            callback=take_config,
+            callback=load_config,
             help="YAML file with options; the command line wins.",
         ),
         click.Option(
@@ -147,20 +151,10 @@ def common_options() -> list[click.Option]:
 
 
 def _typed(value: Any) -> str:
-    """A value as it is typed; a long list as its length."""
+    """Give a value as it is typed; a long list as its length."""
     if not isinstance(value, list | tuple):
         return str(value)
     return f"[{len(value)}]" if len(value) > 5 else " ".join(map(str, value))
-
-
-def _peak_memory() -> float:
-    """Most memory the process has held, in MB."""
-    try:
-        import resource
-    except ImportError:  # not on Windows
-        return float("nan")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1e6 if sys.platform == "darwin" else 1e3)
 
 
 def print_completion(ctx: click.Context, option: click.Parameter, shell: str | None) -> None:

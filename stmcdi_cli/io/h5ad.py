@@ -8,8 +8,9 @@ from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import resources, validation
-from stmcdi_cli.errors import InputError, naming
+from stmcdi_cli.errors import InputError, in_file, one_line
 from stmcdi_cli.io import safety
 from stmcdi_cli.io.output import whole_files, writing
 
@@ -32,13 +33,14 @@ def read_h5ad(path: str | os.PathLike[str]) -> "AnnData":
     """
     import anndata
 
-    with hdf5_of(path) as file, reading(path):
-        size = safety.check_hdf5(file)
-    resources.check_fits(str(path), size)
-    with reading(path), safety.bounded(size), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*names are not unique.*")  # the steps refuse them in one line
-        adata = anndata.read_h5ad(path)
-    with naming(path):
+    with in_file(path, "cannot be read as AnnData", "write it again with anndata"):
+        with hdf5_of(path) as file:
+            size = safety.check_hdf5(file)
+        resources.check_fits(str(path), size)
+        with safety.memory_limited(size), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*names are not unique.*")  # the steps refuse them in one line
+            adata = anndata.read_h5ad(path)
+    with in_file(path):
         validation.check(adata)
     return adata
 
@@ -60,25 +62,13 @@ def hdf5_of(path: str | os.PathLike[str]) -> "h5py.File":
         raise InputError(f"{path}: no permission to read it; change its mode or copy it")
     if path.is_dir() or not h5py.is_hdf5(path):
         raise InputError(f"{path}: not an HDF5 file; an .h5ad written by anndata or scanpy is needed")
-    with reading(path):
+    with in_file(path, "cannot be read as AnnData", "write it again with anndata"):
         file = h5py.File(path)
         content = set(file)
     if not {"obs", "var"} <= content:
         file.close()
         raise InputError(f"{path}: HDF5, but not AnnData (no obs and var in it); an .h5ad file is needed")
     return file
-
-
-@contextmanager
-def reading(path: str | os.PathLike[str]) -> "Iterator[None]":
-    """Turn whatever goes wrong while an h5ad file is read into one line."""
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:  # whatever h5py and anndata trip over, the file is what is wrong
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{path}: cannot be read as AnnData ({reason}); write it again with anndata") from error
 
 
 def write_h5ad(adata: "AnnData", path: str | os.PathLike[str]) -> None:
@@ -115,9 +105,8 @@ def write_part(file: "h5py.File", key: str, value: Any, **options: Any) -> None:
     except OSError:
         raise
     except Exception as error:  # whatever anndata trips over, what it was given cannot be written
-        reason = " ".join(str(error).split())[:300]
         raise InputError(
-            f"a part of the data cannot be written to h5ad ({reason}); take it out of the input"
+            f"a part of the data cannot be written to h5ad ({one_line(error, 300)}); take it out of the input"
         ) from error
 
 
@@ -192,11 +181,15 @@ def opened(path: str | os.PathLike[str]) -> "Iterator[AnnData]":
         As `read_h5ad`.
     """
     with hdf5_of(path) as file:
-        with reading(path), safety.bounded(safety.check_hdf5(file)), warnings.catch_warnings():
+        with (
+            in_file(path, "cannot be read as AnnData", "write it again with anndata"),
+            safety.memory_limited(safety.check_hdf5(file)),
+            warnings.catch_warnings(),
+        ):
             warnings.filterwarnings("ignore", ".*names are not unique.*")  # the steps refuse them in one line
             # Files from before 2020 have no encoding; anndata knows how to read them.
             adata = _backed(file) if file.attrs.get("encoding-type") == "anndata" else read_h5ad(path)
-        with naming(path):
+        with in_file(path):
             validation.check(adata)
         resources.check(str(path))
         yield adata
@@ -221,19 +214,19 @@ def _backed(file: "h5py.File") -> "AnnData":
     return anndata.AnnData(X=matrix(file["X"]) if "X" in file else None, layers=layers, raw=raw, **parts)
 
 
-def carried(adata: "AnnData", *, without: Iterable[str]) -> "AnnData":
-    """Give a copy without some matrices (``X`` and names of layers), which a step makes anew; the rest is shared."""
+def carried(adata: "AnnData", *, without: Iterable[str | None]) -> "AnnData":
+    """Give a copy without some matrices (`anndata_keys.X`, names of layers); the rest is shared."""
     copy = shallow_copy(adata)
     for name in without:
-        if name == "X":
+        if name is keys.X:
             copy.X = None
         else:
             copy.layers.pop(name, None)
     return copy
 
 
-def matrices(adata: "AnnData") -> dict[str, Any]:
-    """Give the matrices whose rows are spots and columns genes, by their place in the file."""
-    found = {} if adata.X is None else {"X": adata.X}
-    found |= {f"layers/{name}": matrix for name, matrix in adata.layers.items()}
-    return found if adata.raw is None or adata.raw.X is None else found | {"raw/X": adata.raw.X}
+def matrices(adata: "AnnData") -> dict[str | None, Any]:
+    """Give the matrices of spots x genes by their names: `anndata_keys.X`, those of layers, `anndata_keys.RAW_X`."""
+    found: dict[str | None, Any] = {} if adata.X is None else {keys.X: adata.X}
+    found |= adata.layers
+    return found if adata.raw is None or adata.raw.X is None else found | {keys.RAW_X: adata.raw.X}

@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
 
-from stmcdi_cli.errors import InputError
+from stmcdi_cli.errors import InputError, one_line
 
 try:
     import fcntl
@@ -34,7 +34,7 @@ def writing(path: str | os.PathLike[str]) -> "Iterator[None]":
     try:
         yield
     except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else " ".join(str(error).split())[:200]
+        reason = os.strerror(error.errno) if error.errno else one_line(error)
         raise InputError(f"{path}: cannot be written ({reason}); free space or choose another place") from error
 
 

@@ -7,6 +7,7 @@ the same data, by the same software, with the same settings.
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,8 +18,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from stmcdi_cli import __version__
+from stmcdi_cli.errors import InputError
+from stmcdi_cli.io.output import whole_file, write_texts
 
-KEY, PART, UNDER_WAY = "key", ".part", ".tmp"
+KEY, PART = "key", ".part"
 
 
 class Parts:
@@ -46,13 +49,13 @@ class Parts:
         """
         said = json.dumps([__version__, work], sort_keys=True)
         key = hashlib.blake2b(said.encode(), digest_size=16).hexdigest()
-        with suppress(OSError):
+        with suppress(OSError, InputError):
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             if self._is_mine():
                 self._ready = True
                 if self._key() != key:
                     self._empty()
-                    (self.folder / KEY).write_text(key, "ascii")
+                    write_texts({self.folder / KEY: key})
 
     def _is_mine(self) -> bool:
         """Whether nobody else can have filled the folder."""
@@ -80,16 +83,9 @@ class Parts:
         """Keep a part, whole or not at all; where that is impossible it is done without."""
         if not self._ready:
             return
-        temporary = self.folder / f"{name}.{os.getpid()}{UNDER_WAY}"
-        try:
-            with open(temporary, "wb") as file:
-                file.write(save({key: np.ascontiguousarray(value) for key, value in arrays.items()}))
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self.folder / (name + PART))
-        except OSError:
-            with suppress(OSError):
-                temporary.unlink()
+        content = save({key: np.ascontiguousarray(value) for key, value in arrays.items()})
+        with suppress(InputError), whole_file(self.folder / (name + PART), private=True) as temporary:
+            temporary.write_bytes(content)
 
     def remove(self) -> None:
         """Remove all."""
@@ -99,16 +95,19 @@ class Parts:
                 self.folder.rmdir()
 
     def _empty(self) -> None:
-        for pattern in (f"*{PART}", f"*{UNDER_WAY}", KEY):  # the key last: until then they are known as ours
+        for pattern in (f"*{PART}", KEY):  # the key last: until then they are known as ours
             for path in self.folder.glob(pattern):
-                path.unlink(missing_ok=True)
+                if path.is_dir():  # a part that was being written when a process was killed
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
 
 
 @contextmanager
-def _kept_in(folder: str | os.PathLike[str] | None) -> Iterator[Parts | None]:
-    """Give a place for parts, and clear it up in the end."""
-    if folder is None:
-        yield None
+def kept_in(folder: "str | os.PathLike[str] | Parts | None") -> Iterator[Parts | None]:
+    """Give a place for parts, and clear it up in the end; parts that were opened before are left to who did that."""
+    if folder is None or isinstance(folder, Parts):
+        yield folder
         return
     parts = Parts(Path(folder))
     try:

@@ -1,4 +1,4 @@
-"""Small files from elsewhere, read as text and as YAML: never more than a few megabytes, never anything but data."""
+"""Small text and YAML files from elsewhere: their size is limited, and YAML gives plain data only."""
 
 import errno
 import os
@@ -6,11 +6,11 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from stmcdi_cli.errors import InputError
+from stmcdi_cli.errors import InputError, one_line
 
-MOST = 2**24
-"""Bytes of a text file: a hundred thousand names have a tenth of that."""
-DEEPEST = 32
+MAX_SIZE = 2**24
+"""Bytes of a text file; a hundred thousand names take a tenth of that."""
+MAX_DEPTH = 32
 """Lists and mappings within each other."""
 
 
@@ -20,7 +20,7 @@ def read_text(path: str | os.PathLike[str], encoding: str = "utf-8-sig") -> str:
     Raises
     ------
     OSError
-        It cannot be read, is no file (but the shell's ``<(...)`` is), or has more than `MOST` bytes.
+        It cannot be read, is not a regular file or the shell's ``<(...)``, or has more than `MAX_SIZE` bytes.
     UnicodeDecodeError
         It is not text in that encoding.
     """
@@ -28,14 +28,14 @@ def read_text(path: str | os.PathLike[str], encoding: str = "utf-8-sig") -> str:
     if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode) or Path(path).is_relative_to("/dev/fd")):
         raise OSError(errno.EINVAL, "not a file", str(path))
     with open(path, "rb") as file:
-        content = file.read(MOST + 1)
-    if len(content) > MOST:
-        raise OSError(errno.EFBIG, f"more than {MOST // 2**20} MB", str(path))
+        content = file.read(MAX_SIZE + 1)
+    if len(content) > MAX_SIZE:
+        raise OSError(errno.EFBIG, f"more than {MAX_SIZE // 2**20} MB", str(path))
     return content.decode(encoding)
 
 
 def read_yaml(path: str | os.PathLike[str]) -> Any:
-    """Read plain data from a YAML file: no objects, no aliases (a few can stand for billions of values).
+    """Read plain data from a YAML file. Aliases are refused: a few of them can stand for billions of values.
 
     Raises
     ------
@@ -47,22 +47,22 @@ def read_yaml(path: str | os.PathLike[str]) -> Any:
     import yaml
 
     text = read_text(path)
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same safe loader in C: gene lists are long
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same in C, for long lists of genes
     depth = 0
     try:
-        for event in yaml.parse(text, loader):  # building values goes as deep as the file says: look first
+        for event in yaml.parse(text, loader):  # before values are built, which recurses
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if depth > DEEPEST:
-                raise ValueError(f"more than {DEEPEST} lists within each other")
+            if depth > MAX_DEPTH:
+                raise ValueError(f"more than {MAX_DEPTH} lists within each other")
             if isinstance(event, yaml.AliasEvent):
                 raise ValueError("an alias (*), which is not supported")
         return yaml.load(text, loader)
     except (yaml.YAMLError, OverflowError, RecursionError) as error:
-        raise ValueError(" ".join(str(error).split())[:200]) from error
+        raise ValueError(one_line(error)) from error
 
 
 def read_names(path: str | os.PathLike[str]) -> list[str]:
-    """Read one name per line, blank lines and lines that start with # left out; of a model's folder, its genes.
+    """Read one name per line, without blank lines and lines that start with #; of a model's folder, its genes.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What every variant of the model offers to the steps ``train`` and ``impute``."""
+"""The interface of every variant of the model, as the steps ``train`` and ``impute`` use it."""
 
 import hashlib
 import json
@@ -11,11 +11,36 @@ import numpy as np
 import torch
 
 from stmcdi_cli.model.tissue import Tissue
-from stmcdi_cli.model.training.checkpoint import Restart
+from stmcdi_cli.model.training.checkpoint import Checkpoint
 from stmcdi_cli.model.training.trainer import Reporter
 
-Keep = Callable[[int, slice, np.ndarray], None]
-"""Receives the number of a draw, which of the spots asked for, and their values in that draw, float32 [spots, G]."""
+DrawCallback = Callable[[int, slice, np.ndarray], None]
+"""Receives the number of a draw, the rows of the requested spots, and their values in it, float32 [rows, G]."""
+
+
+@dataclass(frozen=True)
+class DrawOptions:
+    """How to draw.
+
+    Attributes
+    ----------
+    n_samples
+        Draws per entry.
+    seed
+        Seed of the draws.
+    sampler
+        A name in `samplers.SAMPLERS`.
+    n_steps
+        Network passes per draw; None for the sampler's own number.
+    denoise
+        Draw visible entries too. Otherwise the values of draws at visible entries have no meaning.
+    """
+
+    n_samples: int
+    seed: int
+    sampler: str
+    n_steps: int | None = None
+    denoise: bool = False
 
 
 @dataclass(frozen=True)
@@ -27,9 +52,9 @@ class Draws:
     samples
         float32, samples x spots x genes, on ``X``'s scale, never negative.
     mean
-        float32, spots x genes: the point value, which a model may know better than the mean of the samples.
+        float32, spots x genes: the point value, which can be more accurate than the mean of the samples.
     tail
-        Share of the samples that the 90 % interval leaves out on either side.
+        Share of the samples that the 90 % interval excludes at each end.
     """
 
     samples: np.ndarray
@@ -38,12 +63,12 @@ class Draws:
 
 
 class ImputationModel(ABC):
-    """A model that learns from the visible entries of a tissue and draws the others from noise.
+    """A model that is trained on the visible entries of a tissue and draws the others from noise.
 
     Parameters
     ----------
     config
-        Everything needed to build the network again: the preset's values and what the command line changed.
+        Everything needed to build the network: the preset's values and the changes by options.
     genes
         Names of the genes the model is for, in order.
     """
@@ -58,37 +83,27 @@ class ImputationModel(ABC):
 
     @abstractmethod
     def fit(
-        self, tissue: Tissue, *, seed: int, device: torch.device, report: Reporter, restart: Restart | None = None
+        self, tissue: Tissue, *, seed: int, device: torch.device, report: Reporter, checkpoint: Checkpoint | None = None
     ) -> None:
-        """Learn from the visible entries (Algorithm 1), or go on with that where `restart` says it stands."""
+        """Train on the visible entries (Algorithm 1), from the state in `checkpoint` where it has one."""
 
     @abstractmethod
     def prepare(
         self, tissue: Tissue, *, device: torch.device, encoded: Mapping[str, torch.Tensor] | None = None
     ) -> None:
-        """Encode the condition of every spot once, before any sampling; not where it is known, from `encoded`."""
+        """Encode the condition of every spot once, before any draw; with `encoded`, use these results instead."""
 
     def encoded(self) -> dict[str, torch.Tensor]:
-        """What `prepare` has worked out, by name."""
+        """Results of `prepare` that take time to compute, by name."""
         return {}
 
     @property
     def interval_tail(self) -> float:
-        """Share of the draws that the 90 % interval leaves out on either side."""
+        """Share of the draws that the 90 % interval excludes at each end."""
         return 0.05
 
     @abstractmethod
-    def draw_each(
-        self,
-        spots: np.ndarray,
-        keep: Keep | None,
-        *,
-        n_samples: int,
-        seed: int,
-        sampler: str,
-        n_steps: int | None,
-        denoise: bool = False,
-    ) -> np.ndarray:
+    def draw_each(self, spots: np.ndarray, options: DrawOptions, on_draw: DrawCallback | None = None) -> np.ndarray:
         """Draw the missing entries of some spots of the prepared tissue, starting from pure noise (Algorithm 2).
 
         Values do not depend on which other spots are asked for: noise is keyed by (seed, spot, sample).
@@ -96,38 +111,37 @@ class ImputationModel(ABC):
         Parameters
         ----------
         spots
-            Their positions in the tissue.
-        keep
-            Receives every draw, a few spots at a time, each spot's draws in an order of their own; None where the
-            point value alone is wanted.
-        n_samples, seed, sampler, n_steps
-            See `impute`.
-        denoise
-            Draw visible entries too; without, what stands in their place means nothing.
+            Positions of the spots in the tissue.
+        options
+            How to draw.
+        on_draw
+            Receives every draw, some spots at a time; the order of the draws may differ between spots. None where only
+            the point value is wanted.
 
         Returns
         -------
         The point value, float32 [spots, G].
         """
 
-    def draw(self, spots: np.ndarray, *, n_samples: int, **options: Any) -> Draws:
-        """Give all draws of some spots; for the options see `draw_each`."""
-        samples = np.empty((n_samples, len(spots), len(self.genes)), dtype=np.float32)
+    def draw(self, spots: np.ndarray, options: DrawOptions) -> Draws:
+        """Give all draws of some spots."""
+        samples = np.empty((options.n_samples, len(spots), len(self.genes)), dtype=np.float32)
 
-        def keep(number: int, rows: slice, values: np.ndarray) -> None:
+        def store(number: int, rows: slice, values: np.ndarray) -> None:
             samples[number, rows] = values
 
-        mean = self.draw_each(spots, keep, n_samples=n_samples, **options)
+        mean = self.draw_each(spots, options, store)
         return Draws(samples, mean, self.interval_tail)
 
     @abstractmethod
     def state(self) -> dict[str, torch.Tensor]:
-        """Everything that was learnt, by name."""
+        """All trained values, by name."""
 
     def digest(self) -> str:
-        """Tell models apart: by what was learnt and by their settings."""
-        said = {name: value for name, value in self.config.items() if name not in ("seconds", "device", "cpu_fallback")}
-        digest = hashlib.blake2b(json.dumps(said, sort_keys=True).encode(), digest_size=16)
+        """Digest of the trained values and the settings; other models have another one."""
+        no_settings = ("seconds", "device", "cpu_fallback")
+        settings = {name: value for name, value in self.config.items() if name not in no_settings}
+        digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=16)
         for name, value in sorted(self.state().items()):
             digest.update(name.encode())
             digest.update(value.contiguous().numpy().tobytes())
@@ -135,4 +149,4 @@ class ImputationModel(ABC):
 
     @abstractmethod
     def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Take back what ``state`` gave."""
+        """Restore what ``state`` gave."""

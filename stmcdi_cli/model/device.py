@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 
 from stmcdi_cli.errors import DeviceMemoryError, OptionError
-from stmcdi_cli.resources import n_workers as n_workers
+from stmcdi_cli.resources import n_workers
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -38,11 +38,11 @@ def cpu_fallback(name: str, device: torch.device) -> str | None:
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Compute on one thread, so that no sum depends on how many there are.
+def single_threaded() -> Iterator[None]:
+    """Compute on one thread, so that no sum depends on the number of threads.
 
-    Work is shared out over threads in whole blocks instead, which is also faster here: the operations are small, and
-    threads that wait for each other within each of them spin.
+    Whole blocks of work are computed in parallel instead (`parallel_map`). That is also faster here: the operations are
+    small, and threads within an operation would spend their time waiting for each other.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -52,8 +52,8 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """Give what a function makes of each item, in order: computed on every core, a few ahead of what is taken."""
+def parallel_map(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """Call a function on each item, on all cores; yields the results in order and computes a few in advance."""
     n = n_workers()
     if n == 1:
         yield from map(function, items)
@@ -72,8 +72,8 @@ def in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> Itera
 
 
 @contextmanager
-def memory_guard() -> Iterator[None]:
-    """Give a GPU's lack of memory an error, and so an exit code, of its own.
+def oom_as_error() -> Iterator[None]:
+    """Turn a GPU's lack of memory into an error with an exit code of its own.
 
     Raises
     ------

@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 from safetensors.torch import save as as_bytes
 
 from stmcdi_cli import __version__
-from stmcdi_cli.errors import InputError
+from stmcdi_cli.errors import InputError, one_line
 from stmcdi_cli.io.output import whole_folder
-from stmcdi_cli.io.safety import bounded
+from stmcdi_cli.io.safety import memory_limited
 from stmcdi_cli.io.text import read_yaml
 from stmcdi_cli.model.base import ImputationModel
 from stmcdi_cli.model.tissue import Tissue
@@ -24,11 +24,11 @@ VARIANTS = {
     "attention": "stmcdi_cli.model.attention.model:AttentionModel",
     "latent": "stmcdi_cli.model.latent.model:LatentModel",
 }
-"""Variant to the class behind it, imported when asked for."""
+"""Class of each variant, imported only when it is used."""
 
 
 def build(config: Mapping[str, Any], genes: Sequence[str]) -> ImputationModel:
-    """Make an untrained model of the variant that ``config["variant"]`` names.
+    """Build an untrained model of the variant ``config["variant"]``.
 
     Raises
     ------
@@ -43,12 +43,12 @@ def build(config: Mapping[str, Any], genes: Sequence[str]) -> ImputationModel:
 
 
 def save(model: ImputationModel, path: str | os.PathLike[str], history: Sequence[Mapping[str, float]]) -> None:
-    """Write a model folder, whole or not at all; a model already there is replaced.
+    """Write a model folder, completely or not at all; a model that is already there is replaced.
 
     Raises
     ------
     InputError
-        There is something at `path` that is no model.
+        There is something at `path` that is not a model.
     """
     path = Path(path)
     if path.exists() and not (path.is_dir() and all(p.name in (WEIGHTS, CONFIG, HISTORY) for p in path.iterdir())):
@@ -62,7 +62,7 @@ def save(model: ImputationModel, path: str | os.PathLike[str], history: Sequence
     }
     with whole_folder(path) as temporary:
         weights = as_bytes({name: value.contiguous() for name, value in model.state().items()})
-        (temporary / WEIGHTS).write_bytes(weights)  # the library's own writing hides why it fails
+        (temporary / WEIGHTS).write_bytes(weights)  # `safetensors` itself would not say why it cannot write
         (temporary / CONFIG).write_text(yaml.safe_dump(description, sort_keys=False, allow_unicode=True), "utf-8")
         (temporary / HISTORY).write_text(_table(history), "utf-8")
 
@@ -86,10 +86,10 @@ def load(path: str | os.PathLike[str]) -> ImputationModel:
         config, genes = dict(description["config"]), tuple(map(str, description["genes"]))
         config["variant"] = description["variant"]
     except (OSError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path / CONFIG} is not a model's configuration: {_one_line(error)}") from error
+        raise InputError(f"{path / CONFIG} is not a model's configuration: {one_line(error, 300)}") from error
     try:
         # A configuration may ask for a network of any size: it gets memory for the weights that there are.
-        with bounded((path / WEIGHTS).stat().st_size):
+        with memory_limited((path / WEIGHTS).stat().st_size):
             model = build(config, genes)
             state = load_file(path / WEIGHTS)
             broken = [name for name, value in state.items() if not value.isfinite().all()]
@@ -98,13 +98,13 @@ def load(path: str | os.PathLike[str]) -> ImputationModel:
             model.load_state(state)
     except InputError:
         raise
-    except Exception as error:  # whatever torch trips over, the folder is what is wrong
-        raise InputError(f"{path / WEIGHTS} does not fit {path / CONFIG}: {_one_line(error)}") from error
+    except Exception as error:  # torch raises errors of many kinds for a damaged folder
+        raise InputError(f"{path / WEIGHTS} does not fit {path / CONFIG}: {one_line(error, 300)}") from error
     return model
 
 
 def check_genes(model: ImputationModel, tissue: Tissue) -> None:
-    """Refuse data on other genes than the model was trained on.
+    """Refuse data with other genes than the model was trained on.
 
     Raises
     ------
@@ -128,18 +128,18 @@ def check_genes(model: ImputationModel, tissue: Tissue) -> None:
 
 
 def check_scale(model: ImputationModel, tissue: Tissue) -> None:
-    """Refuse values on another scale than the model was trained on: it would impute all of them, and wrongly.
+    """Refuse values on another scale than the model was trained on: all imputed values would be wrong.
 
     Raises
     ------
     InputError
-        The values are, say, raw counts, and the model's were log1p-normalised; or there are none.
+        For example, the values are raw counts and the model was trained on log1p-normalised ones; or there are none.
     """
-    if "scale" not in model.config or model.config["scale"] == tissue.scale:
+    if "scale" not in model.config or model.config["scale"] == tissue.count_scale:
         return
     if not tissue.x.nnz:
         raise InputError("expected some visible value above 0 in X, found none; there is nothing to impute from")
-    found, expected = (_SCALE_NAMES[scale] for scale in (tissue.scale, model.config["scale"]))
+    found, expected = (_SCALE_NAMES[scale] for scale in (tissue.count_scale, model.config["scale"]))
     raise InputError(f"X is on the scale of {found}, the model's is that of {expected}; prepare it as for training")
 
 
@@ -152,7 +152,7 @@ _SCALE_NAMES = {
 
 
 def _plain(value: Any) -> Any:
-    """Only what safe YAML knows: tuples become lists."""
+    """Convert to types of safe YAML: tuples become lists."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -166,7 +166,3 @@ def _table(rows: Sequence[Mapping[str, float]]) -> str:
     lines = ["\t".join(columns)]
     lines += ["\t".join(f"{row[column]:.8g}" if column in row else "" for column in columns) for row in rows]
     return "\n".join(lines) + "\n"
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

@@ -19,20 +19,20 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 VALIDATION_STREAM = 1 << 20
-"""Stream of the keyed numbers that choose the inner validation entries; no sampler's stream can reach it."""
+"""Stream of the keyed numbers that choose the inner validation entries; larger than the stream of any sampler."""
 
 
 class Rows:
-    """A matrix of spots x genes that stays on disk: rows of it are read when asked for.
+    """A matrix of spots x genes that stays on disk; its rows are read when they are needed.
 
     Parameters
     ----------
     read
-        Gives a run of rows.
+        Reads consecutive rows.
     shape
         Spots and genes.
     nnz
-        Values in it.
+        Number of values stored.
     """
 
     def __init__(self, read: Callable[[slice], sp.csr_matrix], shape: tuple[int, int], nnz: int) -> None:
@@ -41,7 +41,7 @@ class Rows:
         self._read = read
 
     def __getitem__(self, spots: np.ndarray) -> sp.csr_matrix:
-        """Rows of spots that lie near each other."""
+        """Rows of some spots, which should be close to each other: all rows between them are read."""
         first = int(spots.min())
         return self._read(slice(first, int(spots.max()) + 1))[spots - first]
 
@@ -53,16 +53,16 @@ class Tissue:
     Attributes
     ----------
     x
-        Expression on ``X``'s scale, CSR float32, spots x genes; 0 at missing entries. On disk, where a tissue is only
-        imputed (`Rows`).
+        Expression on ``X``'s scale, CSR float32, spots x genes; 0 at missing entries. `Rows` on disk where a tissue is
+        only imputed.
     missing
-        CSR bool, spots x genes; True where there is no value. On disk with `x`.
+        CSR bool, spots x genes; True where there is no value. On disk if `x` is.
     graph
         Adjacency, CSR float32, spots x spots, no self-loops; 1 for each neighbour.
     depth
-        Spot total over median total; 1 where the file does not tell.
-    scale
-        How `x` was made from counts, a name in `scales.SCALES`; None where it is no function of counts.
+        Spot total divided by the median total; 1 where the file has no size factors.
+    count_scale
+        Function of the counts that `x` is, a name in `scales.SCALES`; None where it is not a function of counts.
     genes
         Gene names in order.
     """
@@ -71,7 +71,7 @@ class Tissue:
     missing: sp.csr_matrix
     graph: sp.csr_matrix
     depth: np.ndarray
-    scale: str | None
+    count_scale: str | None
     genes: tuple[str, ...]
 
     @property
@@ -90,32 +90,32 @@ class Tissue:
         return self.n_spots - np.asarray(self.missing.sum(0)).ravel()
 
     def counts(self) -> sp.csr_matrix:
-        """Visible counts behind `x`, CSR float64."""
-        assert self.scale is not None
+        """Visible counts from which `x` was computed, CSR float64."""
+        assert self.count_scale is not None
         depth = np.repeat(self.depth, np.diff(self.x.indptr))
-        counts = np.round(SCALES[self.scale][1](self.x.data.astype(np.float64), depth))
+        counts = np.round(SCALES[self.count_scale][1](self.x.data.astype(np.float64), depth))
         return sp.csr_matrix((counts, self.x.indices, self.x.indptr), shape=self.x.shape)
 
     def without(self, hidden: sp.csr_matrix) -> "Tissue":
-        """Give this tissue with some visible entries hidden as well (bool, spots x genes)."""
+        """Give a copy of this tissue in which some more entries are missing (bool, spots x genes)."""
         x = sp.csr_matrix(self.x - self.x.multiply(hidden))
         x.eliminate_zeros()
         return replace(self, x=x, missing=sp.csr_matrix(self.missing + hidden))
 
     @classmethod
     def from_anndata(cls, adata: "AnnData", spots: np.ndarray | None = None, *, on_disk: bool = False) -> "Tissue":
-        """Take the visible part of an AnnData object; whatever ``X`` holds at missing entries is dropped here.
+        """Take the visible part of an AnnData object; values of ``X`` at missing entries are dropped here.
 
-        A spot flagged as empty is taken as missing altogether: it was not seen, which is not the same as seen to be 0.
+        All entries of a spot flagged as empty are missing: nothing was measured there, which is not a measured 0.
 
         Parameters
         ----------
         adata
             The object; its matrices may be on disk.
         spots
-            Positions of the spots to take, rising, with the graph among them; all by default.
+            Positions of the spots to take, ascending, with the graph between them; all by default.
         on_disk
-            Leave there what is there.
+            Leave matrices that are on disk there.
 
         Raises
         ------
@@ -163,7 +163,7 @@ class Tissue:
             missing=Rows(missing_rows, shape, n_missing) if lazy else stacked([part for _, part in parts]),
             graph=graph,
             depth=depth,
-            scale=search.scale,
+            count_scale=search.scale,
             genes=tuple(map(str, adata.var_names)),
         )
 
@@ -174,7 +174,7 @@ def graph_of(adata: "AnnData") -> sp.csr_matrix:
     Raises
     ------
     InputError
-        There is none.
+        The object has no spatial graph.
     """
     if keys.CONNECTIVITIES not in adata.obsp:
         raise InputError(f"no obsp['{keys.CONNECTIVITIES}']; run `stmcdi build-graph` first")
@@ -186,7 +186,7 @@ def graph_of(adata: "AnnData") -> sp.csr_matrix:
 
 
 def validation_entries(tissue: Tissue, share: float, seed: int) -> sp.csr_matrix:
-    """Choose a share of the visible entries at random, by keys; CSR bool, spots x genes."""
+    """Choose a share of the visible entries at random, with keyed numbers; CSR bool, spots x genes."""
     rows = []
     for chunk in row_chunks(tissue.x.shape):
         spots = np.arange(chunk.start, chunk.stop)

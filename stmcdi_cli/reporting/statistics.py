@@ -11,7 +11,7 @@ import numpy as np
 
 from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import validation
-from stmcdi_cli.errors import InputError
+from stmcdi_cli.errors import InputError, one_line
 from stmcdi_cli.io.h5ad import shallow_copy
 from stmcdi_cli.io.text import read_text, read_yaml
 from stmcdi_cli.reporting.reliability import reliability
@@ -250,6 +250,7 @@ def _read_model(path: Path) -> tuple[dict[str, np.ndarray], Mapping[str, Any]]:
         history = {name: np.array([float(row[name] or "nan") for row in rows]) for name in columns}
         config = dict(description["config"])
     except (OSError, csv.Error, KeyError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{path} is not a complete model ({reason}); give the folder that train wrote") from error
+        raise InputError(
+            f"{path} is not a complete model ({one_line(error)}); give the folder that train wrote"
+        ) from error
     return history, {**config, "version": description.get("version"), "variant": description.get("variant")}

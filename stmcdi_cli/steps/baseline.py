@@ -1,24 +1,33 @@
 """``stmcdi baseline``: impute with one of the methods that the diffusion model is compared with."""
 
-from typing import TYPE_CHECKING
+import logging
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
 
 from stmcdi_cli import anndata_keys as keys
-from stmcdi_cli import validation
-from stmcdi_cli.io.h5ad import shallow_copy
-from stmcdi_cli.logging import note
+from stmcdi_cli import resources, validation
+from stmcdi_cli.io.h5ad import carried
+from stmcdi_cli.io.stream import Block, Stream, disk_size
 from stmcdi_cli.provenance import record
-from stmcdi_cli.sparse import missing_entries
+from stmcdi_cli.sparse import missing_entries, row_chunks
+from stmcdi_cli.steps._step import step
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
+logger = logging.getLogger(__name__)
+
 TARGETS = ("missing", "all")
+LAYERS = (keys.IMPUTED, keys.IMPUTED_SD, keys.IMPUTED_Q05, keys.IMPUTED_Q95)
+BYTES_PER_ENTRY = 10
+"""Memory that a method takes at least: values, estimates, and what is visible and to be filled."""
 _QUANTILE_95 = 1.6448536269514722  # of the standard normal distribution
 
 
+@step
 def baseline(
     adata: "AnnData",
     *,
@@ -26,7 +35,7 @@ def baseline(
     target: str = "missing",
     section_key: str | None = None,
     seed: int = 0,
-) -> "AnnData":
+) -> Stream:
     """Fill entries with what a comparison method expects there, and say how far observations would spread around it.
 
     Parameters
@@ -54,29 +63,36 @@ def baseline(
     InputError
         The data lack what the method needs, or an option is out of range.
     """
-    from stmcdi_cli.baselines import METHODS, Visible
-    from stmcdi_cli.model.device import one_thread
+    from stmcdi_cli.baselines import METHODS, DenseTissue
+    from stmcdi_cli.model.device import single_threaded
 
     validation.one_of("method", method, METHODS)
     validation.one_of("target", target, TARGETS)
     validation.at_least("seed", seed, 0)
-    data = Visible.from_anndata(adata, section_key)
+    resources.check_fits("a dense copy of the data", BYTES_PER_ENTRY * adata.n_obs * adata.n_vars)
+    data = DenseTissue.from_anndata(adata, section_key)
     fill = np.ones(adata.shape, dtype=bool) if target == "all" else missing_entries(adata).toarray()
     if not fill.any():
-        note("baseline: no entry is missing, so none is filled; --target all replaces every one")
-    with one_thread():
+        logger.info("baseline: no entry is missing, so none is filled; --target all replaces every one")
+    with single_threaded():
         estimate = METHODS[method](data, seed=seed)
-
-    result = shallow_copy(adata)
     positive = estimate.sd[estimate.sd > 0]
     # A gene that was never seen to vary is taken for as steady as the steadiest that was, not for certain.
     sd = np.broadcast_to(np.maximum(estimate.sd, positive.min(initial=1.0)), fill.shape)
-    for name, values in _summaries(estimate.mean, sd).items():
-        layer = np.where(fill, values, data.x if name == keys.IMPUTED else 0).astype(np.float32)
-        result.layers[name] = sp.csr_matrix(layer) if target == "missing" else layer
-    parameters = {"method": method, "target": target, "section_key": section_key, "seed": seed}
-    record(result, "baseline", parameters)
-    return result
+
+    def blocks() -> Iterator[Block]:
+        for rows in row_chunks(adata.shape):
+            block: dict[str | None, Any] = {}
+            for name, values in _summaries(estimate.mean[rows], sd[rows]).items():
+                layer = np.where(fill[rows], values, data.x[rows] if name == keys.IMPUTED else 0).astype(np.float32)
+                block[name] = sp.csr_matrix(layer) if target == "missing" else layer
+            yield block
+
+    header = carried(adata, without=LAYERS)
+    record(header, "baseline", {"method": method, "target": target, "section_key": section_key, "seed": seed})
+    n_values = len(LAYERS) * int(np.count_nonzero(fill)) + int(np.count_nonzero(data.x))
+    size = disk_size(0, 0, len(LAYERS) * fill.size) if target == "all" else disk_size(n_values)
+    return Stream(header, blocks(), size)
 
 
 def _summaries(mean: np.ndarray, sd: np.ndarray) -> dict[str, np.ndarray]:

@@ -2,16 +2,16 @@
 
 from typing import TYPE_CHECKING
 
-import numpy as np
 import scipy.sparse as sp
 
 from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import validation
 from stmcdi_cli.errors import OptionError
-from stmcdi_cli.graph import Edges, _edges
+from stmcdi_cli.graph import adjacency, edges
 from stmcdi_cli.io.h5ad import shallow_copy
-from stmcdi_cli.io.stream import Stream, gathered
+from stmcdi_cli.io.stream import Stream
 from stmcdi_cli.provenance import record
+from stmcdi_cli.steps._step import step
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 METHODS = ("knn", "radius", "delaunay", "grid")
 
 
+@step
 def build_graph(
     adata: "AnnData",
     *,
@@ -28,7 +29,7 @@ def build_graph(
     radius: float | None = None,
     n_rings: int = 1,
     section_key: str | None = None,
-) -> "AnnData":
+) -> Stream:
     """Build the spatial graph under squidpy's key names.
 
     Parameters
@@ -59,28 +60,6 @@ def build_graph(
     InputError
         Coordinates are absent, NaN or infinite, a section label is missing, or an option does not fit.
     """
-    return gathered(
-        stream(
-            adata,
-            method=method,
-            n_neighbors=n_neighbors,
-            radius=radius,
-            n_rings=n_rings,
-            section_key=section_key,
-        )
-    )
-
-
-def stream(
-    adata: "AnnData",
-    *,
-    method: str = "knn",
-    n_neighbors: int = 5,
-    radius: float | None = None,
-    n_rings: int = 1,
-    section_key: str | None = None,
-) -> Stream:
-    """Do the work of :func:`build_graph` on a file that is open: matrices of expression are carried over unread."""
     validation.one_of("method", method, METHODS)
     validation.at_least("n_neighbors", n_neighbors, 1)
     validation.at_least("n_rings", n_rings, 1)
@@ -92,18 +71,13 @@ def stream(
     xy = validation.coordinates(adata)
     section = validation.sections(adata, section_key)
 
-    parts = []
-    for code in np.unique(section):
-        spots = np.flatnonzero(section == code)
-        edges = _edges(xy[spots], method, n_neighbors, radius, n_rings)
-        parts.append(Edges(spots[edges.source], spots[edges.target], edges.length))
-    edges = Edges(*map(np.concatenate, zip(*parts, strict=True)))
+    found = edges(xy, section, method, n_neighbors, radius, n_rings)
 
     result = shallow_copy(adata)
-    shape = (adata.n_obs, adata.n_obs)
-    ends = (edges.source, edges.target)
-    result.obsp[keys.CONNECTIVITIES] = sp.csr_matrix((np.ones(edges.length.size, np.float32), ends), shape=shape)
-    result.obsp[keys.DISTANCES] = sp.csr_matrix((edges.length, ends), shape=shape)
+    connected = adjacency(found, adata.n_obs)
+    result.obsp[keys.CONNECTIVITIES] = connected
+    ends = (found.source, found.target)
+    result.obsp[keys.DISTANCES] = sp.csr_matrix((found.length, ends), shape=connected.shape)
     options = {
         "method": method,
         "n_neighbors": n_neighbors,
@@ -118,4 +92,4 @@ def stream(
         "params": {**params, "coord_type": "grid" if method == "grid" else "generic"},
     }
     record(result, "build-graph", options)
-    return Stream(result, (), 20 * edges.length.size)
+    return Stream(result, (), 20 * found.length.size)

@@ -1,48 +1,88 @@
-"""Validate the table of samples that a workflow starts from."""
+"""Validate the table of samples that a workflow starts from.
+
+workflows/samplesheet.nf follows the same rules in the same words.
+"""
 
 import csv
 import io
+import json
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import resources
 from pathlib import Path
+from typing import Any
 
-from stmcdi_cli.errors import InputError
+import numpy as np
+import scipy.sparse as sp
+
+from stmcdi_cli import anndata_keys as keys
+from stmcdi_cli import validation
+from stmcdi_cli.errors import InputError, in_file
+from stmcdi_cli.io.h5ad import opened
 from stmcdi_cli.io.output import check_output, whole_file
 from stmcdi_cli.io.text import read_text
+from stmcdi_cli.steps.normalize import counts_matrix
 
 REQUIRED = ("sample", "h5ad")
 COLUMNS = (*REQUIRED, "section_key", "group")
-SAFE = {  # these words end up in file names and command lines
-    "sample": re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*"),
-    "section_key": re.compile(r"([A-Za-z0-9_][A-Za-z0-9._-]*)?"),
-    "group": re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)?"),
-}
+
+
+def _patterns() -> dict[str, re.Pattern[str]]:
+    """Pattern of each column in the samplesheet's schema, which a checkout has where Nextflow looks for it."""
+    installed = resources.files("stmcdi_cli") / "schema_input.json"
+    schema = installed if installed.is_file() else Path(__file__).parents[2] / "assets" / "schema_input.json"
+    columns = json.loads(schema.read_text("utf-8"))["items"]["properties"]
+    return {name: re.compile(column["pattern"]) for name, column in columns.items()}
+
+
+SAFE = _patterns()  # these words end up in file names and command lines
+RESERVED = ("id", "shard", "samples")
+"""What the workflow notes of a sample itself, under these names."""
+SEPARATORS = (",", ";", "\t")
 # Nextflow writes a file's name into the script of its task; its folders only into links, where it escapes them.
-SAFE_FILE = re.compile(r"(?:[\w./+=,@%~: -]*/)?[\w.+=,@%~-]+|[A-Za-z][\w+.-]*://[\w./+=,@%~:?&#-]+")
+SAFE_FILE = SAFE.pop("h5ad")
 URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+MOST_FAULTS = 10
+"""Faults that one message names."""
+MOST_VALUES = 10**6
+"""Values of a matrix that are looked at."""
 
 
 def check_samplesheet(
-    sheet: str | os.PathLike[str], output: str | os.PathLike[str], *, base: str | os.PathLike[str] | None = None
+    sheet: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    base: str | os.PathLike[str] | None = None,
+    content: bool = False,
+    layer: str | None = None,
+    skip: bool = False,
 ) -> None:
-    """Check a samplesheet and write it again with all four columns and absolute paths.
+    """Check a samplesheet and write it again with commas, all four columns, absolute paths, then its other columns.
 
     Parameters
     ----------
     sheet
-        CSV with a header: ``sample`` and ``h5ad``, optionally ``section_key`` (the column of ``obs`` with tissue
-        sections) and ``group`` (samples of a group are sections of one tissue).
+        Cells separated by commas, semicolons or tabs, with a header: ``sample`` and ``h5ad``, optionally
+        ``section_key`` (the column of ``obs`` with tissue sections) and ``group`` (samples of a group are sections of
+        one tissue). Other columns are carried along.
     output
         The validated CSV. URIs such as ``s3://...`` are passed through unseen.
     base
         Folder that relative paths start from; the sheet's own folder if None. Paths not found there are looked for in
         the working folder.
+    content
+        Open every file: coordinates, section column, and the first values.
+    layer, skip
+        What `normalize` will be given: the layer that holds the counts, and whether values need not be counts.
 
     Raises
     ------
     InputError
-        The sheet has no rows, an unknown, repeated or missing column, a ragged row, an unsafe or repeated sample
-        name, a group that is not one, a path that a shell could misread, or names a file that does not exist.
+        The sheet has no rows, a repeated or missing column, a ragged row, an unsafe or repeated sample name, a group
+        that is not one, a path that a shell could misread, or names a file that does not exist. All such faults are in
+        one message.
     """
     sheet = Path(sheet)
     check_output(output, sheet)
@@ -52,37 +92,47 @@ def check_samplesheet(
     if len(rows) < 2:
         raise InputError(f"{sheet}: expected at least 1 sample, found none; add a row for each sample")
 
+    faults: list[str] = []
     line_of: dict[str, int] = {}
     samples = []
     for line, cells in rows[1:]:
         where = f"{sheet}, line {line}"
-        if len(cells) != len(header):
-            raise InputError(f"{where}: expected {len(header)} cells, found {len(cells)}; check the commas")
-        row = dict.fromkeys(COLUMNS, "") | dict(zip(header, cells, strict=True))
-        name = row["sample"]
-        for column, allowed in SAFE.items():
-            if not allowed.fullmatch(row[column]):
-                raise InputError(
-                    f"{where}: expected {column} to be made of letters, digits, '.', '_' and '-' "
-                    f"and to start with a letter or digit, found '{row[column]}'; rename it"
-                )
-        if name in line_of:
-            raise InputError(f"{where}: sample '{name}' is also in line {line_of[name]}; give each sample its own name")
-        line_of[name] = line
-        row["h5ad"] = _locate(row["h5ad"], folders, where)
-        samples.append(row)
-    _check_groups(sheet, samples)
+        row = dict.fromkeys(COLUMNS, "")
+        with _collected(faults):
+            row |= _cells(header, cells, where)
+            samples.append(row)
+            with _collected(faults):
+                _check_new(row["sample"], line, line_of, where)
+            _check_words(row, where, faults)
+            row["h5ad"] = _locate(row["h5ad"], folders, where)
+            if content and not URI.match(row["h5ad"]):
+                _check_content(row["h5ad"], row["section_key"] or None, layer, skip, where)
+    _check_groups(sheet, samples, faults)
+    if faults:
+        more = f"; and {len(faults) - MOST_FAULTS} more" if len(faults) > MOST_FAULTS else ""
+        raise InputError("; ".join(faults[:MOST_FAULTS]) + more)
 
     with whole_file(output) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        columns = dict.fromkeys([*COLUMNS, *filter(None, header)])
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(samples)
+
+
+@contextmanager
+def _collected(faults: list[str]) -> Iterator[None]:
+    """Note an error, to go on and find the others."""
+    try:
+        yield
+    except InputError as error:
+        faults.append(str(error))
 
 
 def _read(sheet: Path) -> list[tuple[int, list[str]]]:
     """Rows of the sheet that are not blank, each with its line number and its cells stripped."""
     try:
-        reader = csv.reader(io.StringIO(read_text(sheet), newline=""), strict=True)
+        text = read_text(sheet)
+        reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=_separator(text))
         rows = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
     except FileNotFoundError as error:
         raise InputError(f"{sheet}: no such file; check the path") from error
@@ -91,33 +141,73 @@ def _read(sheet: Path) -> list[tuple[int, list[str]]]:
     return [(line, cells) for line, cells in rows if any(cells)]
 
 
+def _separator(text: str) -> str:
+    """What separates the cells: of the three, the one that the header has most of."""
+    header = next((line for line in text.splitlines() if line.strip(" ,;\t")), "")
+    return max(SEPARATORS, key=header.count)
+
+
 def _header(sheet: Path, rows: list[tuple[int, list[str]]]) -> list[str]:
+    """Names of the columns, ours in lower case; those without a name are left out later."""
     if not rows:
         raise InputError(f"{sheet}: expected a header, found an empty file; start it with {','.join(COLUMNS)}")
-    header = rows[0][1]
-    for column in header:
-        if column not in COLUMNS:
-            raise InputError(
-                f"{sheet}, line 1: expected columns {', '.join(COLUMNS)}, found '{column}'; remove or rename it"
-            )
-        if header.count(column) > 1:
-            raise InputError(f"{sheet}, line 1: expected column '{column}' once, found it again; remove one")
+    header = [cell.lower() if cell.lower() in COLUMNS else cell for cell in rows[0][1]]
+    while not header[-1]:
+        header.pop()
+    faults: list[str] = []
+    for column in dict.fromkeys(filter(None, header)):
+        with _collected(faults):
+            if header.count(column) > 1:
+                raise InputError(f"{sheet}, line 1: expected column '{column}' once, found it again; remove one")
+            if column in RESERVED:
+                raise InputError(f"{sheet}, line 1: expected no column '{column}', found one; rename it")
     for column in REQUIRED:
-        if column not in header:
-            raise InputError(f"{sheet}, line 1: expected a column '{column}', found {', '.join(header)}; add it")
+        with _collected(faults):
+            if column not in header:
+                raise InputError(f"{sheet}, line 1: expected a column '{column}', found {', '.join(header)}; add it")
+    if faults:
+        raise InputError("; ".join(faults[:MOST_FAULTS]))
     return header
 
 
-def _check_groups(sheet: Path, samples: list[dict[str, str]]) -> None:
+def _cells(header: list[str], cells: list[str], where: str) -> dict[str, str]:
+    """The cells of a row by column; empty ones beyond the header and columns without a name are left out."""
+    while len(cells) > len(header) and not cells[-1]:
+        cells = cells[:-1]
+    if len(cells) != len(header):
+        raise InputError(f"{where}: expected {len(header)} cells, found {len(cells)}; check the separators")
+    return {column: cell for column, cell in zip(header, cells, strict=True) if column}
+
+
+def _check_words(row: dict[str, str], where: str, faults: list[str]) -> None:
+    for column, allowed in SAFE.items():
+        with _collected(faults):
+            if not allowed.fullmatch(row[column]):
+                raise InputError(
+                    f"{where}: expected {column} to be made of letters, digits, '.', '_' and '-' "
+                    f"and to start with a letter or digit, found '{row[column]}'; rename it"
+                )
+
+
+def _check_new(name: str, line: int, line_of: dict[str, int], where: str) -> None:
+    if line_of.setdefault(name, line) != line:
+        raise InputError(f"{where}: sample '{name}' is also in line {line_of[name]}; give each sample its own name")
+
+
+def _check_groups(sheet: Path, samples: list[dict[str, str]], faults: list[str]) -> None:
     """Refuse groups that cannot become one tissue under one name."""
     names = {row["sample"] for row in samples}
-    section_key: dict[str, str] = {}
+    section_keys: dict[str, set[str]] = {}
     for row in samples:
-        group = row["group"]
-        if group in names:
-            raise InputError(f"{sheet}: '{group}' is the name of a sample and of a group; rename one of them")
-        if group and section_key.setdefault(group, row["section_key"]) != row["section_key"]:
-            raise InputError(f"{sheet}: expected one section_key in all samples of group '{group}'; make them the same")
+        section_keys.setdefault(row["group"], set()).add(row["section_key"])
+    for group in filter(None, section_keys):
+        with _collected(faults):
+            if group in names:
+                raise InputError(f"{sheet}: '{group}' is the name of a sample and of a group; rename one of them")
+            if len(section_keys[group]) > 1:
+                raise InputError(
+                    f"{sheet}: expected one section_key in all samples of group '{group}'; make them the same"
+                )
 
 
 def _locate(h5ad: str, folders: list[Path], where: str) -> str:
@@ -130,8 +220,42 @@ def _locate(h5ad: str, folders: list[Path], where: str) -> str:
         )
     if URI.match(h5ad):
         return h5ad
-    for folder in folders:
-        path = folder / h5ad
+    paths = [folder / Path(h5ad).expanduser() if h5ad.startswith("~/") else folder / h5ad for folder in folders]
+    for path in paths:
         if path.is_file():
             return str(path.resolve())
+    if any(path.is_dir() for path in paths):
+        raise InputError(
+            f"{where}: expected an h5ad file, found the folder '{h5ad}'; "
+            f"turn it into one by `stmcdi import {h5ad} {Path(h5ad).name}.h5ad`"
+        )
     raise InputError(f"{where}: no file '{h5ad}' in {folders[0]}; correct the path (relative ones start at the sheet)")
+
+
+def _check_content(h5ad: str, section_key: str | None, layer: str | None, skip: bool, where: str) -> None:
+    """Refuse what the first steps would: a look at the header, the coordinates, the sections and some values."""
+    try:
+        with opened(h5ad) as adata, in_file(h5ad, "cannot be read as AnnData", "write it again with anndata"):
+            validation.table(adata)
+            validation.coordinates(adata)
+            validation.sections(adata, section_key)
+            counts = counts_matrix(adata, layer)
+            if keys.MISSING in adata.layers:  # what is marked there may hold anything
+                return
+            name = "X" if layer is None else f"layers['{layer}']"
+            values = _some_values(counts)
+            validation.values(values, name)
+            if not skip:
+                validation.counts(values, name)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
+
+
+def _some_values(matrix: Any) -> sp.csr_matrix:
+    """The first values of a matrix, on disk or in memory, without zeros and NaN."""
+    if sp.issparse(matrix) or hasattr(matrix, "group"):
+        values = (matrix.data if sp.issparse(matrix) else matrix.group["data"])[:MOST_VALUES]
+    else:
+        values = np.asarray(matrix[: 1 + MOST_VALUES // matrix.shape[1]]).ravel()
+    values = values[(values != 0) & ~np.isnan(values)]
+    return sp.csr_matrix(values.reshape(1, -1))

@@ -11,7 +11,7 @@ from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import validation
 from stmcdi_cli.errors import InputError
 from stmcdi_cli.io.h5ad import carried
-from stmcdi_cli.io.stream import Block, Stream, disk_size, gathered, stored
+from stmcdi_cli.io.stream import Block, Stream, disk_size, stored
 from stmcdi_cli.provenance import record
 from stmcdi_cli.sparse import (
     by_rows,
@@ -23,6 +23,7 @@ from stmcdi_cli.sparse import (
     to_csr,
     without,
 )
+from stmcdi_cli.steps._step import step
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 OF = ("all", "nonzero")
 
 
-def hold_out(adata: "AnnData", *, fraction: float = 0.2, seed: int = 0, of: str = "all") -> "tuple[AnnData, AnnData]":
+@step
+def hold_out(adata: "AnnData", *, fraction: float = 0.2, seed: int = 0, of: str = "all") -> tuple[Stream, Stream]:
     """Hide each entry with probability ``fraction``.
 
     Works before ``normalize`` (``X`` holds counts) as well as after it. What is hidden depends on the seed and on which
@@ -60,12 +62,6 @@ def hold_out(adata: "AnnData", *, fraction: float = 0.2, seed: int = 0, of: str 
     InputError
         An option is out of range, the spots or genes have no unique names, or no entry was hidden.
     """
-    masked, truth = streams(adata, fraction=fraction, seed=seed, of=of)
-    return gathered(masked), gathered(truth)
-
-
-def streams(adata: "AnnData", *, fraction: float = 0.2, seed: int = 0, of: str = "all") -> tuple[Stream, Stream]:
-    """Do the work of :func:`hold_out` in blocks of spots, for both results at once; ``adata`` may be on disk."""
     validation.fraction("fraction", fraction)
     validation.at_least("seed", seed, 0)
     validation.one_of("of", of, OF)
@@ -83,16 +79,16 @@ def streams(adata: "AnnData", *, fraction: float = 0.2, seed: int = 0, of: str =
             n_hidden += hidden.nnz
             missing = before + hidden
             values = without(values, before)
-            masked = {"X": without(values, hidden), MISSING: missing}
+            masked = {keys.X: without(values, hidden), keys.MISSING: missing}
             if counts is not None:
-                masked[COUNTS] = without(to_csr(rows_of(counts, rows)), missing)
-            yield masked, {"X": values, MISSING: hidden}
+                masked[keys.COUNTS] = without(to_csr(rows_of(counts, rows)), missing)
+            yield masked, {keys.X: values, keys.MISSING: hidden}
         if not n_hidden:
             raise InputError(
                 f"expected to hide some entries, found none chosen with fraction {fraction}; give a larger one"
             )
 
-    headers = [carried(adata, without=["X", *names]) for names in (list(adata.layers), [keys.MISSING])]
+    headers = [carried(adata, without=[keys.X, *names]) for names in (list(adata.layers), [keys.MISSING])]
     for header in headers:
         header.raw = None
         record(header, "hold-out", {"fraction": fraction, "seed": seed, "of": of})
@@ -103,9 +99,6 @@ def streams(adata: "AnnData", *, fraction: float = 0.2, seed: int = 0, of: str =
         Stream(headers[0], (masked for masked, _ in both[0]), disk_size(0, n_missing) + stored(adata.X) + old),
         Stream(headers[1], (truth for _, truth in both[1]), disk_size(0, n_missing) + stored(adata.X)),
     )
-
-
-COUNTS, MISSING = f"layers/{keys.COUNTS}", f"layers/{keys.MISSING}"
 
 
 def _chosen(

@@ -3,8 +3,8 @@
 The step is called ``import`` wherever a name may be a Python keyword, and ``import_`` where it may not.
 """
 
+import logging
 import os
-import sys
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,15 +13,17 @@ import numpy as np
 
 from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import validation
-from stmcdi_cli.errors import InputError, naming
+from stmcdi_cli.errors import InputError, in_file
 from stmcdi_cli.io.h5ad import read_h5ad
 from stmcdi_cli.io.readers import space_ranger, zarr
 from stmcdi_cli.io.readers import table as tables
-from stmcdi_cli.provenance import checksum, record
+from stmcdi_cli.provenance import note_input, record
 from stmcdi_cli.sparse import to_csr
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+logger = logging.getLogger(__name__)
 
 FORMATS = ("auto", "space-ranger", "visium-hd", "table", "h5ad", "zarr", "spatialdata")
 
@@ -75,8 +77,8 @@ def import_(
         again = adata.var_names[adata.var_names.duplicated()].unique()
         adata.var_names_make_unique()
         if not quiet:
-            print(f"import: renamed repeated genes: {validation.some(again)}", file=sys.stderr)
-    with naming(path):
+            logger.info("import: renamed repeated genes: %s", validation.some(again))
+    with in_file(path):
         validation.check(adata)
         validation.table(adata)
         adata.obsm[keys.SPATIAL] = validation.coordinates(adata)
@@ -84,7 +86,7 @@ def import_(
     parameters = {"path": str(path), "format": found, "coordinates": coordinates, "table": table}
     record(adata, "import", parameters | ({"bin_um": bin_um} if found == "visium-hd" else {}))
     if source.is_file():
-        adata.uns[keys.PROVENANCE]["import"]["input_sha256"] = checksum(source)
+        note_input("import", source, adata)
     return adata
 
 

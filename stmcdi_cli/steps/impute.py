@@ -1,10 +1,11 @@
 """``stmcdi impute``: draw the entries that have no value, starting from pure noise (Algorithm 2)."""
 
+import logging
 import os
-import sys
 import time
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -14,17 +15,20 @@ from stmcdi_cli import validation
 from stmcdi_cli.errors import InputError
 from stmcdi_cli.io import shards
 from stmcdi_cli.io.h5ad import carried, matrices
-from stmcdi_cli.io.partial import Parts, _kept_in
-from stmcdi_cli.io.stream import Block, Stream, disk_size, gathered, stored
-from stmcdi_cli.provenance import _digest, record
+from stmcdi_cli.io.partial import Parts, kept_in
+from stmcdi_cli.io.stream import Block, Stream, disk_size, stored
+from stmcdi_cli.provenance import data_digest, parameters_of, record
 from stmcdi_cli.sparse import by_rows, rows_of, to_csr
+from stmcdi_cli.steps._step import step
 
 if TYPE_CHECKING:
     import torch
     from anndata import AnnData
 
-    from stmcdi_cli.model.base import ImputationModel
+    from stmcdi_cli.model.base import DrawOptions, ImputationModel
+    from stmcdi_cli.model.tissue import Tissue
 
+logger = logging.getLogger(__name__)
 
 TARGETS = ("missing", "zeros", "all")
 LAYERS = (keys.IMPUTED, keys.IMPUTED_SD, keys.IMPUTED_MEDIAN, keys.IMPUTED_Q05, keys.IMPUTED_Q95)
@@ -32,6 +36,7 @@ _FEWEST_SPOTS = 256  # in a part of the work
 _ENCODED = "encoded"
 
 
+@step
 def impute(
     adata: "AnnData",
     model_dir: "str | os.PathLike[str] | ImputationModel",
@@ -46,9 +51,9 @@ def impute(
     genes: Sequence[str] | None = None,
     layers: Sequence[str] | None = None,
     shard: str | None = None,
-    parts: str | os.PathLike[str] | None = None,
+    parts: str | os.PathLike[str] | Parts | None = None,
     quiet: bool = False,
-) -> "AnnData":
+) -> Stream:
     """Fill entries with the mean of draws from a trained model, and say how far they spread.
 
     Parameters
@@ -95,57 +100,31 @@ def impute(
     InputError
         The data do not fit the model, or an option is out of range.
     """
-    options = {name: value for name, value in locals().items() if name not in ("adata", "model_dir", "parts")}
-    with _kept_in(parts) as kept:
-        return gathered(stream(adata, model_dir, parts=kept, **options))
-
-
-def stream(
-    adata: "AnnData",
-    model_dir: "str | os.PathLike[str] | ImputationModel",
-    *,
-    target: str,
-    n_samples: int,
-    sampler: str,
-    n_steps: int | None,
-    seed: int,
-    batch_size: int,
-    device: str,
-    genes: Sequence[str] | None,
-    layers: Sequence[str] | None,
-    shard: str | None,
-    quiet: bool,
-    parts: Parts | None = None,
-) -> Stream:
-    """Do the work of :func:`impute` in blocks of spots; ``adata`` may be on disk; `parts` may hold finished blocks."""
-    from stmcdi_cli.model import save_load
-    from stmcdi_cli.model.base import ImputationModel
-    from stmcdi_cli.model.device import choose_device, cpu_fallback, in_order, memory_guard, one_thread
-    from stmcdi_cli.model.diffusion.samplers import SAMPLERS
-    from stmcdi_cli.model.draw_summary import Summary
-    from stmcdi_cli.model.tissue import Tissue
-    from stmcdi_cli.progress import progress
+    from stmcdi_cli.model.base import DrawOptions
+    from stmcdi_cli.model.device import choose_device, cpu_fallback
 
     began = time.monotonic()
-    validation.one_of("target", target, TARGETS)
-    validation.one_of("sampler", sampler, SAMPLERS)
-    validation.at_least("seed", seed, 0)
-    for name, value in (("n_samples", n_samples), ("batch_size", batch_size), ("n_steps", n_steps)):
-        if value is not None:
-            validation.at_least(name, value, 1)
-    wanted_layers = list(LAYERS) if layers is None else [name for name in LAYERS if name in layers]
-    for name in layers or LAYERS:
-        validation.one_of("layers", name, LAYERS)
-    model = model_dir if isinstance(model_dir, ImputationModel) else save_load.load(model_dir)
-    tissue = Tissue.from_anndata(adata, on_disk=model.from_disk)
-    save_load.check_genes(model, tissue)
-    save_load.check_scale(model, tissue)
-    wanted, missing = _wanted_genes(genes, tissue.genes), by_rows(adata.layers.get(keys.MISSING))
-    part = shards.spots_of(shard, tissue.n_spots)
+    _check_options(target, sampler, layers, seed=seed, n_samples=n_samples, batch_size=batch_size, n_steps=n_steps)
+    names = [name for name in LAYERS if layers is None or name in layers]
+    model, tissue = _model_and_tissue(model_dir, adata)
+    spots = shards.spots_of(shard, tissue.n_spots)
+    rest = carried(adata, without=LAYERS)
+    draws = DrawOptions(n_samples, seed, sampler, n_steps, denoise=target != "missing")
+    filling = _Filling(
+        model,
+        tissue,
+        by_rows(adata.layers.get(keys.MISSING)),
+        target=target,
+        genes=_chosen_genes(genes, tissue.genes),
+        layers=names,
+        draws=draws,
+        batch_size=batch_size,
+        others=None if shard is None else rest,
+    )
     chosen = choose_device(device)
     fallback = cpu_fallback(device, chosen)
     if fallback and not quiet:
-        print(f"impute: on the CPU because {fallback}; --device cuda would refuse", file=sys.stderr)
+        logger.info("impute: on the CPU because %s; --device cuda would refuse", fallback)
     settings = {
         "target": target,
         "n_samples": n_samples,
@@ -153,82 +132,166 @@ def stream(
         "n_steps": n_steps,
         "seed": seed,
         "genes": None if genes is None else sorted(set(genes)),
-        "layers": None if layers is None else wanted_layers,
+        "layers": None if layers is None else names,
         "shard": shard,
         "device": str(chosen),
     }
-    if parts:
-        parts.begin(settings | {"model": model.digest(), "data": _digest(adata)})
-        if parts.count() and not quiet:
-            print(f"impute: going on; {parts.count()} batches are done", file=sys.stderr)
-
-    def fill(spots: np.ndarray, where: np.ndarray) -> dict[str, np.ndarray]:
-        """Values of each layer at some entries of some spots."""
-        spread = [name for name in wanted_layers if name != keys.IMPUTED]
-        summary = Summary(where, n_samples, spread)
-        mean = model.draw_each(
-            spots,
-            summary.add if spread else None,
-            n_samples=n_samples,
-            seed=seed,
-            sampler=sampler,
-            n_steps=n_steps,
-            denoise=target != "missing",
-        )
-        return {keys.IMPUTED: mean[where]} | summary.layers(model.interval_tail)
-
-    def block(spots: range) -> tuple[Block, int]:
-        """Rows of every layer, drawn or taken from a finished part; and how many entries were filled."""
-        x, no_value = tissue.x[np.asarray(spots)].toarray(), np.zeros((len(spots), tissue.n_genes), bool)
-        if missing is not None:
-            no_value = to_csr(rows_of(missing, slice(spots.start, spots.stop)), bool).toarray()
-        where = _targets(target, x, no_value) & wanted
-        name = f"{spots.start}-{spots.stop}"
-        values = parts.load(name) if parts else None
-        if values is None:
-            runs = [spots[i : i + batch_size] for i in range(0, len(spots), batch_size)]
-            filled = [fill(np.asarray(run), where[run.start - spots.start : run.stop - spots.start]) for run in runs]
-            values = {layer: np.concatenate([each[layer] for each in filled]) for layer in filled[0]}
-            if parts:
-                parts.save(name, values)
-        rows = {} if shard is None else dict(shards.rows_at(rest, slice(spots.start, spots.stop)))
-        for layer in wanted_layers:
-            dense = x.copy() if layer == keys.IMPUTED else np.zeros_like(x)
-            dense[where] = values[layer]
-            rows[f"layers/{layer}"] = sp.csr_matrix(dense) if target == "missing" else dense
-        return rows, int(where.sum())
-
-    rest = carried(adata, without=LAYERS)
-    header = rest if shard is None else shards.cut_header(rest, part)
-    trained = {name: model.config.get(name) for name in ("preset", "seed", "device", "cpu_fallback", "seconds")}
-    record(header, "train", trained)  # train writes a model, not this file
-    record(header, "impute", settings | {"cpu_fallback": fallback, "preset": model.config.get("preset"), "seconds": 0})
+    header = rest if shard is None else shards.cut_header(rest, spots)
+    _record(header, model, settings | {"cpu_fallback": fallback})
 
     def blocks() -> Iterator[Block]:
-        n_filled = 0
-        with memory_guard(), one_thread():
-            known = parts.load(_ENCODED) if parts else None
-            model.prepare(tissue, device=chosen, encoded=None if known is None else _tensors(known))
-            if parts and known is None:
-                parts.save(_ENCODED, {name: value.numpy() for name, value in model.encoded().items()})
-            step = batch_size * max(1, _FEWEST_SPOTS // batch_size)
-            runs = [part[i : i + step] for i in range(0, len(part), step)]
-            for rows, n in progress(in_order(block, runs), len(runs), "impute", "batch", quiet=quiet):
-                n_filled += n
-                yield rows
-        if target == "missing" and not n_filled and not quiet:
-            print("impute: no entry is missing, so none is filled; --target zeros or all fills others", file=sys.stderr)
-        header.uns[keys.PROVENANCE]["impute"]["parameters"]["seconds"] = round(time.monotonic() - began, 1)
+        with kept_in(parts) as filling.parts:
+            if filling.parts:
+                filling.parts.begin(settings | {"model": model.digest(), "data": data_digest(adata)})
+            yield from _in_order(filling, spots, chosen, quiet=quiet)
+        parameters_of(header, "impute")["seconds"] = round(time.monotonic() - began, 1)
 
-    share = len(part) / tissue.n_spots
-    n_missing = 0 if missing is None else tissue.missing.nnz * share
-    kept = disk_size(n_missing) if target == "missing" else disk_size(0, 0, len(part) * tissue.n_genes)
-    size = kept * len(wanted_layers)
-    if target == "missing" and keys.IMPUTED in wanted_layers:
-        size += disk_size(tissue.x.nnz * share)
-    if shard is not None:
-        size += share * sum(map(stored, matrices(rest).values()))
-    return Stream(header, blocks(), size)
+    return Stream(header, blocks(), filling.size(spots))
+
+
+def _check_options(target: str, sampler: str, layers: Sequence[str] | None, seed: int, **numbers: int | None) -> None:
+    from stmcdi_cli.model.diffusion.samplers import SAMPLERS
+
+    validation.one_of("target", target, TARGETS)
+    validation.one_of("sampler", sampler, SAMPLERS)
+    validation.at_least("seed", seed, 0)
+    for name, value in numbers.items():
+        if value is not None:
+            validation.at_least(name, value, 1)
+    for name in layers or ():
+        validation.one_of("layers", name, LAYERS)
+
+
+def _model_and_tissue(
+    model_dir: "str | os.PathLike[str] | ImputationModel", adata: "AnnData"
+) -> "tuple[ImputationModel, Tissue]":
+    """Load a model, and take what it sees of the data; refuse data that it was not made for."""
+    from stmcdi_cli.model import save_load
+    from stmcdi_cli.model.base import ImputationModel
+    from stmcdi_cli.model.tissue import Tissue
+
+    model = model_dir if isinstance(model_dir, ImputationModel) else save_load.load(model_dir)
+    tissue = Tissue.from_anndata(adata, on_disk=model.from_disk)
+    save_load.check_genes(model, tissue)
+    save_load.check_scale(model, tissue)
+    return model, tissue
+
+
+def _record(header: "AnnData", model: "ImputationModel", settings: Mapping[str, Any]) -> None:
+    trained = {name: model.config.get(name) for name in ("preset", "seed", "device", "cpu_fallback", "seconds")}
+    record(header, "train", trained)  # train writes a model, not this file
+    record(header, "impute", {**settings, "preset": trained["preset"], "seconds": 0})
+
+
+@dataclass
+class _Filling:
+    """Fills entries of a tissue, for one run of spots at a time.
+
+    Attributes
+    ----------
+    model, tissue
+        The model, and what it sees of the data; `model.prepare` comes before `rows`.
+    missing
+        ``layers['missing']``, spots x genes, in memory or on disk; None where there is no such layer.
+    target
+        See `impute`.
+    genes
+        Which genes to fill, bool [G].
+    layers
+        Names of the layers to make.
+    draws
+        How to draw, see `ImputationModel.draw_each`.
+    batch_size
+        Spots drawn at a time.
+    others
+        Tissue whose other matrices are cut to the same spots, for a shard.
+    parts
+        Where finished runs are kept, if anywhere.
+    """
+
+    model: "ImputationModel"
+    tissue: "Tissue"
+    missing: Any
+    target: str
+    genes: np.ndarray
+    layers: Sequence[str]
+    draws: "DrawOptions"
+    batch_size: int
+    others: "AnnData | None" = None
+    parts: Parts | None = None
+
+    def targets(self, spots: range, x: np.ndarray) -> np.ndarray:
+        """Which entries of some spots to fill, bool [spots, G]; `x` are their values."""
+        if self.target == "all":
+            return np.ones_like(x, dtype=bool) & self.genes
+        entries = np.zeros_like(x, dtype=bool)
+        if self.missing is not None:
+            entries = to_csr(rows_of(self.missing, slice(spots.start, spots.stop)), bool).toarray()
+        if self.target == "zeros":
+            entries |= x == 0
+        return entries & self.genes
+
+    def fill(self, spots: range, where: np.ndarray) -> dict[str, np.ndarray]:
+        """Values of each layer at some entries (bool [spots, G]) of some spots, float32 [entries]."""
+        from stmcdi_cli.model.draw_summary import DrawSummary
+
+        spread = [name for name in self.layers if name != keys.IMPUTED]
+        summary = DrawSummary(where, self.draws.n_samples, spread)
+        mean = self.model.draw_each(np.asarray(spots), self.draws, summary.add if spread else None)
+        return {keys.IMPUTED: mean[where]} | summary.layers(self.model.interval_tail)
+
+    def rows(self, spots: range) -> tuple[Block, int]:
+        """Rows of every layer, drawn or taken from a finished part; and how many entries were filled."""
+        x = self.tissue.x[np.asarray(spots)].toarray()
+        where = self.targets(spots, x)
+        part = f"{spots.start}-{spots.stop}"
+        values = self.parts.load(part) if self.parts else None
+        if values is None:
+            starts = range(0, len(spots), self.batch_size)
+            batches = [slice(start, start + self.batch_size) for start in starts]
+            filled = [self.fill(spots[batch], where[batch]) for batch in batches]
+            values = {name: np.concatenate([each[name] for each in filled]) for name in filled[0]}
+            if self.parts:
+                self.parts.save(part, values)
+        block = {} if self.others is None else dict(shards.rows_at(self.others, slice(spots.start, spots.stop)))
+        for name in self.layers:
+            dense = x.copy() if name == keys.IMPUTED else np.zeros_like(x)
+            dense[where] = values[name]
+            block[name] = sp.csr_matrix(dense) if self.target == "missing" else dense
+        return block, int(where.sum())
+
+    def size(self, spots: range) -> float:
+        """Bytes that the rows of some spots will take on disk, roughly."""
+        share = len(spots) / self.tissue.n_spots
+        size = 0.0 if self.others is None else share * sum(map(stored, matrices(self.others).values()))
+        if self.target != "missing":
+            return size + len(self.layers) * disk_size(0, 0, len(spots) * self.tissue.n_genes)
+        if self.missing is not None:
+            size += len(self.layers) * disk_size(self.tissue.missing.nnz * share)
+        return size + (disk_size(self.tissue.x.nnz * share) if keys.IMPUTED in self.layers else 0)
+
+
+def _in_order(filling: _Filling, spots: range, device: "torch.device", *, quiet: bool) -> Iterator[Block]:
+    """Yield the rows of all spots, and show progress."""
+    from stmcdi_cli.model.device import oom_as_error, parallel_map, single_threaded
+    from stmcdi_cli.progress import progress
+
+    model, parts = filling.model, filling.parts
+    if parts and parts.count() and not quiet:
+        logger.info("impute: going on; %d batches are done", parts.count())
+    n_filled = 0
+    with oom_as_error(), single_threaded():
+        known = parts.load(_ENCODED) if parts else None
+        model.prepare(filling.tissue, device=device, encoded=None if known is None else _tensors(known))
+        if parts and known is None:
+            parts.save(_ENCODED, {name: value.numpy() for name, value in model.encoded().items()})
+        step = filling.batch_size * max(1, _FEWEST_SPOTS // filling.batch_size)
+        runs = [spots[i : i + step] for i in range(0, len(spots), step)]
+        for block, n in progress(parallel_map(filling.rows, runs), len(runs), "impute", "batch", quiet=quiet):
+            n_filled += n
+            yield block
+    if filling.target == "missing" and not n_filled and not quiet:
+        logger.info("impute: no entry is missing, so none is filled; --target zeros or all fills others")
 
 
 def _tensors(arrays: "dict[str, np.ndarray]") -> "dict[str, torch.Tensor]":
@@ -237,13 +300,7 @@ def _tensors(arrays: "dict[str, np.ndarray]") -> "dict[str, torch.Tensor]":
     return {name: torch.from_numpy(value.copy()) for name, value in arrays.items()}
 
 
-def _targets(target: str, x: np.ndarray, missing: np.ndarray) -> np.ndarray:
-    if target == "all":
-        return np.ones_like(missing)
-    return missing | (x == 0) if target == "zeros" else missing
-
-
-def _wanted_genes(chosen: Sequence[str] | None, genes: tuple[str, ...]) -> np.ndarray:
+def _chosen_genes(chosen: Sequence[str] | None, genes: tuple[str, ...]) -> np.ndarray:
     """Which genes to fill, bool [G]."""
     if chosen is None:
         return np.ones(len(genes), dtype=bool)

@@ -9,17 +9,19 @@ import scipy.sparse as sp
 
 from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import validation
-from stmcdi_cli.errors import InputError, OptionError, naming
+from stmcdi_cli.errors import InputError, OptionError, in_file
 from stmcdi_cli.io.h5ad import matrices, shallow_copy
-from stmcdi_cli.io.stream import Block, Stream, gathered, stored
+from stmcdi_cli.io.stream import Block, Stream, stored
 from stmcdi_cli.provenance import record
 from stmcdi_cli.sparse import by_rows, row_chunks, rows_of, to_csr
+from stmcdi_cli.steps._step import step
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 
-def join(tissues: "Sequence[AnnData]", *, names: Sequence[str] = (), section_key: str | None = None) -> "AnnData":
+@step
+def join(tissues: "Sequence[AnnData]", *, names: Sequence[str] = (), section_key: str | None = None) -> Stream:
     """Put tissues one below the other.
 
     Parameters
@@ -43,11 +45,6 @@ def join(tissues: "Sequence[AnnData]", *, names: Sequence[str] = (), section_key
     InputError
         There are no tissues, no gene is in all of them, or one has no coordinates or no such sections.
     """
-    return gathered(stream(tissues, names=names, section_key=section_key))
-
-
-def stream(tissues: "Sequence[AnnData]", *, names: Sequence[str] = (), section_key: str | None = None) -> Stream:
-    """Do the work of :func:`join` in blocks of spots; the tissues may be on disk."""
     names = tuple(names) or tuple(str(number) for number in range(1, len(tissues) + 1))
     if not tissues:
         raise InputError("expected tissues, found none; name their files")
@@ -55,7 +52,7 @@ def stream(tissues: "Sequence[AnnData]", *, names: Sequence[str] = (), section_k
         raise OptionError(f"expected {len(tissues)} different `names`, one per tissue, found `{','.join(names)}`")
     parts = {}
     for name, tissue in zip(names, tissues, strict=True):
-        with naming(f"tissue {name}"):
+        with in_file(f"tissue {name}"):
             validation.table(tissue)
             validation.coordinates(tissue)
             validation.sections(tissue, section_key)
@@ -97,30 +94,31 @@ def _empty_raw(tissue: "AnnData") -> "AnnData":
 
 def _blocks(names: Sequence[str], tissues: "Sequence[AnnData]", joined: "AnnData") -> Iterator[Block]:
     """Yield the rows of one tissue after the other, of the matrices and genes that all have."""
-    found = []
+    sources = []
     for name, tissue in zip(names, tissues, strict=True):
-        with naming(f"tissue {name}"):
-            found.append({key: by_rows(matrix) for key, matrix in matrices(tissue).items()})
-    common = [key for key in found[0] if all(key in of for of in found)]
-    dense = {key for key in common if all(hasattr(of[key], "ndim") and not sp.issparse(of[key]) for of in found)}
-    kind = {key: np.result_type(*(of[key].dtype for of in found)) for key in common}
-    for name, tissue, of in zip(names, tissues, found, strict=True):
+        with in_file(f"tissue {name}"):
+            sources.append({key: by_rows(matrix) for key, matrix in matrices(tissue).items()})
+    common = [key for key in sources[0] if all(key in source for source in sources)]
+    dense = {key for key in common if not any(_is_sparse(source[key]) for source in sources)}
+    dtype = {key: np.result_type(*(source[key].dtype for source in sources)) for key in common}
+    for name, tissue, source in zip(names, tissues, sources, strict=True):
         column = {key: _columns(tissue, joined, key) for key in common}
-
-        def block(
-            rows: slice, name: str = name, of: dict[str, Any] = of, column: dict[str, np.ndarray] = column
-        ) -> Block:
-            with naming(f"tissue {name}"):
-                parts = {key: rows_of(of[key], rows)[:, column[key]] for key in common}
-            return {
-                key: part.astype(kind[key]) if key in dense else to_csr(part, kind[key]) for key, part in parts.items()
+        for rows in row_chunks(tissue.shape):
+            with in_file(f"tissue {name}"):
+                block = {key: rows_of(source[key], rows)[:, column[key]] for key in common}
+            yield {
+                key: part.astype(dtype[key]) if key in dense else to_csr(part, dtype[key])
+                for key, part in block.items()
             }
 
-        yield from map(block, row_chunks(tissue.shape))
+
+def _is_sparse(matrix: Any) -> bool:
+    """Whether a matrix, in memory or on disk, is sparse."""
+    return sp.issparse(matrix) or hasattr(matrix, "group")
 
 
-def _columns(tissue: "AnnData", joined: "AnnData", key: str) -> np.ndarray:
-    """Where the joined genes stand in a tissue's matrix."""
-    if key == "raw/X":
+def _columns(tissue: "AnnData", joined: "AnnData", key: str | None) -> np.ndarray:
+    """Column of each joined gene in a tissue's matrix."""
+    if key == keys.RAW_X:
         return tissue.raw.var_names.get_indexer(joined.raw.var_names)
     return tissue.var_names.get_indexer(joined.var_names)

@@ -7,13 +7,16 @@ from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import validation
 from stmcdi_cli.errors import InputError
 from stmcdi_cli.io import shards
-from stmcdi_cli.io.stream import Stream, gathered
+from stmcdi_cli.io.stream import Stream
+from stmcdi_cli.provenance import parameters_of, record_of
+from stmcdi_cli.steps._step import step
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 
-def merge(parts: "Sequence[AnnData]") -> "AnnData":
+@step
+def merge(parts: "Sequence[AnnData]") -> Stream:
     """Put shards together.
 
     Parameters
@@ -31,17 +34,12 @@ def merge(parts: "Sequence[AnnData]") -> "AnnData":
     InputError
         A shard is missing, there twice, no shard, or was made from other data or with other options than the rest.
     """
-    return gathered(stream(parts))
-
-
-def stream(parts: "Sequence[AnnData]") -> Stream:
-    """Do the work of :func:`merge` in blocks of spots; the shards may be on disk."""
     if not parts:
         raise InputError("expected shards, found none; name the files that `impute --shard` wrote")
     by_number: dict[int, AnnData] = {}
     counts = set()
     for part in parts:
-        shard = _parameters(part).get("shard")
+        shard = parameters_of(part, "impute").get("shard")
         if shard is None:
             raise InputError("expected a file that `impute --shard` wrote, found another; leave it out")
         number, n = shards.parse(shard)
@@ -68,28 +66,32 @@ def stream(parts: "Sequence[AnnData]") -> Stream:
 
     joined = shards.join(ordered)
     result = joined.header
-    parameters = {name: value for name, value in _parameters(result).items() if name != "shard"}
-    parameters["device"] = ", ".join(sorted({_parameters(part)["device"] for part in ordered}))
-    parameters["seconds"] = round(sum(_parameters(part).get("seconds", 0.0) for part in ordered), 1)
-    fallbacks = [_parameters(part)["cpu_fallback"] for part in ordered if "cpu_fallback" in _parameters(part)]
-    parameters |= {"cpu_fallback": fallbacks[0]} if fallbacks else {}
-    entries = result.uns[keys.PROVENANCE]
-    result.uns[keys.PROVENANCE] = {**entries, "impute": {**entries["impute"], "parameters": parameters}}
+    shared = {name: value for name, value in parameters_of(result, "impute").items() if name != "shard"}
+    merged = {**record_of(result, "impute"), "parameters": shared | _combined(ordered)}
+    result.uns[keys.PROVENANCE] = {**result.uns[keys.PROVENANCE], "impute": merged}
     return joined
 
 
-def _parameters(part: "AnnData") -> dict[str, Any]:
-    return part.uns.get(keys.PROVENANCE, {}).get("impute", {}).get("parameters", {})
+def _combined(ordered: "Sequence[AnnData]") -> dict[str, Any]:
+    """Parameters in which shards may differ, for all of them together."""
+    each = [parameters_of(part, "impute") for part in ordered]
+    fallbacks = [parameters["cpu_fallback"] for parameters in each if "cpu_fallback" in parameters]
+    return {
+        "device": ", ".join(sorted({parameters["device"] for parameters in each})),
+        "seconds": round(sum(parameters.get("seconds", 0.0) for parameters in each), 1),
+    } | ({"cpu_fallback": fallbacks[0]} if fallbacks else {})
 
 
 def _difference(one: "AnnData", other: "AnnData") -> str | None:
     """Name what two shards of one tissue should share and do not."""
     if not one.var_names.equals(other.var_names):
         return "set of genes"
-    entries = [part.uns[keys.PROVENANCE]["impute"] for part in (one, other)]
+    entries = [record_of(part, "impute") for part in (one, other)]
     if entries[0].get("input_sha256") != entries[1].get("input_sha256"):
         return "input"
-    mine, theirs = ({name: str(value) for name, value in _parameters(part).items()} for part in (one, other))
+    mine, theirs = (
+        {name: str(value) for name, value in parameters_of(part, "impute").items()} for part in (one, other)
+    )
     different = [name for name in {**mine, **theirs} if mine.get(name) != theirs.get(name)]
     different = [name for name in different if name not in ("shard", "device", "cpu_fallback", "seconds")]
     return f"`{different[0]}`" if different else None

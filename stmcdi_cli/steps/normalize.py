@@ -10,7 +10,7 @@ from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import validation
 from stmcdi_cli.errors import InputError
 from stmcdi_cli.io.h5ad import carried
-from stmcdi_cli.io.stream import Block, Stream, disk_size, gathered
+from stmcdi_cli.io.stream import Block, Stream, disk_size
 from stmcdi_cli.provenance import record
 from stmcdi_cli.sparse import (
     add_columns,
@@ -24,12 +24,14 @@ from stmcdi_cli.sparse import (
     to_csr,
     without,
 )
+from stmcdi_cli.steps._step import step
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 
-def normalize(adata: "AnnData", *, layer: str | None = None, log: bool = True, skip: bool = False) -> "AnnData":
+@step
+def normalize(adata: "AnnData", *, layer: str | None = None, log: bool = True, skip: bool = False) -> Stream:
     """Scale every spot to the median total count, then take log(1 + x).
 
     Equation 29: ``d_ij = N * D_ij / sum_i D_ij`` for gene i at spot j, with D the raw counts and N the median total
@@ -59,69 +61,93 @@ def normalize(adata: "AnnData", *, layer: str | None = None, log: bool = True, s
     InputError
         Fewer than 2 spots, names not unique, no or non-finite coordinates, or values that are no counts.
     """
-    return gathered(stream(adata, layer=layer, log=log, skip=skip))
-
-
-def stream(adata: "AnnData", *, layer: str | None = None, log: bool = True, skip: bool = False) -> Stream:
-    """Do the work of :func:`normalize` in blocks of spots; ``adata`` may be on disk. Goes through the file twice."""
     validation.table(adata)
     validation.coordinates(adata)
-    where = "X" if layer is None else f"layers['{layer}']"
-    source = by_rows(_source(adata, layer))
-
-    def read(rows: slice) -> tuple[sp.csr_matrix, sp.csr_matrix]:
-        values = to_csr(rows_of(source, rows))
-        missing = missing_entries(adata, rows) + nan_entries(values)
-        return without(values, missing), missing
-
-    visible_total, gene_total, whole_counts = np.empty(adata.n_obs), np.zeros(adata.n_vars), True
-    empty, n_values, n_missing, n_nan = np.empty(adata.n_obs, bool), 0, 0, 0
-    for rows in row_chunks(adata.shape):
-        values, missing = read(rows)
-        validation.values(values, where)
-        if not skip:
-            validation.counts(values, where)
-        whole_counts = whole_counts and validation.is_counts(values)
-        visible_total[rows], gene_total = row_sums(values), add_columns(gene_total, values.indices, values.data)
-        empty[rows] = np.diff(values.indptr) == 0
-        n_values, n_missing = n_values + values.nnz, n_missing + missing.nnz
-        n_nan += missing.nnz - missing_entries(adata, rows).nnz
-    validation.some_value(n_values, where)
-
-    def all_missing() -> Iterator[tuple[slice, sp.csr_matrix]]:
-        for rows in row_chunks(adata.shape):
-            yield rows, read(rows)[1] if n_nan else missing_entries(adata, rows)
-
-    size_factor = np.ones(adata.n_obs)
-    if not skip:
-        total = visible_total
-        if n_missing:
-            total = spot_totals(visible_total, gene_total, all_missing)
-        size_factor = np.where(total > 0, total / np.median(total[total > 0]), 1.0)
-    keeps_counts = skip and keys.COUNTS in adata.layers
-    made = ["X"]
-    if keeps_counts or whole_counts:
+    counts = _Counts(adata, layer, whole=not skip)
+    size_factor = np.ones(adata.n_obs) if skip else counts.size_factor()
+    keeps_layer = skip and keys.COUNTS in adata.layers
+    made: list[str | None] = [keys.X]
+    if keeps_layer or counts.whole:
         made.append(keys.COUNTS)
-    if n_missing:
+    if counts.n_missing:
         made.append(keys.MISSING)
 
     def blocks() -> Iterator[Block]:
-        counts = by_rows(adata.layers[keys.COUNTS]) if keeps_counts else None
+        kept = by_rows(adata.layers[keys.COUNTS]) if keeps_layer else None
         for rows in row_chunks(adata.shape):
-            values, missing = read(rows)
+            values, missing = counts.read(rows)
             block = {
-                "X": values if skip else scale_rows(values, size_factor[rows], log=log),
-                keys.COUNTS: values if counts is None else without(to_csr(rows_of(counts, rows)), missing),
+                keys.X: values if skip else scale_rows(values, size_factor[rows], log=log),
+                keys.COUNTS: values if kept is None else without(to_csr(rows_of(kept, rows)), missing),
                 keys.MISSING: missing,
             }
-            yield {name if name == "X" else f"layers/{name}": block[name] for name in made}
+            yield {name: block[name] for name in made}
 
     header = carried(adata, without=made)
     if not skip:
         header.obs[keys.SIZE_FACTOR] = size_factor
-    header.obs[keys.EMPTY_SPOT] = empty
+    header.obs[keys.EMPTY_SPOT] = counts.empty
     record(header, "normalize", {"layer": layer, "log": log, "skip": skip})
-    return Stream(header, blocks(), disk_size(2 * n_values, n_missing))
+    return Stream(header, blocks(), disk_size(2 * counts.n_values, counts.n_missing))
+
+
+class _Counts:
+    """Counts of a tissue without the entries that have no value. They are read once to sum them up.
+
+    Parameters
+    ----------
+    adata, layer
+        See `normalize`.
+    whole
+        Refuse values that are not whole numbers.
+
+    Attributes
+    ----------
+    visible_total, gene_total
+        Sums of the visible counts over genes [n] and over spots [G].
+    empty
+        Which spots have no visible count, bool [n].
+    n_values, n_missing, n_nan
+        How many entries are visible and not zero, have no value, and have none because they are NaN.
+    whole
+        Whether all values are whole numbers.
+    """
+
+    def __init__(self, adata: "AnnData", layer: str | None, *, whole: bool) -> None:
+        self.adata, self.source = adata, by_rows(counts_matrix(adata, layer))
+        self.visible_total, self.gene_total = np.empty(adata.n_obs), np.zeros(adata.n_vars)
+        self.empty, self.whole = np.empty(adata.n_obs, bool), True
+        self.n_values = self.n_missing = self.n_nan = 0
+        where = "X" if layer is None else f"layers['{layer}']"
+        for rows in row_chunks(adata.shape):
+            values, missing = self.read(rows)
+            validation.values(values, where)
+            if whole:
+                validation.counts(values, where)
+            self.whole = self.whole and validation.is_counts(values)
+            self.visible_total[rows], self.empty[rows] = row_sums(values), np.diff(values.indptr) == 0
+            self.gene_total = add_columns(self.gene_total, values.indices, values.data)
+            self.n_values, self.n_missing = self.n_values + values.nnz, self.n_missing + missing.nnz
+            self.n_nan += missing.nnz - missing_entries(adata, rows).nnz
+        validation.some_value(self.n_values, where)
+
+    def read(self, rows: slice) -> tuple[sp.csr_matrix, sp.csr_matrix]:
+        """Give the visible values of some spots (CSR float32), and which entries have none (CSR bool)."""
+        values = to_csr(rows_of(self.source, rows))
+        missing = missing_entries(self.adata, rows) + nan_entries(values)
+        return without(values, missing), missing
+
+    def missing(self) -> Iterator[tuple[slice, sp.csr_matrix]]:
+        """Go through the entries that have no value: runs of spots, and CSR bool, spots of the run x genes."""
+        for rows in row_chunks(self.adata.shape):
+            yield rows, self.read(rows)[1] if self.n_nan else missing_entries(self.adata, rows)
+
+    def size_factor(self) -> np.ndarray:
+        """Total of each spot over the median total of the spots that have counts; 1 for the others [n]."""
+        total = self.visible_total
+        if self.n_missing:
+            total = spot_totals(self.visible_total, self.gene_total, self.missing)
+        return np.where(total > 0, total / np.median(total[total > 0]), 1.0)
 
 
 def spot_totals(
@@ -162,7 +188,14 @@ def spot_totals(
     return total
 
 
-def _source(adata: "AnnData", layer: str | None) -> Any:
+def counts_matrix(adata: "AnnData", layer: str | None) -> Any:
+    """Give the matrix that holds the raw counts: a layer, or ``X``.
+
+    Raises
+    ------
+    InputError
+        It is not there.
+    """
     if layer is not None and layer not in adata.layers:
         raise InputError(
             f"expected counts in layers['{layer}'], found only {validation.some(adata.layers)}; correct --layer"

@@ -1,8 +1,8 @@
 """Choose the genes worth imputing: those that vary over the tissue (paper, eq. 30, and two better rules)."""
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -10,10 +10,11 @@ import scipy.sparse as sp
 from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import validation
 from stmcdi_cli.errors import InputError, OptionError
-from stmcdi_cli.io.h5ad import carried, shallow_copy
-from stmcdi_cli.io.stream import Block, Stream, gathered, stored
+from stmcdi_cli.io.h5ad import carried, matrices, shallow_copy
+from stmcdi_cli.io.stream import Block, Stream, stored
 from stmcdi_cli.provenance import record
 from stmcdi_cli.sparse import add_columns, by_rows, missing_entries, row_chunks, rows_of, scale_rows, to_csr
+from stmcdi_cli.steps._step import step
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -22,6 +23,7 @@ METHODS = ("cv2-trend", "cv", "seurat_v3")
 USUAL_N_GENES = 1000
 
 
+@step
 def select_hvg(
     adata: "AnnData",
     *,
@@ -30,7 +32,7 @@ def select_hvg(
     min_spots: float = 0.05,
     genes: Sequence[str] | None = None,
     subset: bool = True,
-) -> "AnnData":
+) -> Stream:
     """Flag and keep the most variable genes, judged on visible entries alone.
 
     Means and variances are those of counts over size factor, the linear scale of equation 29 (of ``X`` as it is where
@@ -65,19 +67,6 @@ def select_hvg(
     InputError
         Fewer genes than asked for, panel genes that are not in the data, or no gene to choose from.
     """
-    return gathered(stream(adata, method=method, n_genes=n_genes, min_spots=min_spots, genes=genes, subset=subset))
-
-
-def stream(
-    adata: "AnnData",
-    *,
-    method: str = "cv2-trend",
-    n_genes: int | None = None,
-    min_spots: float = 0.05,
-    genes: Sequence[str] | None = None,
-    subset: bool = True,
-) -> Stream:
-    """Do the work of :func:`select_hvg` in blocks of spots; ``adata`` may be on disk. Goes through the file twice."""
     validation.one_of("method", method, METHODS)
     validation.fraction("min_spots", min_spots)
     if n_genes is not None:
@@ -99,7 +88,7 @@ def stream(
         chosen = _highest(var[score].to_numpy(), n_genes, method, min_spots)
     var[keys.HIGHLY_VARIABLE] = chosen
 
-    made = (["X"] if adata.X is not None else []) + list(adata.layers) if subset else []
+    made = {name: matrix for name, matrix in matrices(adata).items() if name != keys.RAW_X} if subset else {}
     header = carried(adata, without=made)
     header.var = var
     if subset:
@@ -107,20 +96,15 @@ def stream(
         header = shallow_copy(header[:, chosen].copy(), raw=adata.raw)
     options = {"method": method, "n_genes": n_genes, "min_spots": min_spots, "subset": subset}
     record(header, "select-hvg", options if genes is None else {"genes": sorted(set(genes)), "subset": subset})
-    size = sum(stored(adata.X if name == "X" else adata.layers[name]) for name in made)
-    return Stream(header, _columns(adata, made, np.flatnonzero(chosen)), size * chosen.mean())
+    size = sum(map(stored, made.values()))
+    return Stream(header, _columns(made, adata.shape, np.flatnonzero(chosen)), size * chosen.mean())
 
 
-def _columns(adata: "AnnData", names: Sequence[str], chosen: np.ndarray) -> Iterator[Block]:
+def _columns(source: Mapping[str | None, Any], shape: tuple[int, int], chosen: np.ndarray) -> Iterator[Block]:
     """Yield some genes of matrices, for a few spots at a time."""
-    if not names:
-        return
-    matrices = {name: by_rows(adata.X if name == "X" else adata.layers[name]) for name in names}
-    for rows in row_chunks(adata.shape):
-        yield {
-            name if name == "X" else f"layers/{name}": rows_of(matrix, rows)[:, chosen]
-            for name, matrix in matrices.items()
-        }
+    source = {name: by_rows(matrix) for name, matrix in source.items()}
+    for rows in row_chunks(shape) if source else ():
+        yield {name: rows_of(matrix, rows)[:, chosen] for name, matrix in source.items()}
 
 
 class Statistics(NamedTuple):

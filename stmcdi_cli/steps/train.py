@@ -1,9 +1,9 @@
 """``stmcdi train``: learn from the visible entries (Algorithm 1)."""
 
+import logging
 import os
-import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 
     from stmcdi_cli.model.base import ImputationModel
     from stmcdi_cli.model.tissue import Tissue
-    from stmcdi_cli.model.training.checkpoint import Restart
+    from stmcdi_cli.model.training.checkpoint import Checkpoint
     from stmcdi_cli.model.training.trainer import Row
+
+logger = logging.getLogger(__name__)
 
 PRESETS = ("default", "paper")
 
@@ -44,7 +46,7 @@ def train(
     ----------
     adata
         Normalised expression with a spatial graph (`normalize`, `build_graph`); entries in ``layers['missing']`` are
-        never looked at. Its matrices may be on disk.
+        never used. Its matrices may be on disk.
     model_dir
         Folder to write: ``model.safetensors``, ``config.yaml``, ``history.tsv``.
     preset
@@ -54,18 +56,18 @@ def train(
     seed
         Seed of every random choice.
     epochs, batch_size
-        Instead of the preset's.
+        Values to use instead of the preset's.
     devices
-        Processes that train together, each on a GPU of its own (or, without GPUs, on the CPU). The result is that of
+        Processes that train together, each on its own GPU (or on the CPU, without GPUs). The result is the same as with
         one, up to rounding.
     checkpoint
-        File that says how far the training is, removed when it is done; ``.NAME.checkpoint`` beside a `model_dir` of
-        that name by default.
+        File with the state of the training, removed when it is complete; by default ``.NAME.checkpoint`` beside a
+        `model_dir` called NAME.
     checkpoint_every
-        Seconds between writings of it.
+        Seconds between writings of that file.
     resume
-        Go on from such a file, where there is one of the same data, settings and software: to the same weights as
-        without the stop.
+        Go on from such a file, if there is one of the same data, settings and software. The weights are then the same
+        as without the stop.
     quiet
         Print no progress.
 
@@ -80,69 +82,71 @@ def train(
     Stopped
         SIGTERM, SIGUSR1 or SIGUSR2 came; the checkpoint is written.
     """
-    import yaml
-
-    from stmcdi_cli.model import save_load as folder
+    from stmcdi_cli.model import save_load
     from stmcdi_cli.model.device import choose_device, cpu_fallback
     from stmcdi_cli.model.tissue import Tissue
     from stmcdi_cli.model.training import distributed
-    from stmcdi_cli.model.training.checkpoint import Restart, key_of
+    from stmcdi_cli.model.training.checkpoint import Checkpoint, key_of
 
     began = time.monotonic()
-    validation.one_of("preset", preset, PRESETS)
-    validation.at_least("seed", seed, 0)
+    config = _configuration(preset, seed, epochs=epochs, batch_size=batch_size)
     validation.at_least("checkpoint_every", checkpoint_every, 0)
-    changed = {name: value for name, value in (("epochs", epochs), ("batch_size", batch_size)) if value is not None}
-    for name, value in (*changed.items(), ("devices", devices)):
-        validation.at_least(name, value, 1)
-    file = resources.files("stmcdi_cli") / "presets" / f"{preset}.yaml"
-    config = yaml.safe_load(file.read_text("utf-8"))
-    config["training"] |= changed
-    config |= {"preset": preset, "seed": seed}
+    validation.at_least("devices", devices, 1)
     chosen = choose_device(device)
     distributed.check_devices(devices, chosen)
-    spots = _learnt_from(adata, config, seed)
-    tissue = Tissue.from_anndata(adata, spots)
-    config["scale"] = tissue.scale
     fallback = cpu_fallback(device, chosen)
+    spots = _training_spots(adata, config, seed)
+    tissue = Tissue.from_anndata(adata, spots)
+    config["scale"] = tissue.count_scale
     if not quiet:
-        of = "" if spots is None else f" of {adata.n_obs}, in patches,"
-        print(f"train: {tissue.n_spots} spots{of} x {tissue.n_genes} genes on {chosen}", file=sys.stderr, flush=True)
+        part = "" if spots is None else f" of {adata.n_obs}, in patches,"
+        logger.info("train: %d spots%s x %d genes on %s", tissue.n_spots, part, tissue.n_genes, chosen)
         if fallback:
-            print(f"train: on the CPU because {fallback}; --device cuda would refuse", file=sys.stderr, flush=True)
+            logger.info("train: on the CPU because %s; --device cuda would refuse", fallback)
     model_dir = Path(os.path.abspath(model_dir))
-    restart = Restart(
+    checkpoint_file = Checkpoint(
         model_dir.with_name(f".{model_dir.name}.checkpoint") if checkpoint is None else Path(checkpoint),
         key_of(tissue, config | {"device": chosen.type, "devices": devices}),
         checkpoint_every,
     )
-    arguments = (config, tissue, chosen, seed, restart, resume, quiet)
+    arguments = (config, tissue, chosen, seed, checkpoint_file, resume, quiet)
     if devices > 1:
-        state, history = distributed.launch(devices, chosen, _fit_apart, arguments)
-        model = folder.build(config, tissue.genes)
+        state, history = distributed.launch(devices, chosen, _fit_in_process, arguments)
+        model = save_load.build(config, tissue.genes)
         model.load_state(state)
-        writes = True
+        is_first = True
     else:
-        with distributed.torchrun(chosen):
+        with distributed.join_process_group(chosen):
             model, history = _fit(*arguments)
-            writes = distributed.rank() == 0
-            quiet = quiet or not writes
-    validated = [(row["validation_loss"], int(row["epoch"])) for row in history if "validation_loss" in row]
-    if not quiet and validated:
-        best, epoch = min(validated)
-        last = int(history[-1]["epoch"])
-        print(f"train: ended after epoch {last}; best validation loss {best:.6g}, epoch {epoch}", file=sys.stderr)
+            is_first = distributed.rank() == 0
     model.config |= {"device": str(chosen), "seconds": round(time.monotonic() - began, 1)}
     if fallback:
         model.config["cpu_fallback"] = fallback
-    if writes:
-        folder.save(model, model_dir, history)
-        restart.remove()
+    if is_first:  # of the processes that train together
+        if not quiet:
+            _log_end(history)
+        save_load.save(model, model_dir, history)
+        checkpoint_file.remove()
     return model
 
 
-def _learnt_from(adata: "AnnData", config: Mapping[str, Any], seed: int) -> "np.ndarray | None":
-    """Spots to learn from, where the preset says that there are more than are needed; None for all."""
+def _configuration(preset: str, seed: int, **changes: int | None) -> dict[str, Any]:
+    """Read a preset and check its name and the seed; changes are to the settings of the training, None for none."""
+    import yaml
+
+    validation.one_of("preset", preset, PRESETS)
+    validation.at_least("seed", seed, 0)
+    changed = {name: value for name, value in changes.items() if value is not None}
+    for name, value in changed.items():
+        validation.at_least(name, value, 1)
+    file = resources.files("stmcdi_cli") / "presets" / f"{preset}.yaml"
+    config = yaml.safe_load(file.read_text("utf-8"))
+    config["training"] |= changed
+    return config | {"preset": preset, "seed": seed}
+
+
+def _training_spots(adata: "AnnData", config: Mapping[str, Any], seed: int) -> "np.ndarray | None":
+    """Spots to train on, where the tissue has more than the preset asks for; None for all."""
     from stmcdi_cli.model.tissue import graph_of
     from stmcdi_cli.model.training.patches import patches
 
@@ -155,25 +159,25 @@ def _fit(
     tissue: "Tissue",
     device: "torch.device",
     seed: int,
-    restart: "Restart",
+    checkpoint: "Checkpoint",
     resume: bool,
     quiet: bool,
 ) -> "tuple[ImputationModel, list[dict[str, float]]]":
-    """Fit a model in this process, alone or as one of several; gives it and its history."""
+    """Fit a model in this process, alone or together with others; gives the model and its history."""
     from stmcdi_cli.model import save_load
-    from stmcdi_cli.model.device import memory_guard, one_thread
+    from stmcdi_cli.model.device import oom_as_error, single_threaded
     from stmcdi_cli.model.training import distributed
     from stmcdi_cli.progress import Meter
 
     quiet = quiet or distributed.rank() > 0
     if resume:
-        found = restart.load()
-        distributed.any_of(False)  # all have read it before one writes it again
+        found = checkpoint.load()
+        distributed.any_of(False)  # wait until all have read it: one of them will write it again
         if found and not quiet:
-            print(f"train: {found}", file=sys.stderr, flush=True)
+            logger.info("train: %s", found)
     model = save_load.build(config, tissue.genes)
-    before = restart.part("history")
-    history: list[dict[str, float]] = list(before.state or [])
+    stage = checkpoint.stage("history")
+    history: list[dict[str, float]] = list(stage.state or [])
 
     meter = Meter("train", "epoch", quiet=quiet)
 
@@ -181,15 +185,25 @@ def _fit(
         if history and row["epoch"] <= history[-1]["epoch"]:
             return  # it was reported before the training was stopped
         history.append(dict(row))
-        meter.show(int(row["epoch"]), row.of, **{name: value for name, value in row.items() if name != "epoch"})
+        values = {name: value for name, value in row.items() if name != "epoch"}
+        meter.show(int(row["epoch"]), row.n_epochs, **values)
 
-    with meter, memory_guard(), one_thread(), restart.stoppable():
-        before.stands(history)
-        model.fit(tissue, seed=seed, device=distributed.device_of_rank(device), report=report, restart=restart)
+    with meter, oom_as_error(), single_threaded(), checkpoint.stoppable():
+        stage.save(history)
+        model.fit(tissue, seed=seed, device=distributed.device_of_rank(device), report=report, checkpoint=checkpoint)
     return model, history
 
 
-def _fit_apart(*arguments: Any) -> "tuple[Mapping[str, torch.Tensor], list[dict[str, float]]]":
-    """Fit a model in a process that hands over what it learnt."""
+def _fit_in_process(*arguments: Any) -> "tuple[Mapping[str, torch.Tensor], list[dict[str, float]]]":
+    """Fit a model in one of several processes; gives what can be sent to the process that started them."""
     model, history = _fit(*arguments)
     return model.state(), history
+
+
+def _log_end(history: Sequence[Mapping[str, float]]) -> None:
+    """Say when the training ended, and which epoch validated best."""
+    validated = [(row["validation_loss"], int(row["epoch"])) for row in history if "validation_loss" in row]
+    if validated:
+        best, epoch = min(validated)
+        last = int(history[-1]["epoch"])
+        logger.info("train: ended after epoch %d; best validation loss %.6g, epoch %d", last, best, epoch)

@@ -7,14 +7,14 @@ import pytest
 from helpers import dense
 
 import stmcdi_cli as stmcdi
-from stmcdi_cli.baselines import METHODS, Visible, latent_network
-from stmcdi_cli.model.device import one_thread
+from stmcdi_cli.baselines import METHODS, DenseTissue, latent_network
+from stmcdi_cli.model.device import single_threaded
 
 
 @pytest.fixture(scope="module", autouse=True)
 def short_training():
     """One small network in place of three: what is tested here does not depend on how well they are trained."""
-    with pytest.MonkeyPatch.context() as patch, one_thread():
+    with pytest.MonkeyPatch.context() as patch, single_threaded():
         patch.setattr(latent_network, "N_MEMBERS", 1)
         patch.setattr(latent_network, "MOST_EPOCHS", 60)
         yield
@@ -25,7 +25,9 @@ def case():
     whole = stmcdi.normalize(stmcdi.simulate(n_spots=300, n_genes=120, n_sections=2, depth=600, seed=4))
     masked, truth = stmcdi.hold_out(stmcdi.build_graph(whole, section_key="section"), seed=1)
     hidden = dense(masked.layers["missing"]).astype(bool)
-    return SimpleNamespace(masked=masked, truth=dense(truth.X), hidden=hidden, data=Visible.from_anndata(masked, None))
+    return SimpleNamespace(
+        masked=masked, truth=dense(truth.X), hidden=hidden, data=DenseTissue.from_anndata(masked, None)
+    )
 
 
 @pytest.fixture(scope="session")

@@ -5,21 +5,9 @@ import torch
 from helpers import make_raw
 
 import stmcdi_cli as stmcdi
-from stmcdi_cli import graph
 from stmcdi_cli.baselines import base
 from stmcdi_cli.errors import InputError
-
-
-def test_nearest_spots_stay_in_their_section():
-    xy = np.array([[0.0, 0], [1, 0], [2, 0], [0, 0.1], [1, 0.1], [2, 0.1]])
-    section = np.array([0, 0, 0, 1, 1, 1])
-    found = graph.nearest(xy, section, 1)
-    assert found.shape == (6, 6) and found.nnz == 6
-    assert list(found.indices) == [1, found[1].indices[0], 1, 4, found[4].indices[0], 4]
-    assert found[1].indices[0] in (0, 2) and found[4].indices[0] in (3, 5)
-    assert graph.nearest(xy, section, 20).sum() == 12  # no more than there are
-    assert graph.nearest(np.zeros((5, 2)), np.zeros(5, int), 3).diagonal().sum() == 0  # all at one place
-    assert graph.nearest(xy[:2], np.array([0, 1]), 3).nnz == 0
+from stmcdi_cli.model.gene_scaler import GeneScaler, gene_mean, gene_sd
 
 
 def test_the_mean_over_neighbors_heeds_what_is_seen():
@@ -36,18 +24,18 @@ def test_means_and_deviations_are_of_visible_entries():
     seen = random.random((50, 4)) < 0.7
     x = np.where(seen, random.normal(3, 2, seen.shape), 1e6).astype(np.float32)
     expected = [x[seen[:, j], j] for j in range(4)]
-    np.testing.assert_allclose(base.gene_mean(x, seen), [e.mean() for e in expected], rtol=1e-5)
-    np.testing.assert_allclose(base.gene_sd(x, seen), [e.std() for e in expected], rtol=1e-5)
-    z = base.Units.of(x, seen, power=1).apply(x, seen).numpy()
+    np.testing.assert_allclose(gene_mean(x, seen), [e.mean() for e in expected], rtol=1e-5)
+    np.testing.assert_allclose(gene_sd(x, seen), [e.std() for e in expected], rtol=1e-5)
+    z = base.masked_tensor(GeneScaler.fit(x, seen), x, seen).numpy()
     assert (z[~seen] == 0).all()
     np.testing.assert_allclose([z[seen[:, j], j].std() for j in range(4)], 1, rtol=1e-5)
 
 
-def test_units_are_undone():
+def test_the_scale_is_inverted():
     x = np.random.default_rng(1).normal(2, 3, (20, 5)).astype(np.float32)
     for power in (0, 0.5, 1):
-        units = base.Units.of(x, np.ones_like(x, bool), power)
-        np.testing.assert_allclose(units.undo(units.apply(x, np.ones_like(x, bool))), x, rtol=1e-4, atol=1e-5)
+        scaler = GeneScaler.fit(x, np.ones_like(x, bool), power)
+        np.testing.assert_allclose(scaler.inverse(scaler.transform(x)), x, rtol=1e-4, atol=1e-5)
 
 
 def test_the_residuals_deviation_is_found_and_few_entries_lean_on_all():
@@ -63,7 +51,7 @@ def test_the_residuals_deviation_is_found_and_few_entries_lean_on_all():
 
 def test_the_validation_mask_is_of_visible_entries_and_of_the_seed():
     seen = np.random.default_rng(3).random((100, 80)) < 0.8
-    one, again, other = (base.choose_validation(seen, 0.1, seed) for seed in (0, 0, 1))
+    one, again, other = (base.choose_entries(seen, 0.1, seed) for seed in (0, 0, 1))
     assert not (one & ~seen).any() and 0.08 < one.sum() / seen.sum() < 0.12
     assert (one == again).all() and (one != other).any()
 
@@ -79,20 +67,20 @@ def test_leading_directions_are_the_singular_vectors():
 def test_the_section_is_the_graphs_unless_given(raw):
     plain = stmcdi.normalize(raw)
     by_section = stmcdi.build_graph(plain, section_key="section")
-    assert set(base.Visible.from_anndata(plain, None).section) == {0}
+    assert set(base.DenseTissue.from_anndata(plain, None).section) == {0}
     for adata, key in ((by_section, None), (plain, "section")):
-        data = base.Visible.from_anndata(adata, key)
+        data = base.DenseTissue.from_anndata(adata, key)
         assert set(data.section) == {0, 1}
         rows, columns = data.nearest(4).nonzero()
         assert (data.section[rows] == data.section[columns]).all()
         rows, columns = data.tissue.graph.nonzero()
         assert (data.section[rows] == data.section[columns]).all()
     with pytest.raises(InputError, match="correct --section-key"):
-        base.Visible.from_anndata(plain, "slide")
+        base.DenseTissue.from_anndata(plain, "slide")
 
 
 def test_without_hides_more(raw):
-    data = base.Visible.from_anndata(stmcdi.normalize(raw), None)
+    data = base.DenseTissue.from_anndata(stmcdi.normalize(raw), None)
     hidden = np.random.default_rng(5).random(data.x.shape) < 0.5
     part = data.without(hidden)
     assert not part.seen[hidden].any() and (part.seen == data.seen)[~hidden].all()
@@ -103,7 +91,7 @@ def test_without_hides_more(raw):
 def test_needs_coordinates_only_where_they_are_used():
     adata = stmcdi.normalize(make_raw())
     del adata.obsm["spatial"]
-    data = base.Visible.from_anndata(adata, None)
+    data = base.DenseTissue.from_anndata(adata, None)
     assert data.tissue.graph.nnz == 0
     with pytest.raises(InputError, match="expected spot coordinates in obsm"):
         data.nearest(3)

@@ -7,7 +7,7 @@ from helpers import dense
 from scipy.stats import norm
 
 import stmcdi_cli as stmcdi
-from stmcdi_cli.baselines import METHODS, Visible
+from stmcdi_cli.baselines import METHODS, DenseTissue
 
 NAMES = sorted(METHODS)
 
@@ -26,7 +26,7 @@ def test_hidden_values_reach_no_method(case, estimate, name):
             told.layers["counts"] = sp.csr_matrix(values)
     told.layers["imputed"] = case.truth
     one = estimate(name)
-    other = METHODS[name](Visible.from_anndata(told, None), seed=0)
+    other = METHODS[name](DenseTissue.from_anndata(told, None), seed=0)
     np.testing.assert_array_equal(one.mean, other.mean)
     np.testing.assert_array_equal(one.sd, other.sd)
 
@@ -54,7 +54,7 @@ def test_tiny_tables(name, shape):
     raw = stmcdi.simulate(n_spots=60, n_genes=30, seed=2)[: shape[0], : shape[1]].copy()
     raw.X = sp.csr_matrix(dense(raw.X) + np.eye(*shape))
     masked, _ = stmcdi.hold_out(stmcdi.normalize(raw), fraction=0.3, seed=0)
-    estimate = METHODS[name](Visible.from_anndata(masked, None), seed=0)
+    estimate = METHODS[name](DenseTissue.from_anndata(masked, None), seed=0)
     assert np.isfinite(estimate.mean).all() and np.isfinite(estimate.sd).all()
 
 
@@ -67,7 +67,7 @@ def test_genes_and_spots_without_a_visible_value(case, name):
     hidden[7] = True
     hidden[:, 5], x[:, 5] = False, 0
     masked.X, masked.layers["missing"] = sp.csr_matrix(np.where(hidden, 0, x)), sp.csr_matrix(hidden)
-    estimate = METHODS[name](Visible.from_anndata(masked, None), seed=0)
+    estimate = METHODS[name](DenseTissue.from_anndata(masked, None), seed=0)
     assert np.isfinite(estimate.mean).all() and np.isfinite(estimate.sd).all()
     assert np.abs(estimate.mean[:, 5]).max() < 0.1
     means = np.where(hidden, 0, x).sum(0) / (~hidden).sum(0).clip(1)

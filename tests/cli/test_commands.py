@@ -181,7 +181,7 @@ def test_usage_errors_exit_2_and_defects_of_ours_keep_their_traceback(cli, monke
     def defect(**options):
         raise ZeroDivisionError("ours")
 
-    monkeypatch.setattr("stmcdi_cli.steps.simulate.stream", defect)
+    monkeypatch.setattr("stmcdi_cli.steps.simulate.simulate.stream", defect)
     with pytest.raises(ZeroDivisionError):
         cli("simulate", tmp_path / "a.h5ad")
 

@@ -2,9 +2,9 @@
 
 import os
 import re
+import resource
 import subprocess
 import sys
-import time
 
 import click
 import pytest
@@ -15,14 +15,16 @@ COMMANDS = sorted(main.commands)
 PYTHON = [sys.executable, "-m", "stmcdi_cli.cli"]
 
 
-def test_help_answers_in_under_half_a_second():
-    """The best of several: other work on the machine shall not count."""
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"]])
+def test_help_takes_little_time(arguments):
+    """Processor time, and the best of three: other work on the machine shall not count."""
     times = []
-    for arguments in (["--help"], ["train", "--help"]) * 4:
-        began = time.perf_counter()
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run([*PYTHON, *arguments], check=True, capture_output=True)
-        times.append(time.perf_counter() - began)
-    assert min(times[::2]) < 0.5 and min(times[1::2]) < 0.5, times
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(times) < 0.3, times
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -94,6 +96,6 @@ def test_an_interrupt_ends_in_one_line(monkeypatch, cli, tmp_path):
     def stop(**options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("stmcdi_cli.steps.simulate.stream", stop)
+    monkeypatch.setattr("stmcdi_cli.steps.simulate.simulate.stream", stop)
     result = cli("simulate", tmp_path / "a.h5ad")
     assert result.exit_code == 130 and result.stderr.strip() == "stmcdi: stopped"

@@ -80,8 +80,17 @@ def test_the_site_builds_without_a_warning(tmp_path):
     for page in DOCS.rglob("*.md"):
         name = str(page.relative_to(DOCS).with_suffix(""))
         assert (name if name != "index" else ".") in built, name
+    api = (tmp_path / "site" / "api" / "index.html").read_text("utf-8")
+    assert "section_key" in api  # signatures, not headings alone
     home = (tmp_path / "site" / "index.html").read_text("utf-8")
     assert "fonts.googleapis" not in home
+
+
+def test_every_function_is_on_the_api_page():
+    import stmcdi_cli
+
+    page = (DOCS / "api.md").read_text("utf-8")
+    assert sorted(re.findall(r"^::: stmcdi_cli\.(\w+)$", page, re.M)) == sorted([*stmcdi_cli.__all__, "errors"])
 
 
 def test_every_step_has_a_page_that_names_its_options():

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import threading
+import time
 import zlib
 
 import child
@@ -116,7 +118,7 @@ STRUCTURES = {
     huge_indices: "bytes stored for",
     huge_chunk: "chunks of at most 1 GiB",
     deep: "at most 32 groups within each other",
-    circle: "every part once, found another name for one at /uns/circle",
+    circle: "one name for each object, found a second one at /uns/circle",
     soft_circle: "expected no links, found one at /uns/a",
     dangling: "expected no links",
     link_to_outside: "expected no links, found one at /uns/passwords",
@@ -127,7 +129,7 @@ STRUCTURES = {
     opaque: "numbers and text",
     named_type: "groups and data sets only",
     long_attribute: "short attributes, found a long one, long, at /uns/a",
-    unknown_filter: "expected packing with gzip, found filter",
+    unknown_filter: "expected compression with gzip, found filter",
 }
 
 
@@ -166,7 +168,7 @@ def test_text_that_many_names_share_takes_no_more_than_is_allowed(tmp_path):
 def test_files_of_very_many_parts_are_refused(tmp_path, monkeypatch):
     path = tmp_path / "a.h5ad"
     make_raw().write_h5ad(path)
-    monkeypatch.setattr(safety, "MOST_OBJECTS", 10)
+    monkeypatch.setattr(safety, "MAX_OBJECTS", 10)
     with pytest.raises(InputError, match="expected at most 10 groups and data sets, found more"):
         h5ad.read_h5ad(path)
 
@@ -187,7 +189,7 @@ def test_sound_files_pass_and_their_size_is_known(tmp_path):
 
 
 def test_memory_is_bounded_and_given_back():
-    with pytest.raises(MemoryError), safety.bounded(0):
+    with pytest.raises(MemoryError), safety.memory_limited(0):
         np.ones(2**29)
     np.ones(2**20)
 
@@ -202,8 +204,8 @@ def test_damaged_files_are_named(tmp_path):
         h5ad.read_h5ad(path)
 
 
-def test_damage_on_which_hdf5_never_ends_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(safety, "PATIENCE", 1)
+def test_damage_on_which_hdf5_never_ends_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(safety, "TIME_LIMIT", 1)
     file = tmp_path / "raw.h5ad"
     make_raw().write_h5ad(file)
     content = bytearray(file.read_bytes())
@@ -214,33 +216,89 @@ def test_damage_on_which_hdf5_never_ends_is_named(tmp_path, monkeypatch):
         h5ad.read_h5ad(file)
 
 
-def test_what_ends_ends():
-    assert safety.ends(lambda: None, 5)
+def test_damage_on_which_hdf5_waits_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(safety, "TIME_LIMIT", 1)
+    monkeypatch.setattr(safety, "WALL_PER_PROCESSOR", 1)
+    monkeypatch.setattr(safety, "_read_texts", lambda file: time.sleep(60))
+    make_raw().write_h5ad(tmp_path / "raw.h5ad")
+    with pytest.raises(InputError, match=r"raw\.h5ad: damaged \(reading it does not end\); make the file again"):
+        h5ad.read_h5ad(tmp_path / "raw.h5ad")
 
 
-def test_an_exception_is_an_end_and_stays_there(capfd):
-    assert safety.ends(lambda: 1 / 0, 5)
-    assert safety.ends(lambda: exit(3), 5)
+def test_an_action_that_ends_completes():
+    assert safety.completes_in_subprocess(lambda: None, 5)
+
+
+def test_an_exception_completes_and_prints_nothing(capfd):
+    assert safety.completes_in_subprocess(lambda: 1 / 0, 5)
+    assert safety.completes_in_subprocess(lambda: exit(3), 5)
     assert capfd.readouterr() == ("", "")
 
 
-def test_what_crashes_does_not_end():
-    assert not safety.ends(lambda: os.kill(os.getpid(), signal.SIGSEGV), 5)
+def test_a_crash_does_not_complete():
+    assert not safety.completes_in_subprocess(lambda: os.kill(os.getpid(), signal.SIGSEGV), 5)
 
 
-def test_one_that_the_system_killed_says_nothing():
-    assert safety.ends(lambda: os.kill(os.getpid(), signal.SIGKILL), 5)
+def test_a_process_killed_by_the_system_says_nothing_about_the_action():
+    assert safety.completes_in_subprocess(lambda: os.kill(os.getpid(), signal.SIGKILL), 5)
 
 
-def test_what_goes_on_for_ever_is_stopped():
+def test_an_endless_loop_is_stopped():
     def turn():
         while True:
             pass
 
-    assert not safety.ends(turn, 1)
+    assert not safety.completes_in_subprocess(turn, 1)
 
 
-def test_nothing_of_it_is_kept():
+def sleep():
+    time.sleep(60)
+
+
+def read_an_empty_pipe():
+    os.read(os.pipe()[0], 1)
+
+
+def take_a_lock_twice():
+    lock = threading.Lock()
+    lock.acquire()
+    lock.acquire()
+
+
+def ignore_signals():
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    time.sleep(60)
+
+
+@pytest.fixture
+def forked(monkeypatch):
+    """Numbers of the processes that are forked."""
+    numbers, fork = [], os.fork
+    monkeypatch.setattr(os, "fork", lambda: numbers.append(fork()) or numbers[-1])
+    return numbers
+
+
+@pytest.mark.parametrize("wait", [sleep, read_an_empty_pipe, take_a_lock_twice, ignore_signals])
+def test_an_action_that_waits_for_ever_is_killed(wait, forked):
+    before = time.monotonic()
+    assert not safety.completes_in_subprocess(wait, 5, wall=0.2)
+    assert time.monotonic() - before < 30
+    with pytest.raises(ProcessLookupError):
+        os.kill(forked[0], 0)
+
+
+def test_the_process_is_killed_if_the_waiting_is_interrupted(forked, monkeypatch):
+    def interrupt(seconds):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(safety.time, "sleep", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        safety.completes_in_subprocess(read_an_empty_pipe, 5)
+    with pytest.raises(ProcessLookupError):
+        os.kill(forked[0], 0)
+
+
+def test_nothing_of_the_action_is_kept():
     made = []
-    assert safety.ends(lambda: made.append(1), 5)
+    assert safety.completes_in_subprocess(lambda: made.append(1), 5)
     assert not made

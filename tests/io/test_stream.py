@@ -7,10 +7,11 @@ import pytest
 import scipy.sparse as sp
 from helpers import dense, make_raw, same
 
+from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import resources, sparse
 from stmcdi_cli.errors import InputError, OptionError
 from stmcdi_cli.io import output, stream
-from stmcdi_cli.io.h5ad import PatientFile, carried, opened, write_h5ad
+from stmcdi_cli.io.h5ad import PatientFile, carried, matrices, opened, write_h5ad
 from stmcdi_cli.io.stream import Stream
 
 
@@ -27,16 +28,15 @@ def full() -> ad.AnnData:
     return adata
 
 
-def doubled(adata: ad.AnnData, names=("X", "layers/dense", "layers/missing")) -> Stream:
+def doubled(adata: ad.AnnData, names=(keys.X, "dense", "missing")) -> Stream:
     """A step that makes some matrices anew."""
 
     def blocks():
         for rows in sparse.row_chunks(adata.shape):
-            source = {"X": adata.X} | {f"layers/{name}": layer for name, layer in adata.layers.items()}
-            block = {name: sparse.rows_of(source[name], rows) for name in names}
+            block = {name: sparse.rows_of(matrices(adata)[name], rows) for name in names}
             yield {name: part if part.dtype == bool else part * 2 for name, part in block.items()}
 
-    return Stream(carried(adata, without=[name.removeprefix("layers/") for name in names]), blocks())
+    return Stream(carried(adata, without=names), blocks())
 
 
 @pytest.mark.parametrize("entries", [1, 7 * 40, 2**22])
@@ -137,12 +137,12 @@ def test_what_fails_halfway_leaves_the_old_files_and_no_other(full, h5ad, tmp_pa
         (tmp_path / name).write_text("old")
 
     def broken():
-        yield {"X": full.X[:30]}
+        yield {keys.X: full.X[:30]}
         raise InputError("expected no negative value")
 
     with opened(source) as adata:
-        header = carried(adata, without=["X"])
-        streams = Stream(header, iter([{"X": full.X[:30]}, {"X": full.X[30:]}])), Stream(header, broken())
+        header = carried(adata, without=[keys.X])
+        streams = Stream(header, iter([{keys.X: full.X[:30]}, {keys.X: full.X[30:]}])), Stream(header, broken())
         with pytest.raises(InputError, match="^expected no negative"):
             stream.write(dict(zip((tmp_path / "a.h5ad", tmp_path / "b.h5ad"), streams, strict=True)))
     assert (tmp_path / "a.h5ad").read_text() == (tmp_path / "b.h5ad").read_text() == "old"
@@ -155,11 +155,11 @@ def test_a_write_error_names_its_file_and_ends_the_work_at_once(full, tmp_path, 
     def blocks():
         for i in range(60):
             made.append(i)
-            yield {"X": full.X[i : i + 1]}
+            yield {keys.X: full.X[i : i + 1]}
 
     monkeypatch.setattr(PatientFile, "error", OSError(28, "No space left on device"))
     with pytest.raises(InputError, match=r"out.h5ad: cannot be written \(No space left on device\)"):
-        stream.write({tmp_path / "out.h5ad": Stream(carried(full, without=["X"]), blocks())})
+        stream.write({tmp_path / "out.h5ad": Stream(carried(full, without=[keys.X]), blocks())})
     assert list(tmp_path.iterdir()) == [] and len(made) == 1
 
 

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from stmcdi_cli.errors import InputError
 from stmcdi_cli.model import save_load
 from stmcdi_cli.model.attention.model import AttentionModel
+from stmcdi_cli.model.base import DrawOptions
 from stmcdi_cli.model.tissue import Tissue
 
 CPU = torch.device("cpu")
@@ -55,10 +56,10 @@ def test_a_loaded_model_draws_the_same_bits(saved):
     loaded = save_load.load(path)
     assert isinstance(loaded, AttentionModel)
     assert loaded.genes == GENES
-    draws = []
+    options, draws = DrawOptions(n_samples=2, seed=0, sampler="ddim", n_steps=3, denoise=True), []
     for each in (model, loaded):
         each.prepare(tissue(), device=CPU)
-        draws.append(each.draw(np.arange(12), n_samples=2, seed=0, sampler="ddim", n_steps=3, denoise=True).samples)
+        draws.append(each.draw(np.arange(12), options).samples)
     assert draws[0].tobytes() == draws[1].tobytes()
 
 

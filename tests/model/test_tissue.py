@@ -24,7 +24,7 @@ def test_holds_what_the_file_holds(masked):
     np.testing.assert_array_equal(t.n_visible, (~hidden).sum(0))
     np.testing.assert_array_equal(t.depth, masked.obs["size_factor"])
     assert (t.n_spots, t.n_genes) == masked.shape and t.genes == tuple(masked.var_names)
-    assert t.scale == "log1p"
+    assert t.count_scale == "log1p"
 
 
 @pytest.mark.parametrize("value", [7.5, np.nan, np.inf, -1.0])
@@ -35,7 +35,7 @@ def test_whatever_stands_at_missing_entries_is_dropped(masked, value):
     for odd.X in (x, sp.csr_matrix(x)):
         t = Tissue.from_anndata(odd)
         np.testing.assert_array_equal(t.x.toarray(), dense(masked.X))
-        assert t.scale == "log1p"
+        assert t.count_scale == "log1p"
 
 
 @pytest.mark.parametrize("form", [np.asarray, sp.csr_matrix, sp.csc_matrix])
@@ -76,7 +76,7 @@ def test_a_spot_is_no_neighbour_of_itself(masked):
 def test_without_size_factors_all_spots_are_equally_deep(tissue):
     adata = stmcdi.build_graph(stmcdi.normalize(tissue, skip=True))
     t = Tissue.from_anndata(adata)
-    assert (t.depth == 1).all() and t.scale == "counts" and t.missing.nnz == 0
+    assert (t.depth == 1).all() and t.count_scale == "counts" and t.missing.nnz == 0
 
 
 def test_empty_spots_have_a_depth_above_zero(masked):
@@ -84,14 +84,14 @@ def test_empty_spots_have_a_depth_above_zero(masked):
     odd.obs["size_factor"] = odd.obs["size_factor"].to_numpy() * (np.arange(odd.n_obs) > 0)
     odd.X = sp.csr_matrix(dense(odd.X) * (np.arange(odd.n_obs) > 0)[:, None])
     t = Tissue.from_anndata(odd)
-    assert t.depth.min() > 0 and t.scale == "log1p"
+    assert t.depth.min() > 0 and t.count_scale == "log1p"
 
 
 @pytest.mark.parametrize("scale", SCALES)
 def test_counts_are_those_the_values_came_from(tissue, scale):
     options = {"log1p": {}, "linear": {"log": False}, "counts": {"skip": True}}[scale]
     t = Tissue.from_anndata(stmcdi.build_graph(stmcdi.normalize(tissue, **options)))
-    assert t.scale == scale
+    assert t.count_scale == scale
     np.testing.assert_array_equal(t.counts().toarray(), dense(tissue.X))
 
 
@@ -101,7 +101,7 @@ def test_hiding_more_takes_the_values_with_it(masked):
     less = t.without(more)
     np.testing.assert_array_equal(less.missing.toarray(), (t.missing + more).toarray())
     np.testing.assert_array_equal(less.x.toarray(), np.where(more.toarray(), 0, t.x.toarray()))
-    assert less.scale == t.scale and less.x.data.all()
+    assert less.count_scale == t.count_scale and less.x.data.all()
 
 
 def test_no_graph_is_refused_with_the_remedy(masked):

@@ -221,7 +221,7 @@ def test_zarr_that_unpickles_is_not_read(store, refuses, tmp_path):
         array["codecs" if "codecs" in array else "filters"] = [{"id": "pickle", "name": "pickle", "protocol": 5}]
 
     edit_arrays(store, change)
-    refuses(["import", store, tmp_path / "a.h5ad"], "expected usual ways of packing, found pickle")
+    refuses(["import", store, tmp_path / "a.h5ad"], "expected a known codec, found pickle")
 
 
 def test_zarr_that_declares_more_than_memory_is_not_read(store, refuses, tmp_path):

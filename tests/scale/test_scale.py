@@ -12,6 +12,7 @@ from pathlib import Path
 import anndata as ad
 import pytest
 
+from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli.io import h5ad, stream
 
 ROOT = Path(__file__).parents[2]
@@ -74,9 +75,9 @@ def test_a_memory_limit_is_kept(chain):
 def test_scores_hold_a_chunk_not_the_tissue(chain):
     folder, _ = chain
     with h5ad.opened(folder / "masked.h5ad") as masked:
-        header = h5ad.carried(masked, without=["X"])
+        header = h5ad.carried(masked, without=[keys.X])
         stand_in = h5ad.matrices(masked)
-        blocks = ({"X": part, "layers/imputed": part} for part in _parts(stand_in["X"]))
+        blocks = ({keys.X: part, keys.IMPUTED: part} for part in _parts(stand_in[keys.X]))
         stream.write({folder / "imputed.h5ad": stream.Stream(header, blocks)})
     spent = cost(folder, "evaluate", "imputed.h5ad", "truth.h5ad", "metrics.json")
     assert spent["peak_mb"] < MOST_MB, spent

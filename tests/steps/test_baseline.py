@@ -13,7 +13,7 @@ import stmcdi_cli as stmcdi
 from stmcdi_cli.baselines import METHODS, latent_network
 from stmcdi_cli.cli.commands import BASELINE
 from stmcdi_cli.errors import OptionError
-from stmcdi_cli.model.device import n_workers
+from stmcdi_cli.resources import n_workers
 
 LAYERS = ("imputed", "imputed_sd", "imputed_q05", "imputed_q95")
 FAST = "soft-impute"
@@ -105,12 +105,12 @@ def test_a_file_without_a_graph_will_do(case):
     assert (dense(mixed.layers["imputed"]) != dense(apart.layers["imputed"])).any()
 
 
-def test_nothing_missing_fills_nothing_and_says_so(tissue, capsys):
+def test_nothing_missing_fills_nothing_and_says_so(tissue, caplog):
     whole = stmcdi.normalize(tissue)
     result = stmcdi.baseline(whole, method="gene-mean")
     np.testing.assert_array_equal(dense(result.layers["imputed"]), dense(whole.X))
     assert not dense(result.layers["imputed_sd"]).any()
-    assert capsys.readouterr().err.count("no entry is missing, so none is filled") == 1
+    assert caplog.text.count("no entry is missing, so none is filled") == 1
 
 
 def test_an_empty_spot_is_not_taken_for_one_without_expression(case, tissue):

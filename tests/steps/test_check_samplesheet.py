@@ -1,4 +1,5 @@
 import csv
+import re
 
 import pytest
 from helpers import make_raw
@@ -123,3 +124,18 @@ def test_folders_may_have_spaces_and_names_any_letters(folder):
     (folder / "my data").mkdir()
     (folder / "data/a.h5ad").rename(folder / "my data/ä_1+2.h5ad")
     assert checked(folder, "sample,h5ad\nA,my data/ä_1+2.h5ad\n")[0]["h5ad"] == str(folder / "my data/ä_1+2.h5ad")
+
+
+def test_the_patterns_come_with_the_package():
+    """A wheel has them, made from a checkout or from an sdist; so does Nextflow, at their usual place."""
+    import json
+    import tomllib
+    from pathlib import Path
+
+    from stmcdi_cli.steps.check_samplesheet import SAFE, SAFE_FILE
+
+    root = Path(__file__).parents[2]
+    included = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert included["force-include"] == {"assets/schema_input.json": "stmcdi_cli/schema_input.json"}
+    columns = json.loads((root / "assets/schema_input.json").read_text())["items"]["properties"]
+    assert {**SAFE, "h5ad": SAFE_FILE} == {name: re.compile(column["pattern"]) for name, column in columns.items()}

@@ -11,7 +11,7 @@ import torch
 from helpers import dense, same
 
 import stmcdi_cli as stmcdi
-from stmcdi_cli.model.device import n_workers
+from stmcdi_cli.resources import n_workers
 
 SPREAD = ("imputed_sd", "imputed_median", "imputed_q05", "imputed_q95")
 OPTIONS = {"n_samples": 6, "device": "cpu", "quiet": True}
@@ -188,6 +188,7 @@ def test_quantiles_cost_nothing_where_nobody_wants_them(case, monkeypatch):
 @pytest.mark.parametrize("preset", ["default", "paper"])
 def test_the_spread_is_that_of_the_draws(case, tmp_path, preset):
     from stmcdi_cli.model import save_load
+    from stmcdi_cli.model.base import DrawOptions
     from stmcdi_cli.model.tissue import Tissue
 
     few, model = case.masked[:40].copy(), case.model
@@ -197,7 +198,7 @@ def test_the_spread_is_that_of_the_draws(case, tmp_path, preset):
         model = tmp_path / "model"
     loaded = save_load.load(model)
     loaded.prepare(Tissue.from_anndata(few), device=torch.device("cpu"))
-    draws = loaded.draw(np.arange(40), n_samples=6, seed=0, sampler="dpm", n_steps=3)
+    draws = loaded.draw(np.arange(40), DrawOptions(n_samples=6, seed=0, sampler="dpm", n_steps=3))
     result, hidden = stmcdi.impute(few, model, n_steps=3, **OPTIONS), dense(few.layers["missing"])
     np.testing.assert_array_equal(dense(result.layers["imputed"])[hidden], draws.mean[hidden])
     np.testing.assert_allclose(dense(result.layers["imputed_sd"])[hidden], draws.samples.std(0)[hidden], atol=1e-6)

@@ -1,1 +1,1 @@
-"""The files that ``stmcdi import`` reads: one module per family of formats, all giving counts with coordinates."""
+"""Readers of ``stmcdi import``: one module per family of formats; each gives counts with coordinates."""

@@ -1,4 +1,4 @@
-"""Space Ranger's output folder: Visium spots, and Visium HD bins."""
+"""Read Space Ranger's output folder: Visium spots, and Visium HD bins."""
 
 import gzip
 import json
@@ -10,7 +10,7 @@ import scipy.sparse as sp
 
 from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import validation
-from stmcdi_cli.errors import InputError
+from stmcdi_cli.errors import InputError, in_file
 from stmcdi_cli.io import safety
 from stmcdi_cli.io.text import read_text
 from stmcdi_cli.sparse import check_sound
@@ -27,7 +27,10 @@ GENES = "Gene Expression"
 
 
 def find(path: Path) -> Path | None:
-    """Give the folder with matrix and positions that `path` is, holds as ``outs``, or names a matrix in; else None."""
+    """Give the folder with matrix and positions, None if there is none.
+
+    ``path`` may be that folder, the folder above its ``outs``, or the matrix in it.
+    """
     if path.name == MATRIX and path.is_file():
         path = path.parent
     for folder in (path, path / "outs"):
@@ -37,7 +40,7 @@ def find(path: Path) -> Path | None:
 
 
 def bins(path: Path) -> dict[int, Path]:
-    """Folders of a Visium HD output by the side of their bins in micrometres; empty where it is none."""
+    """Give the folders of a Visium HD output by the side of their bins in micrometres; none if it is another output."""
     for folder in (path / "binned_outputs", path / "outs" / "binned_outputs"):
         if folder.is_dir():
             found = {part.name.removeprefix("square_").removesuffix("um"): part for part in folder.glob("square_*um")}
@@ -81,22 +84,18 @@ def read(folder: Path) -> tuple["AnnData", Path]:
 def _read_h5(path: Path) -> "AnnData":
     import h5py
 
-    try:
-        with h5py.File(path) as file, safety.bounded(safety.check_hdf5(file)):
+    with in_file(path, "not a matrix of Space Ranger", "give the folder it wrote"):
+        with h5py.File(path) as file, safety.memory_limited(safety.check_hdf5(file)):
             matrix = file["matrix"]
             features = matrix["features"]
             ids, names, kinds = (features[key][()].astype(str) for key in ("id", "name", "feature_type"))
             n_features, n_spots = (int(n) for n in matrix["shape"][()])
-            # Columns are spots in the file: read as rows, they need no sorting.
+            # In the file spots are columns (CSC): the same arrays are the CSR matrix whose rows are spots.
             parts = (matrix["data"][()].astype(np.float32), matrix["indices"][()], matrix["indptr"][()])
             counts = sp.csr_matrix(parts, shape=(n_spots, n_features))
             spots = matrix["barcodes"][()].astype(str)
-            check_sound(counts, str(path))
+            check_sound(counts, "the matrix")
         return _assemble(counts, spots, ids, names, kinds)
-    except InputError:
-        raise
-    except Exception as error:  # whatever h5py and scipy trip over, the file is what is wrong
-        raise InputError(f"{path}: not a matrix of Space Ranger ({_short(error)}); give the folder it wrote") from error
 
 
 def _read_mtx(folder: Path) -> "AnnData":
@@ -104,22 +103,18 @@ def _read_mtx(folder: Path) -> "AnnData":
     from scipy.io import mminfo, mmread
 
     path = _either(folder, "matrix.mtx")
-    try:
+    with in_file(folder, "not a matrix of Space Ranger", "give the folder it wrote"):
         opener = gzip.open if path.suffix == ".gz" else open
         with opener(path, "rb") as file:
             n_values = mminfo(file)[2]
-        if n_values > safety.PACKED * path.stat().st_size:
+        if n_values > safety.MAX_RATIO * path.stat().st_size:
             raise ValueError(f"it declares {n_values} values and cannot hold them")
-        with safety.bounded(24 * n_values), opener(path, "rb") as file:
+        with safety.memory_limited(24 * n_values), opener(path, "rb") as file:
             counts = sp.csr_matrix(mmread(file).T, dtype=np.float32)
         features = pd.read_csv(_either(folder, "features.tsv"), sep="\t", header=None, dtype=str)
         spots = pd.read_csv(_either(folder, "barcodes.tsv"), sep="\t", header=None, dtype=str)[0].to_numpy()
         kinds = features[2].to_numpy() if features.shape[1] > 2 else np.full(len(features), GENES)
         return _assemble(counts, spots, features[0].to_numpy(), features[1].to_numpy(), kinds)
-    except Exception as error:  # as above
-        raise InputError(
-            f"{folder}: not a matrix of Space Ranger ({_short(error)}); give the folder it wrote"
-        ) from error
 
 
 def _assemble(
@@ -143,9 +138,9 @@ def _read_positions(folder: Path) -> "DataFrame":
         raise InputError(
             f"{folder}: expected one of {', '.join(POSITIONS)}, found none; give Space Ranger's whole output"
         )
-    try:
+    with in_file(path, "not a table of positions", "give Space Ranger's own file"):
         if path.suffix == ".parquet":
-            table = pd.read_parquet(path).set_index("barcode")
+            table = _read_parquet(path).set_index("barcode")
         else:
             with open(path, encoding="utf-8-sig") as file:
                 header = file.readline().split(",")[0].strip() == "barcode"
@@ -153,10 +148,15 @@ def _read_positions(folder: Path) -> "DataFrame":
             if not header:
                 table.columns = COLUMNS
         return table[COLUMNS].rename(index=str)
+
+
+def _read_parquet(path: Path) -> "DataFrame":
+    import pandas as pd
+
+    try:
+        return pd.read_parquet(path)
     except ImportError as error:
         raise InputError(f"{path}: reading parquet needs pyarrow; pip install 'stmcdi[parquet]'") from error
-    except Exception as error:  # whatever pandas trips over, the file is what is wrong
-        raise InputError(f"{path}: not a table of positions ({_short(error)}); give Space Ranger's own file") from error
 
 
 def _picture(folder: Path) -> dict[str, Any] | None:
@@ -175,10 +175,6 @@ def _picture(folder: Path) -> dict[str, Any] | None:
 
 
 def _either(folder: Path, name: str) -> Path:
-    """The file, compressed (as Space Ranger leaves it) or not."""
+    """Give the compressed file, as Space Ranger writes it, or else the plain one."""
     packed = folder / f"{name}.gz"
     return packed if packed.is_file() else folder / name
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:150]

@@ -1,4 +1,4 @@
-"""Counts as CSV or TSV, with coordinates in a second table, in columns x and y, or in spot names such as ``12x7``."""
+"""Read counts from CSV or TSV; coordinates from a second table, columns x and y, or spot names such as ``12x7``."""
 
 import re
 from pathlib import Path
@@ -9,7 +9,7 @@ import scipy.sparse as sp
 
 from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import resources, validation
-from stmcdi_cli.errors import InputError
+from stmcdi_cli.errors import InputError, in_file, one_line
 from stmcdi_cli.io import safety
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ _AXES = (("x", "y"), ("X", "Y"), ("pxl_col_in_fullres", "pxl_row_in_fullres"), (
 
 
 def read(path: Path, coordinates: Path | None) -> "AnnData":
-    """Read a table of counts; which way it lies is found from where the spots' names stand.
+    """Read a table of counts; where the spots' names are decides whether its rows or its columns are spots.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ def read(path: Path, coordinates: Path | None) -> "AnnData":
     try:
         counts = sp.csr_matrix(table.to_numpy(np.float32))
     except ValueError as error:
-        raise InputError(f"{path}: expected numbers only, found {_short(error)}; keep names and counts") from error
+        raise InputError(f"{path}: expected numbers only, found {one_line(error)}; keep names and counts") from error
     adata = AnnData(counts)
     adata.obs_names, adata.var_names = table.index.astype(str), table.columns.astype(str)
     adata.obsm[keys.SPATIAL] = xy
@@ -83,7 +83,7 @@ def read_coordinates(path: Path) -> "DataFrame":
 
 
 def match(place: "DataFrame", spots: "Index", path: Path) -> np.ndarray:
-    """Coordinates of some spots, in their order, spots x 2."""
+    """Give the coordinates of some spots, in their order, spots x 2."""
     unplaced = spots.difference(place.index)
     if len(unplaced):
         raise InputError(f"{path}: expected a row for every spot, found none for {validation.some(unplaced)}; add them")
@@ -91,12 +91,8 @@ def match(place: "DataFrame", spots: "Index", path: Path) -> np.ndarray:
 
 
 def _numbers(table: "DataFrame", path: Path) -> np.ndarray:
-    try:
+    with in_file(path, "expected coordinates as numbers, found others", "correct them"):
         return table.to_numpy(np.float64)
-    except (TypeError, ValueError) as error:
-        raise InputError(
-            f"{path}: expected coordinates as numbers, found others ({_short(error)}); correct them"
-        ) from error
 
 
 def _read_table(path: Path) -> "DataFrame":
@@ -105,11 +101,11 @@ def _read_table(path: Path) -> "DataFrame":
     if not path.is_file():
         raise InputError(f"{path}: no such file; check the path")
     comma = ".csv" in path.suffixes
-    try:
-        with safety.bounded(resources.granted() // 4):  # a packed table may be of any size
-            table = pd.read_csv(path, sep="," if comma else "\t", index_col=0, encoding="utf-8-sig")
-    except Exception as error:  # whatever pandas trips over, the file is what is wrong
-        raise InputError(f"{path}: cannot be read as a table ({_short(error)}); write it as CSV or TSV") from error
+    with (
+        in_file(path, "cannot be read as a table", "write it as CSV or TSV"),
+        safety.memory_limited(resources.granted() // 4),  # a compressed table may be of any size
+    ):
+        table = pd.read_csv(path, sep="," if comma else "\t", index_col=0, encoding="utf-8-sig")
     if table.shape[1] == 0:
         hint = "commas" if comma else "tabs"
         raise InputError(f"{path}: expected columns separated by {hint}, found one column; rename it .csv or .tsv")
@@ -127,7 +123,3 @@ def _places(names: "Index") -> np.ndarray | None:
     if not found or not all(found):
         return None
     return np.array([[float(place[1]), float(place[2])] for place in found if place])
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:150]

@@ -1,4 +1,4 @@
-"""Zarr stores: AnnData, and SpatialData where its package is installed."""
+"""Read zarr stores: AnnData, and SpatialData where its package is installed."""
 
 import json
 import warnings
@@ -9,7 +9,7 @@ import numpy as np
 
 from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import resources, validation
-from stmcdi_cli.errors import InputError
+from stmcdi_cli.errors import InputError, in_file
 from stmcdi_cli.io import safety
 from stmcdi_cli.io.text import read_text
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 
 THREADS = 2**30
-"""Bytes of addresses that zarr's threads take beside the data."""
+"""Bytes of address space that zarr's threads take beside the data."""
 
 
 def kind(path: Path) -> str | None:
-    """What a folder holds by its attributes: ``zarr`` (AnnData), ``spatialdata``, or None."""
+    """Give the format of a store by its attributes: ``zarr`` (AnnData), ``spatialdata``, or None if it is neither."""
     attributes: dict[str, Any] = {}
     for name in ("zarr.json", ".zattrs"):  # of zarr's formats 3 and 2
         try:
@@ -42,16 +42,16 @@ def read_anndata(path: Path) -> "AnnData":
     size = safety.check_zarr(path)
     resources.check_fits(str(path), size)
     try:
-        import zarr  # noqa: F401 - before memory is bounded
-
-        with safety.bounded(size + THREADS), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return anndata.read_zarr(path)
+        import zarr  # noqa: F401 - before memory is limited
     except ImportError as error:
         raise InputError(f"{path}: reading zarr needs its package; pip install 'stmcdi[zarr]'") from error
-    except Exception as error:  # whatever zarr and anndata trip over, the store is what is wrong
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{path}: cannot be read as AnnData ({reason}); write it again with anndata") from error
+    with (
+        in_file(path, "cannot be read as AnnData", "write it again with anndata"),
+        safety.memory_limited(size + THREADS),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")
+        return anndata.read_zarr(path)
 
 
 def read_spatialdata(path: Path, table: str | None) -> "AnnData":
@@ -66,20 +66,19 @@ def read_spatialdata(path: Path, table: str | None) -> "AnnData":
     """
     size = safety.check_zarr(path, "tables")
     resources.check_fits(str(path), size)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
             import spatialdata
-
-            with safety.bounded(size + THREADS):
-                data = spatialdata.read_zarr(path)
-    except ImportError as error:
-        raise InputError(f"{path}: reading SpatialData needs its package; pip install 'stmcdi[spatialdata]'") from error
-    except Exception as error:  # as above
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(
-            f"{path}: cannot be read as SpatialData ({reason}); write it again with spatialdata"
-        ) from error
+        except ImportError as error:
+            raise InputError(
+                f"{path}: reading SpatialData needs its package; pip install 'stmcdi[spatialdata]'"
+            ) from error
+        with (
+            in_file(path, "cannot be read as SpatialData", "write it again with spatialdata"),
+            safety.memory_limited(size + THREADS),
+        ):
+            data = spatialdata.read_zarr(path)
     names = list(data.tables)
     if table is None and len(names) != 1:
         raise InputError(f"{path}: expected one table, found {validation.some(names)}; name one (--table)")
@@ -93,7 +92,7 @@ def read_spatialdata(path: Path, table: str | None) -> "AnnData":
 
 
 def _centres(data: Any, adata: "AnnData", path: Path) -> np.ndarray:
-    """Centres of the shapes that the rows of a table annotate, spots x 2."""
+    """Give the centres of the shapes that the rows of a table annotate, spots x 2."""
     import spatialdata
 
     link = adata.uns.get("spatialdata_attrs")

@@ -48,7 +48,7 @@ class Attention(nn.Module):
         if width == 2 and x.device.type == "cpu":
             mixed = planar_attention(q, k, v)
         else:
-            # Fused kernels want head widths in eights; channels of zeros change no score.
+            # Fused kernels need head widths that are multiples of 8; channels of zeros do not change the attention.
             q, k, v = (F.pad(part.mT, (0, -width % 8)) for part in (q, k, v))
             mixed = F.scaled_dot_product_attention(q, k, v, scale=1 / math.sqrt(width))[..., :width].mT
         return self.out(mixed.flatten(1, 2))
@@ -110,11 +110,11 @@ class StepEmbedding(nn.Module):
 
 
 class Denoiser(nn.Module):
-    """What the network says of (x_t, t | x_co, mask, graph condition): one token per gene.
+    """The network eps_theta(x_t, t | x_co, mask, graph condition), with one token per gene.
 
-    It gives the noise in the form of v (`Schedule.noise_from_v`): eps_hat = sqrt(1 - abar_t) x_t + sqrt(abar_t) v. The
-    loss stays that on eps_hat. A network that gave eps_hat itself would have to learn to pass x_t through, and each
-    error of it at t = T would be multiplied by 1 / sqrt(abar_T) = 170 in x_0; v = 0 is a Gaussian of unit variance.
+    Its output is v (`Schedule.noise_from_v`): eps_hat = sqrt(1 - abar_t) x_t + sqrt(abar_t) v. The loss is still that
+    of eps_hat. A network with the output eps_hat would have to learn to copy x_t, and its errors at t = T would be
+    multiplied by 1 / sqrt(abar_T) = 170 in x_0. With v = 0 the model is a Gaussian of unit variance.
 
     Parameters
     ----------
@@ -165,9 +165,9 @@ class Denoiser(nn.Module):
         x_co
             Visible expression, 0 elsewhere [B, G].
         visible, target
-            Where `x_co` and `x_t` have values; an entry may be neither [B, G].
+            1 where `x_co` and where `x_t` have values; an entry may be in neither [B, G].
         condition
-            What `encoder` made of the visible expression of the spot and its neighbours [B, graph_condition].
+            Output of `encoder` for the visible expression of the spot and its neighbours [B, graph_condition].
         """
         x = F.relu(self.input(torch.stack([x_t, x_co, target], 1)))
         step = self.step(t)

@@ -1,40 +1,19 @@
-"""The graph encoder: what is visible of a spot and of its neighbours, as a latent condition for the diffusion."""
-
-from dataclasses import dataclass
+"""The graph encoder: visible expression of a spot and its neighbours, as a latent condition for the diffusion."""
 
 import numpy as np
 import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
 
+from stmcdi_cli.model.gene_scaler import GeneScaler
 from stmcdi_cli.model.tissue import Tissue
-
-MIN_SD = 0.02
-"""Least standard deviation a gene is divided by, on the log1p scale: a gene seen in one spot would blow up without."""
-
-
-@dataclass(frozen=True)
-class Scale:
-    """Mean and standard deviation of each gene over its visible entries, float32 [G]."""
-
-    mean: np.ndarray
-    sd: np.ndarray
-
-    @classmethod
-    def of(cls, x: sp.csr_matrix, hidden: sp.csr_matrix) -> "Scale":
-        """Measure; `x` is 0 where `hidden`, so that only the number of entries has to be corrected for."""
-        n = np.maximum(x.shape[0] - np.asarray(hidden.sum(0)).ravel(), 1)
-        mean = np.asarray(x.sum(0, dtype=np.float64)).ravel() / n
-        square = np.asarray(x.multiply(x).sum(0, dtype=np.float64)).ravel() / n
-        sd = np.sqrt(np.maximum(square - mean**2, MIN_SD**2))
-        return cls(mean.astype(np.float32), sd.astype(np.float32))
 
 
 def rings(graph: sp.csr_matrix, hops: int) -> list[sp.csr_matrix]:
-    """Spots at exactly 1, 2, ... hops from each spot, over the full tissue.
+    """Spots at exactly 1, 2, ... hops from each spot, over the full tissue; CSR float32, spots x spots for each.
 
-    No ring contains the spot itself. A network that passes messages twice hands a spot's own values back to it through
-    its neighbours, hidden targets included; through rings they cannot come back.
+    No ring contains the spot itself. A network that passes messages twice would return a spot's own values to it
+    through its neighbours, hidden targets included; rings cannot return them.
     """
     reached = sp.eye_array(graph.shape[0], dtype=bool, format="csr")
     step = graph.astype(bool)
@@ -56,23 +35,28 @@ class Neighbourhood:
     ----------
     tissue
         The tissue; its missing entries are left out of everything.
-    withheld
-        CSR bool, spots x genes: more entries to leave out of everything, such as those for validation.
-    scale
-        Scale of the genes; None to measure it on what is visible.
     hops
         Number of rings.
+    validation_mask
+        CSR bool, spots x genes: more entries to leave out of everything, those kept for validation.
+    scaler
+        Scale of the genes; None to measure it on the visible entries.
     """
 
     def __init__(
-        self, tissue: Tissue, hops: int, *, withheld: sp.csr_matrix | None = None, scale: Scale | None = None
+        self,
+        tissue: Tissue,
+        hops: int,
+        *,
+        validation_mask: sp.csr_matrix | None = None,
+        scaler: GeneScaler | None = None,
     ) -> None:
         self.hidden = tissue.missing
         self.x = tissue.x
-        if withheld is not None:
-            self.hidden = (tissue.missing + withheld).tocsr()
-            self.x = (tissue.x - tissue.x.multiply(withheld)).tocsr()
-        self.scale = scale or Scale.of(self.x, self.hidden)
+        if validation_mask is not None:
+            self.hidden = (tissue.missing + validation_mask).tocsr()
+            self.x = (tissue.x - tissue.x.multiply(validation_mask)).tocsr()
+        self.scaler = scaler or GeneScaler.fit_sparse(self.x, self.hidden)
         self.rings = rings(tissue.graph, hops)
         self._hidden_number = self.hidden.astype(np.float32)
 
@@ -82,7 +66,7 @@ class Neighbourhood:
 
     def own(self, spots: np.ndarray) -> np.ndarray:
         """Standardised expression, 0 where hidden: float32 [B, G]."""
-        return self.standardise(self.x[spots].toarray()) * self.visible(spots)
+        return self.scaler.transform(self.x[spots].toarray()) * self.visible(spots)
 
     def around(self, spots: np.ndarray) -> np.ndarray:
         """Mean standardised expression over the visible entries of each ring: float32 [B, hops, G]."""
@@ -90,24 +74,20 @@ class Neighbourhood:
         for hop, ring in enumerate(self.rings):
             members = ring[spots]
             n = np.asarray(members.sum(1)).reshape(-1, 1) - (members @ self._hidden_number).toarray()
-            total = (members @ self.x).toarray() - n * self.scale.mean
-            out[:, hop] = total / self.scale.sd / np.maximum(n, 1)
+            total = (members @ self.x).toarray() - n * self.scaler.mean
+            out[:, hop] = total / self.scaler.scale / np.maximum(n, 1)
         return out
-
-    def standardise(self, x: np.ndarray) -> np.ndarray:
-        """From ``X``'s scale to mean 0 and variance 1 per gene."""
-        return (x - self.scale.mean) / self.scale.sd
 
 
 class GraphEncoder(nn.Module):
-    """Graph network: one transform per ring, their sum through a non-linearity, then the latent condition.
+    """Graph network: one linear map per ring, a non-linearity of their sum, then the latent condition.
 
     Parameters
     ----------
     n_genes, hops
         Size of the input: a spot's own visible expression and `hops` rings.
     hidden, condition
-        Widths of the layer inside and of the result.
+        Widths of the hidden layer and of the result.
     """
 
     def __init__(self, n_genes: int, hops: int, hidden: int, condition: int) -> None:

@@ -12,21 +12,22 @@ from torch import Tensor, nn
 
 from stmcdi_cli.errors import InputError
 from stmcdi_cli.model.attention.denoiser import Denoiser
-from stmcdi_cli.model.attention.graph_encoder import Neighbourhood, Scale
-from stmcdi_cli.model.base import ImputationModel, Keep
+from stmcdi_cli.model.attention.graph_encoder import Neighbourhood
+from stmcdi_cli.model.base import DrawCallback, DrawOptions, ImputationModel
 from stmcdi_cli.model.diffusion import keyed_noise
-from stmcdi_cli.model.diffusion.loss import diffusion_loss
+from stmcdi_cli.model.diffusion.loss import noise_loss
 from stmcdi_cli.model.diffusion.samplers import Predict, sample
 from stmcdi_cli.model.diffusion.schedule import Schedule
+from stmcdi_cli.model.gene_scaler import GeneScaler
 from stmcdi_cli.model.tissue import Tissue, validation_entries
-from stmcdi_cli.model.training.checkpoint import Restart
+from stmcdi_cli.model.training.checkpoint import Checkpoint
 from stmcdi_cli.model.training.trainer import Reporter, Trainer, Training, ValidationLoss
 
 logger = logging.getLogger(__name__)
 
 BLOCK = 16
-"""Spots per network pass in sampling, always: products of one shape round the same way whatever else they hold."""
-VALIDATION_SPOTS = 512
+"""Spots per network pass in sampling. The number is fixed: the rounding of products depends on their shape."""
+MOST_VALIDATION_SPOTS = 512
 
 # Streams of the keyed random numbers. Those of samplers come after: one range for the missing entries, one per fold.
 _VALIDATION_ORDER, _VALIDATION_STEP, _VALIDATION_NOISE, _FOLDS, _SAMPLING = range(5)
@@ -50,47 +51,51 @@ class AttentionModel(ImputationModel):
             self._build(seed=0)
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"the configuration does not fit the variant 'attention': {error}") from error
-        self.scale: Scale | None = None
+        self.scaler: GeneScaler | None = None
 
     def _build(self, seed: int) -> None:
-        with torch.random.fork_rng(devices=[]):  # initial weights come from the global generator: lend it one
+        with torch.random.fork_rng(devices=[]):  # seed the global generator, then restore it
             torch.manual_seed(seed)
             self.network = Denoiser(len(self.genes), **self.config["network"])
 
     def fit(
-        self, tissue: Tissue, *, seed: int, device: torch.device, report: Reporter, restart: Restart | None = None
+        self, tissue: Tissue, *, seed: int, device: torch.device, report: Reporter, checkpoint: Checkpoint | None = None
     ) -> None:
-        """Learn from the visible entries (Algorithm 1), or go on with that where `restart` says it stands."""
+        """Train on the visible entries (Algorithm 1), from the state in `checkpoint` where it has one."""
         self._build(seed)
         self.network.to(device)
         n_parameters = sum(parameter.numel() for parameter in self.network.parameters())
-        logger.info("%d parameters for %d genes (the paper: 826,471)", n_parameters, len(self.genes))
-        withheld = validation_entries(tissue, self.validation_share, seed)
-        data = Neighbourhood(tissue, self.hops, withheld=withheld)
-        self.scale = data.scale
-
-        def training_loss(network: nn.Module, items: Tensor, generator: torch.Generator) -> Tensor:
-            spots = items.numpy()
-            shape = (len(spots), tissue.n_genes)
-            low, high = self.hidden_share
-            share = low + (high - low) * torch.rand(len(spots), 1, generator=generator)
-            hide = torch.rand(shape, generator=generator) < share
-            t = torch.randint(1, self.schedule.T + 1, (len(spots),), generator=generator)
-            eps = torch.randn(shape, generator=generator)
-            visible = torch.from_numpy(data.visible(spots))
-            target = visible * hide
-            x_0 = torch.from_numpy(data.own(spots))
-            return self._loss(network, data, spots, x_0, visible - target, target, t, eps)
-
+        logger.debug("%d parameters for %d genes (the paper: 826,471)", n_parameters, len(self.genes))
+        validation_mask = validation_entries(tissue, self.validation_share, seed)
+        data = Neighbourhood(tissue, self.hops, validation_mask=validation_mask)
+        self.scaler = data.scaler
         trainer = Trainer(
             self.network,
-            training_loss,
-            self._validation(tissue, data, withheld, seed),
+            partial(self._training_loss, data),
+            self._validation(tissue, data, validation_mask, seed),
             tissue.n_spots,
             self.training,
             seed=seed,
         )
-        trainer.run(report, (restart or Restart()).part("training"))
+        trainer.run(report, (checkpoint or Checkpoint()).stage("training"))
+
+    def _training_loss(
+        self, data: Neighbourhood, network: nn.Module, items: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """Loss of some spots [B] in one step of Algorithm 1."""
+        # Algorithm 1: take x_0 and the mask of its visible entries, both [B, G].
+        spots = items.numpy()
+        x_0 = torch.from_numpy(data.own(spots))
+        visible = torch.from_numpy(data.visible(spots))
+        # Algorithm 1: hide a random share of each spot's visible entries. They are the targets, the others are x_co.
+        low, high = self.hidden_share
+        share = low + (high - low) * torch.rand(len(spots), 1, generator=generator)
+        target = visible * (torch.rand(x_0.shape, generator=generator) < share)
+        # Algorithm 1: draw t ~ Uniform{1, ..., T} and eps ~ N(0, I).
+        t = torch.randint(1, self.schedule.T + 1, (len(spots),), generator=generator)
+        eps = torch.randn(x_0.shape, generator=generator)
+        # Algorithm 1: make x_t, predict eps from x_t, t, x_co and the graph, and compare on the targets (eq. 8).
+        return self._loss(network, data, spots, x_0, visible - target, target, t, eps)
 
     def _loss(
         self,
@@ -103,7 +108,7 @@ class AttentionModel(ImputationModel):
         t: Tensor,
         eps: Tensor,
     ) -> Tensor:
-        """Loss of predicting `target` entries from `visible` ones, the only ones of `x_0` that the network is shown."""
+        """Loss of predicting the `target` entries of `x_0`; the network sees the `visible` ones alone."""
         assert isinstance(network, Denoiser)
         device = network.genes.device
         around = torch.from_numpy(data.around(spots))
@@ -114,29 +119,28 @@ class AttentionModel(ImputationModel):
         def predict(x_t: Tensor, t: Tensor) -> Tensor:
             return self.schedule.noise_from_v(x_t, network(x_t, t, x_co, visible, target, condition), t)
 
-        return diffusion_loss(predict, self.schedule, x_0, target, t, eps)
+        return noise_loss(predict, self.schedule, x_0, target, t, eps)
 
     def _validation(
-        self, tissue: Tissue, data: Neighbourhood, withheld: sp.csr_matrix, seed: int
+        self, tissue: Tissue, data: Neighbourhood, validation_mask: sp.csr_matrix, seed: int
     ) -> ValidationLoss | None:
-        """Loss on the withheld entries of some spots, with the same steps and noise at every call."""
-        concerned = np.flatnonzero(np.diff(withheld.indptr))
-        if not len(concerned):
+        """Loss on the validation entries of some spots, with the same steps and noise at every call."""
+        candidates = np.flatnonzero(np.diff(validation_mask.indptr))
+        if not len(candidates):
             return None
         one = np.zeros(1, dtype=np.int64)
-        order = keyed_noise.uniform(seed, concerned, one, _VALIDATION_ORDER, 1)[0, :, 0].argsort()
-        chosen = np.sort(concerned[order[:VALIDATION_SPOTS]])
+        order = keyed_noise.uniform(seed, candidates, one, _VALIDATION_ORDER, 1)[0, :, 0].argsort()
+        validation_spots = np.sort(candidates[order[:MOST_VALIDATION_SPOTS]])
 
         def validation_loss(network: nn.Module) -> float:
             total, n = 0.0, 0.0
-            for start in range(0, len(chosen), self.training.batch_size):
-                spots = chosen[start : start + self.training.batch_size]
-                t = 1 + (keyed_noise.uniform(seed, spots, one, _VALIDATION_STEP, 1)[0, :, 0] * self.schedule.T).astype(
-                    int
-                )
+            for start in range(0, len(validation_spots), self.training.batch_size):
+                spots = validation_spots[start : start + self.training.batch_size]
+                uniform = keyed_noise.uniform(seed, spots, one, _VALIDATION_STEP, 1)[0, :, 0]
+                t = 1 + (uniform * self.schedule.T).astype(int)
                 eps = torch.from_numpy(keyed_noise.normal(seed, spots, one, _VALIDATION_NOISE, tissue.n_genes)[0])
-                target = withheld[spots].toarray().astype(np.float32)
-                truth = data.standardise(tissue.x[spots].toarray()) * target
+                target = validation_mask[spots].toarray().astype(np.float32)
+                truth = data.scaler.transform(tissue.x[spots].toarray()) * target
                 loss = self._loss(
                     network,
                     data,
@@ -155,61 +159,49 @@ class AttentionModel(ImputationModel):
 
     def prepare(self, tissue: Tissue, *, device: torch.device, encoded: Mapping[str, Tensor] | None = None) -> None:
         """Take the tissue whose spots will be drawn."""
-        if self.scale is None:
+        if self.scaler is None:
             raise RuntimeError("`fit` or `load_state` comes before `prepare`.")
         self.network.to(device).eval()
-        self._data = Neighbourhood(tissue, self.hops, scale=self.scale)
+        self._data = Neighbourhood(tissue, self.hops, scaler=self.scaler)
 
-    def draw_each(
-        self,
-        spots: np.ndarray,
-        keep: Keep | None,
-        *,
-        n_samples: int,
-        seed: int,
-        sampler: str,
-        n_steps: int | None,
-        denoise: bool = False,
-    ) -> np.ndarray:
+    def draw_each(self, spots: np.ndarray, options: DrawOptions, on_draw: DrawCallback | None = None) -> np.ndarray:
         """Draw every gene of some spots of the prepared tissue; the point value is the mean of the draws."""
-        solve = partial(sample, sampler, schedule=self.schedule, n_steps=n_steps)
+        solve = partial(sample, options.sampler, schedule=self.schedule, n_steps=options.n_steps)
         mean = np.empty((len(spots), len(self.genes)), dtype=np.float32)
         for start in range(0, len(spots), BLOCK):
             rows = slice(start, min(start + BLOCK, len(spots)))
             block = spots[rows]
             padded = np.concatenate([block, np.repeat(block[-1:], BLOCK - len(block))])
-            drawn = self._draw_block(padded, n_samples, seed, solve, denoise)[:, : len(block)]
+            drawn = self._draw_block(padded, options, solve)[:, : len(block)]
             mean[rows] = drawn.mean(0)
-            for number, values in enumerate(drawn if keep else ()):
-                assert keep is not None
-                keep(number, rows, values)
+            for number, values in enumerate(drawn if on_draw else ()):
+                assert on_draw is not None
+                on_draw(number, rows, values)
         return mean
 
     @torch.inference_mode()
-    def _draw_block(
-        self, spots: np.ndarray, n_samples: int, seed: int, solve: Callable[..., Tensor], denoise: bool
-    ) -> np.ndarray:
+    def _draw_block(self, spots: np.ndarray, options: DrawOptions, solve: Callable[..., Tensor]) -> np.ndarray:
         """Draw `BLOCK` spots: the missing entries given all visible ones, then the visible ones fold by fold."""
-        scale = self._data.scale
+        scaler = self._data.scaler
         visible = self._data.visible(spots)
         own = self._data.own(spots)
         around = torch.from_numpy(self._data.around(spots))
-        out = np.repeat(self._data.x[spots].toarray()[None], n_samples, axis=0)
-        fold = keyed_noise.uniform(seed, spots, np.zeros(1, dtype=np.int64), _FOLDS, visible.shape[1])[0]
+        out = np.repeat(self._data.x[spots].toarray()[None], options.n_samples, axis=0)
+        fold = keyed_noise.uniform(options.seed, spots, np.zeros(1, dtype=np.int64), _FOLDS, visible.shape[1])[0]
         fold = np.where(visible, (fold * self.n_folds).astype(int), -1)
         # Fold -1 is the missing entries themselves: nothing visible is hidden for them.
-        for held in range(-1, self.n_folds if denoise else 0):
+        for held in range(-1, self.n_folds if options.denoise else 0):
             predict, target = self._predictor(own, visible * (fold != held), around)
             stream_0 = _SAMPLING + (held + 1) * _SAMPLER_RANGE
-            for s in range(n_samples):
-                keyed = partial(self._keyed_noise, seed, spots, s, stream_0)
+            for s in range(options.n_samples):
+                keyed = partial(self._keyed_noise, options.seed, spots, s, stream_0)
                 drawn = solve(predict=predict, noise=keyed, target=target).cpu().numpy()
-                value = np.maximum(drawn * scale.sd + scale.mean, 0)
+                value = np.maximum(scaler.inverse(drawn), 0)
                 np.copyto(out[s], value, where=fold == held)
         return out
 
     def _predictor(self, own: np.ndarray, visible: np.ndarray, around: Tensor) -> tuple[Predict, Tensor]:
-        """The network given the `visible` entries of some spots, and where it is to be asked [B, G]."""
+        """The network conditioned on the `visible` entries of some spots, and the mask of its targets [B, G]."""
         device = self.network.genes.device
         shown = torch.from_numpy(visible).to(device)
         target = 1 - shown
@@ -228,13 +220,13 @@ class AttentionModel(ImputationModel):
 
     def state(self) -> dict[str, Tensor]:
         """Weights of the network, and the scale of the genes."""
-        assert self.scale is not None
+        assert self.scaler is not None
         weights = {f"network.{name}": value.detach().cpu() for name, value in self.network.state_dict().items()}
-        scale = {"scale.mean": torch.from_numpy(self.scale.mean), "scale.sd": torch.from_numpy(self.scale.sd)}
-        return weights | scale
+        mean, sd = torch.from_numpy(self.scaler.mean), torch.from_numpy(self.scaler.scale)
+        return weights | {"scale.mean": mean, "scale.sd": sd}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take back what `state` gave."""
+        """Restore what `state` gave."""
         weights = {name.removeprefix("network."): value for name, value in state.items() if name.startswith("network.")}
         self.network.load_state_dict(weights)
-        self.scale = Scale(state["scale.mean"].numpy(), state["scale.sd"].numpy())
+        self.scaler = GeneScaler(state["scale.mean"].numpy(), state["scale.sd"].numpy())

@@ -2,9 +2,9 @@
 
 The paper's 16 heads share 32 channels, so a query and a key meet in a plane: exp(q . k) = exp(q_1 k_1) exp(q_2 k_2). On
 a bounded interval exp(q_i k_i) is a short Chebyshev series in q_i and k_i, which converges faster than any power: 8 to
-19 terms reach float32's precision. Sums over all keys then become two small matrix products, and no score of a pair of
-tokens is ever formed. This is the same softmax attention, not a cheaper relative of it; where queries and keys lie too
-far out for the series, PyTorch's own attention is used.
+19 terms reach float32's precision. Sums over all keys then become two small matrix products, and no matrix over pairs
+of tokens is formed. The result is that of softmax attention to float32's precision. Where queries and keys are too
+large for the series, PyTorch's own attention is used.
 """
 
 import math
@@ -16,7 +16,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 _TOLERANCE = 1e-6
 _FARTHEST = 5.0
-"""Largest |q_i k_i| for the series: beyond it, rounding in sums of terms as large as exp(|q . k|) begins to show."""
+"""Largest |q_i k_i| for the series. Beyond it, the rounding in sums of terms as large as exp(|q . k|) is too large."""
 
 
 def _n_terms(extent: float) -> int:
@@ -108,8 +108,8 @@ class _Planar(torch.autograd.Function):
 def planar_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Softmax attention over G tokens with heads of two channels.
 
-    Each row of the batch is worked on by itself: its intermediate values then fit the cache, and cannot depend on the
-    batch it sits in.
+    Each row of the batch is computed by itself: its intermediate values then fit the cache, and they do not depend on
+    the other rows.
 
     Parameters
     ----------

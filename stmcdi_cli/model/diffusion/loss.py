@@ -1,4 +1,12 @@
-"""The loss of diffusion training (eq. 8, Algorithm 1)."""
+"""The loss of diffusion training (Algorithm 1): on the noise, as in eq. 8, and on v.
+
+Both are losses of one prediction, because noise = sqrt(abar_t) v + sqrt(1 - abar_t) x_t (`Schedule.noise_from_v`)::
+
+    noise_hat - noise = sqrt(abar_t) (v_hat - v)            at the same x_t
+    |v_hat - v|^2     = |noise_hat - noise|^2 / abar_t
+
+So the squared error of v is eq. 8 with the weight 1 / abar_t at step t: the steps with much noise count more.
+"""
 
 from collections.abc import Callable
 
@@ -6,29 +14,40 @@ from torch import Tensor
 
 from stmcdi_cli.model.diffusion.schedule import Schedule
 
+Predict = Callable[[Tensor, Tensor], Tensor]
+"""Network: x_t [B, d] and steps t [B] to its prediction [B, d]."""
 
-def diffusion_loss(
-    predict: Callable[[Tensor, Tensor], Tensor],
-    schedule: Schedule,
-    x_0: Tensor,
-    target: Tensor,
-    t: Tensor,
-    noise: Tensor,
-) -> Tensor:
-    """Squared error of the predicted noise on the targets alone (eq. 8; the middle of Algorithm 1).
+
+def noise_loss(predict: Predict, schedule: Schedule, x_0: Tensor, target: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+    """Mean squared error of the predicted noise on the targets only (eq. 8).
 
     Parameters
     ----------
     predict
-        x_t [B, d], which is 0 outside the targets, and t [B] to the noise [B, d].
+        Predicts the noise from x_t, which is 0 outside the targets.
     schedule
         The forward process.
     x_0, noise
-        The data and the noise to blur it with [B, d].
+        The data, and the noise added to it [B, d].
     target
-        1 for the hidden entries the loss is about, 0 elsewhere [B, d].
+        1 for the hidden entries to be predicted, 0 elsewhere [B, d].
     t
         The diffusion step of each row [B].
     """
     eps_hat = predict(schedule.q_sample(x_0, t, noise) * target, t)
     return ((eps_hat - noise).square() * target).sum() / target.sum().clamp(min=1)
+
+
+def v_loss(predict: Predict, schedule: Schedule, x_0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+    """Mean squared error of the predicted v, that is of eq. 8 with weight 1 / abar_t; every entry is a target.
+
+    Parameters
+    ----------
+    predict
+        Predicts v from x_t.
+    schedule, x_0, t, noise
+        See `noise_loss`.
+    """
+    x_t = schedule.q_sample(x_0, t, noise)
+    v = schedule.v_from_noise(x_t, noise, t)
+    return (predict(x_t, t) - v).square().mean()

@@ -1,10 +1,10 @@
-"""Diffusion of the scores of one graph encoder, in the coordinates of their own posterior.
+"""Diffusion of the latents of one graph encoder, in the whitened coordinates of their posterior.
 
-What is diffused is u = R'(z - m), where m and (R R')^-1 are the mean and covariance that the encoder gives the scores
-z of a spot from its visible entries. If the encoder's model were the whole truth, u would be standard normal, the best
-guess of v = sqrt(abar) noise - sqrt(1 - abar) u would be 0 at every step, and the reverse chain would draw from the
-exact posterior. The network predicts v and starts at 0: it is at first the closed form, and training can only add what
-that misses.
+The variable of the diffusion is u = R'(z - m), where m and (R R')^-1 are the mean and covariance that the encoder gives
+the latents z of a spot from its visible entries. If the data followed the encoder's model, u would be standard normal,
+the best prediction of v = sqrt(abar) noise - sqrt(1 - abar) u would be 0 at every step, and the reverse process would
+draw from the exact posterior. The network predicts v, and its output starts at 0: before training it gives the closed
+form, and training adds only what the closed form misses.
 """
 
 import copy
@@ -18,21 +18,25 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
 
+from stmcdi_cli.model.base import DrawOptions
 from stmcdi_cli.model.diffusion import keyed_noise as keyed
 from stmcdi_cli.model.diffusion.samplers import sample
 from stmcdi_cli.model.diffusion.schedule import Schedule
-from stmcdi_cli.model.latent.factor_model import BLOCK, FactorGraph
-from stmcdi_cli.model.latent.gaussian import Scores, neighbor_mean, uncolor, variances
+from stmcdi_cli.model.latent.factor_model import BLOCK, SpatialFactorModel
+from stmcdi_cli.model.latent.gaussian import LatentPosterior, neighbor_mean, unwhiten, variances
 from stmcdi_cli.model.tissue import Tissue
+
+_SAVED_LAYERS = {"input": "enter", "output": "leave"}
+"""Names of layers of the `LatentDenoiser` in model.safetensors, where they differ from the attributes."""
 
 
 class LatentDenoiser(nn.Module):
-    """Predict v from the noisy scores, the step and what the encoder knows of the spot: a residual MLP.
+    """Predict v from the noisy latents, the step and the encoder's posterior of the spot: a residual MLP.
 
     Parameters
     ----------
     rank
-        Scores per spot.
+        Latents per spot.
     width, depth
         Channels and residual blocks.
     dropout
@@ -43,7 +47,7 @@ class LatentDenoiser(nn.Module):
 
     def __init__(self, rank: int, width: int, depth: int, dropout: float, steps: int) -> None:
         super().__init__()
-        self.enter = nn.Linear(rank + condition_size(rank), width)
+        self.input = nn.Linear(rank + condition_size(rank), width)
         self.step = nn.Embedding(steps + 1, width)
         self.blocks = nn.ModuleList(
             nn.Sequential(
@@ -51,19 +55,39 @@ class LatentDenoiser(nn.Module):
             )
             for _ in range(depth)
         )
-        self.leave = nn.Linear(width, rank)
-        nn.init.zeros_(self.leave.weight)
-        nn.init.zeros_(self.leave.bias)
+        self.output = nn.Linear(width, rank)
+        self.reset_output()
+
+    def reset_output(self) -> None:
+        """Set the output layer to 0, so that v is 0 for every input."""
+        nn.init.zeros_(self.output.weight)
+        nn.init.zeros_(self.output.bias)
 
     def forward(self, u_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
         """Predict v [B, r] from u_t [B, r], steps t [B] and conditions [B, c].
 
-        Its say is the prior's part in the posterior: what a spot's own entries tell, the closed form has right.
+        The result is multiplied by the prior's share of the posterior, the last number of the condition: the network
+        corrects the prior, and the closed form is right about the evidence of the spot's own entries.
         """
-        h = self.enter(torch.cat([u_t, condition], dim=-1)) + self.step(t)
+        h = self.input(torch.cat([u_t, condition], dim=-1)) + self.step(t)
         for block in self.blocks:
             h = h + block(h)
-        return self.leave(nn.functional.silu(h)) * condition[:, -1:]
+        return self.output(nn.functional.silu(h)) * condition[:, -1:]
+
+    def state(self) -> dict[str, Tensor]:
+        """All weights, under their names in model.safetensors."""
+        return {_rename(name, _SAVED_LAYERS): value for name, value in self.state_dict().items()}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Load what `state` gave."""
+        attributes = {saved: name for name, saved in _SAVED_LAYERS.items()}
+        self.load_state_dict({_rename(name, attributes): value for name, value in state.items()})
+
+
+def _rename(name: str, layers: Mapping[str, str]) -> str:
+    """Replace the layer in a name such as ``input.weight``."""
+    layer, _, rest = name.partition(".")
+    return f"{layers.get(layer, layer)}.{rest}"
 
 
 def condition_size(rank: int) -> int:
@@ -72,14 +96,14 @@ def condition_size(rank: int) -> int:
 
 
 def make_condition(mean: Tensor, factor: Tensor, prior: Tensor, innovation: Tensor, depth: Tensor) -> Tensor:
-    """What the network is told of spots [B, c].
+    """Input of the network that describes the spots [B, c].
 
-    Posterior mean and log variance of their scores, the neighbours' prior, log depth, and last the prior's part in the
-    posterior: 1 where nothing of the spot is visible, near 0 where much is.
+    Posterior mean of their latents, the prior mean from the neighbours, log posterior variance, log depth, and last the
+    prior's share of the posterior: 1 where no entry of the spot is visible, near 0 where many are.
     """
     variance = variances(factor)
-    part = (variance / innovation).mean(1, keepdim=True)
-    return torch.cat([mean, prior, variance.log(), depth.log()[:, None], part], dim=1)
+    prior_share = (variance / innovation).mean(1, keepdim=True)
+    return torch.cat([mean, prior, variance.log(), depth.log()[:, None], prior_share], dim=1)
 
 
 @dataclass(frozen=True)
@@ -89,26 +113,26 @@ class Masking:
     Attributes
     ----------
     hidden
-        Range from which the share of a masked spot's visible entries that is hidden is drawn.
+        Range from which the share of hidden entries of a masked spot is drawn.
     whole
-        Share of the masked spots of which everything is hidden instead.
-    part
-        Share of the spots that are masked at a time.
-    pairs
-        Masked spots wanted, in as many rounds as that takes.
-    most_rounds
-        Never more rounds than these.
+        Share of the masked spots of which all entries are hidden instead.
+    spot_share
+        Share of the spots that are masked in a round.
+    n_pairs
+        Masked spots wanted in total; the number of rounds follows from it.
+    max_rounds
+        Largest number of rounds.
     """
 
     hidden: tuple[float, float]
     whole: float
-    part: float = 0.25
-    pairs: int = 20_000
-    most_rounds: int = 16
+    spot_share: float = 0.25
+    n_pairs: int = 20_000
+    max_rounds: int = 16
 
     def rounds(self, n_spots: int) -> int:
-        """How often to mask some of so many spots."""
-        return min(self.most_rounds, math.ceil(self.pairs / max(1.0, self.part * n_spots)))
+        """Rounds of masking for a number of spots."""
+        return min(self.max_rounds, math.ceil(self.n_pairs / max(1.0, self.spot_share * n_spots)))
 
     def draw(self, tissue: Tissue, spots: np.ndarray, generator: torch.Generator) -> sp.csr_matrix:
         """Choose visible entries to hide from some spots, in ascending order; CSR bool, as large as the tissue."""
@@ -117,23 +141,23 @@ class Masking:
         share[torch.rand(len(spots), generator=generator) < self.whole] = 1.0
         rows = []
         for i in range(0, len(spots), BLOCK):
-            some, of = spots[i : i + BLOCK], share[i : i + BLOCK]
-            hidden = (torch.rand(len(some), tissue.n_genes, generator=generator) < of).numpy()
+            some = spots[i : i + BLOCK]
+            hidden = (torch.rand(len(some), tissue.n_genes, generator=generator) < share[i : i + BLOCK]).numpy()
             rows.append(sp.csr_matrix(hidden & ~tissue.missing[some].toarray()))
-        chosen = sp.vstack([sp.csr_matrix((0, tissue.n_genes), dtype=bool), *rows], format="csr")
+        mask = sp.vstack([sp.csr_matrix((0, tissue.n_genes), dtype=bool), *rows], format="csr")
         length = np.zeros(tissue.n_spots, np.int64)
-        length[spots] = np.diff(chosen.indptr)
+        length[spots] = np.diff(mask.indptr)
         indptr = np.concatenate([[0], length.cumsum()])
-        return sp.csr_matrix((chosen.data, chosen.indices, indptr), shape=(tissue.n_spots, tissue.n_genes))
+        return sp.csr_matrix((mask.data, mask.indices, indptr), shape=(tissue.n_spots, tissue.n_genes))
 
 
-class Pairs(NamedTuple):
-    """What to train on: scores given all entries of a spot, in the coordinates of a condition on a part of these.
+class TrainingPairs(NamedTuple):
+    """Training data: the posterior of u_0 given all entries of a spot, and a condition made from a part of them.
 
     Attributes
     ----------
     offset, spread
-        u_0 = offset + spread eps is a draw [N, r], [N, r, r].
+        u_0 = offset + spread eps, with eps standard normal, is a draw [N, r], [N, r, r].
     condition
         See `make_condition` [N, c].
     """
@@ -142,140 +166,132 @@ class Pairs(NamedTuple):
     spread: Tensor
     condition: Tensor
 
-    def to(self, device: torch.device) -> "Pairs":
+    def to(self, device: torch.device) -> "TrainingPairs":
         """Move all to a device."""
-        return Pairs(*(part.to(device) for part in self))
+        return TrainingPairs(*(part.to(device) for part in self))
 
-    def of(self, items: Tensor) -> "Pairs":
-        """Some of them."""
-        return Pairs(*(part[items] for part in self))
+    def select(self, items: Tensor) -> "TrainingPairs":
+        """Give some of the pairs."""
+        return TrainingPairs(*(part[items] for part in self))
 
     def draw(self, items: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Draw u_0 [B, r] of some items with standard normal noise [B, r]; and their conditions [B, c]."""
+        """Draw u_0 [B, r] of some pairs with standard normal noise [B, r]; give it with their conditions [B, c]."""
         items = items.to(noise.device)
         return self.offset[items] + torch.einsum("nab,nb->na", self.spread[items], noise), self.condition[items]
 
 
-class ScoreDiffusion:
-    """A graph encoder and the network that draws its scores.
+class LatentDiffusion:
+    """A graph encoder and the network that draws its latents: one branch of the model.
 
     Parameters
     ----------
-    graph
-        The encoder.
+    encoder
+        The factor model.
     schedule
-        Of the forward process.
+        The forward process.
     network
         ``width``, ``depth`` and ``dropout`` of the `LatentDenoiser`.
     """
 
-    def __init__(self, graph: FactorGraph, schedule: Schedule, network: Mapping[str, Any]) -> None:
-        self.graph = graph
+    def __init__(self, encoder: SpatialFactorModel, schedule: Schedule, network: Mapping[str, Any]) -> None:
+        self.encoder = encoder
         self.schedule = schedule
-        self.network = LatentDenoiser(graph.rank, **network, steps=schedule.T)
+        self.network = LatentDenoiser(encoder.rank, **network, steps=schedule.T)
 
-    def silence(self) -> None:
-        """Take back all that the network learnt: the encoder's posterior stands."""
-        nn.init.zeros_(self.network.leave.weight)
-        nn.init.zeros_(self.network.leave.bias)
+    def reset_to_posterior(self) -> None:
+        """Undo the training of the network: draws come from the encoder's posterior again."""
+        self.network.reset_output()
 
-    def encode(self, tissue: Tissue, known: Scores | None = None) -> Scores:
-        """Let the encoder tell of every spot of a tissue what the conditions are made of, unless it is known."""
-        self.graph.use_table(tissue)
+    def encode(self, tissue: Tissue, known: LatentPosterior | None = None) -> LatentPosterior:
+        """Compute the posterior of every spot of a tissue, unless it is `known`, and keep it for the conditions."""
+        self.encoder.use_table(tissue)
         self._depth = torch.from_numpy(tissue.depth.astype(np.float32))
-        return self._know(tissue, known)
+        return self._set_posterior(tissue, known)
 
-    def _know(self, tissue: Tissue, known: Scores | None = None) -> Scores:
+    def _set_posterior(self, tissue: Tissue, known: LatentPosterior | None = None) -> LatentPosterior:
         self._tissue = tissue
-        scores = self.graph.encode(tissue) if known is None else known
-        self._mean = scores.mean
-        self._at = scores if self.graph.link == "log" else None  # else covariances are of no more use
-        self._prior = self.graph.prior(neighbor_mean(tissue.graph), scores.mean)
-        return scores
+        latents = self.encoder.encode(tissue) if known is None else known
+        self._mean = latents.mean
+        self._at = latents if self.encoder.link == "log" else None  # the linear link does not need the covariances
+        self._prior = self.encoder.prior(neighbor_mean(tissue.graph), latents.mean)
+        return latents
 
-    def encoded(self) -> Scores:
-        """What `encode` found out, without covariances of no more use."""
-        return self._at or Scores(self._mean, torch.empty(0))
+    def encoded(self) -> LatentPosterior:
+        """Posterior found by `encode`; without covariances where they are not needed any more."""
+        return self._at or LatentPosterior(self._mean, torch.empty(0))
 
-    def _evidence(self, tissue: Tissue, spots: np.ndarray) -> tuple[Tensor, Tensor]:
-        return self.graph.evidence(tissue, spots, None if self._at is None else self._at.of(spots))
-
-    def _told(self, spots: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean and factor of the precision of some spots' scores, and what the network is told of them."""
+    def _condition(self, spots: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+        """Posterior mean and precision factor of the latents of some spots, and the network's condition."""
         prior = self._prior[spots]
-        mean, factor = self.graph.posterior(*self._evidence(self._tissue, spots), prior)
-        return mean, factor, make_condition(mean, factor, prior, self.graph.innovation, self._depth[spots])
+        mean, factor = self.encoder.posterior(*self.encoder.evidence(self._tissue, spots, self._at), prior)
+        return mean, factor, make_condition(mean, factor, prior, self.encoder.innovation, self._depth[spots])
 
     # Training
 
-    def pairs(
-        self, tissue: Tissue, visible: Tissue, spots: np.ndarray, masking: "Masking", generator: torch.Generator
-    ) -> tuple[Pairs, np.ndarray]:
-        """Mask some spots again and again, encode what is left, and pair it with what all entries say.
+    def training_pairs(
+        self, tissue: Tissue, visible: Tissue, spots: np.ndarray, masking: Masking, generator: torch.Generator
+    ) -> tuple[TrainingPairs, np.ndarray]:
+        """Mask some spots in several rounds, encode the rest, and pair it with the posterior given all entries.
 
-        Each round is encoded anew, so that neighbours have not seen what is masked either: at imputation they won't.
+        The tissue is encoded again in each round, so that the latents of the neighbours do not depend on masked entries
+        either, as in imputation.
 
         Parameters
         ----------
         tissue
-            The tissue encoded, or the same with more visible entries: what scores are drawn from.
+            The tissue encoded, or the same with more visible entries: u_0 is drawn given these.
         visible
-            The tissue encoded: what a condition may see, but for the masks.
+            The tissue encoded; without the masked entries it gives the conditions.
         spots
             Spots to mask.
         masking
-            How.
+            How to mask them.
         generator
-            Of the masks.
+            Source of the masks.
 
         Returns
         -------
         The pairs, and the spot of each.
         """
-        parts, of = [], []
+        pairs, pair_spots = [], []
         for _ in range(masking.rounds(len(spots))):
-            some = torch.randperm(len(spots), generator=generator)[: math.ceil(masking.part * len(spots))]
-            chosen = spots[np.sort(some.numpy())]
+            order = torch.randperm(len(spots), generator=generator)[: math.ceil(masking.spot_share * len(spots))]
+            masked_spots = spots[np.sort(order.numpy())]
             masked = copy.copy(self)
-            masked._know(visible.without(masking.draw(visible, chosen, generator)))
-            for i in range(0, len(chosen), BLOCK):
-                some = chosen[i : i + BLOCK]
-                full_mean, full_factor = self.graph.posterior(*self._evidence(tissue, some), self._prior[some])
-                mean, factor, condition = masked._told(some)
+            masked._set_posterior(visible.without(masking.draw(visible, masked_spots, generator)))
+            for i in range(0, len(masked_spots), BLOCK):
+                some = masked_spots[i : i + BLOCK]
+                evidence = self.encoder.evidence(tissue, some, self._at)
+                full_mean, full_factor = self.encoder.posterior(*evidence, self._prior[some])
+                mean, factor, condition = masked._condition(some)
                 offset = torch.einsum("nba,nb->na", factor, full_mean - mean)
                 spread = factor.mT @ torch.linalg.inv(full_factor).mT
-                parts.append(Pairs(offset, spread, condition))
-                of.append(some)
-        return Pairs(*(torch.cat(part) for part in zip(*parts, strict=True))), np.concatenate(of)
-
-    def loss(self, network: nn.Module, u: Tensor, condition: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-        """Mean squared error of a network's v at steps t [B] with noise eps [B, r] (eq. 8)."""
-        u_t = self.schedule.q_sample(u, t, eps)
-        v = self.schedule.v_from_noise(u_t, eps, t)
-        return (network(u_t, t, condition) - v).square().mean()
+                pairs.append(TrainingPairs(offset, spread, condition))
+                pair_spots.append(some)
+        return TrainingPairs(*(torch.cat(part) for part in zip(*pairs, strict=True))), np.concatenate(pair_spots)
 
     # Imputation
 
     def to(self, device: torch.device) -> None:
-        """Have the network ready on a device."""
+        """Move the network to a device, ready to draw."""
         self.network.to(device).eval()
         self._device = device
 
-    def expect(
-        self, spots: np.ndarray, pairs: Sequence[int], *, seed: int, sampler: str, n_steps: int | None
+    def draw_expected(
+        self, spots: np.ndarray, pairs: Sequence[int], options: DrawOptions
     ) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """Draw scores of some spots and yield (pair, expected expression [B, G] of the pair's two draws).
+        """Draw latents of some spots; yield (pair, expected expression [B, G] of its first and second draw).
 
-        Draws come in opposite pairs: what is symmetric around the encoder's mean cancels from their mean at once.
+        The two draws of a pair start from noise of opposite sign, so that what is symmetric around the encoder's mean
+        cancels in their mean.
         """
-        centre, factor, condition = self._told(spots)
+        mean, factor, condition = self._condition(spots)
         condition = condition.to(self._device)
-        decode = self.graph.decoder(self._tissue.depth[spots])
-
-        silent = not any(parameter.any() for parameter in self.network.leave.parameters())
+        decode = self.encoder.decoder(self._tissue.depth[spots])
+        is_closed_form = not any(parameter.any() for parameter in self.network.output.parameters())
 
         def predict(u_t: Tensor, t: int) -> Tensor:
-            if silent:  # it would say 0, after some time
+            if is_closed_form:  # the network would give 0
                 return self.schedule.noise_from_v(u_t, torch.zeros_like(u_t), t)
             v = self.network(u_t, torch.full((len(u_t),), t, device=u_t.device), condition.repeat(2, 1))
             return self.schedule.noise_from_v(u_t, v, t)
@@ -283,9 +299,10 @@ class ScoreDiffusion:
         for pair in pairs:
 
             def noise(stream: int, pair: int = pair) -> Tensor:
-                one = torch.from_numpy(keyed.normal(seed, spots, np.array([pair]), stream, self.graph.rank))[0]
-                return torch.cat([one, -one]).to(self._device)
+                drawn = keyed.normal(options.seed, spots, np.array([pair]), stream, self.encoder.rank)
+                first = torch.from_numpy(drawn)[0]
+                return torch.cat([first, -first]).to(self._device)
 
-            u = sample(sampler, predict, self.schedule, noise, n_steps=n_steps).to("cpu", torch.float32)
-            one, other = (decode(centre + uncolor(factor, half)) for half in u.split(len(spots)))
-            yield pair, one, other
+            u = sample(options.sampler, predict, self.schedule, noise, n_steps=options.n_steps).to("cpu", torch.float32)
+            first, second = (decode(mean + unwhiten(factor, half)) for half in u.split(len(spots)))
+            yield pair, first, second

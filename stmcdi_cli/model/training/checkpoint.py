@@ -1,14 +1,15 @@
-"""Restart: a stopped training goes on from a checkpoint, to the weights it would have had without the stop.
+"""A training that was stopped goes on from its checkpoint, to the weights it would have had without the stop.
 
-A training is made of parts (the fit of each encoder, the networks, ...). Each says, wherever its state is whole, how it
-stands; from time to time, and when the process is asked to stop, all that is known is written to one file. It is in the
-format of safetensors: numbers and JSON, no pickle.
+A training has stages (the fit of each encoder, the networks, ...). Each saves its state whenever that is complete. From
+time to time, and when a signal asks the process to stop, the states of all stages are written to one file. Its format
+is that of safetensors: numbers and JSON, no pickle.
 """
 
 import hashlib
 import json
+import logging
+import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -27,18 +28,20 @@ from stmcdi_cli.model.tissue import Tissue
 from stmcdi_cli.model.training import distributed
 from stmcdi_cli.model.training.signals import listening
 
+logger = logging.getLogger(__name__)
+
 _CONTENT = "stmcdi"
 
 
-class Restart:
-    """Where a training stands, and the file it can go on from.
+class Checkpoint:
+    """The state of a training, and the file from which it can go on.
 
     Parameters
     ----------
     path
-        The file; None keeps nothing.
+        The file; None writes nothing.
     key
-        What the training depends on (`key_of`): a file with another key is never gone on from.
+        What the training depends on (`key_of`): a file with another key is never used.
     every
         Seconds between writings.
     """
@@ -48,21 +51,24 @@ class Restart:
         self.key = key
         self.every = every
         self.state: dict[str, Any] = {}
-        self._changing = False  # whether a part is at work on its state in place
+        self._changing = False  # whether a stage is changing its state in place
+        self._on_disk = False  # whether the file is of this training
         self._signal: int | None = None
         self._written = time.monotonic()
 
-    def part(self, name: str) -> "Part":
-        """Give the part of a name."""
-        return Part(self, name)
+    def stage(self, name: str) -> "Stage":
+        """Give the stage with a name."""
+        return Stage(self, name)
 
     # The file
 
     def load(self) -> str:
-        """Take up what the file says; gives a line on what became of it, empty where there is no file."""
-        if self.path is None or not self.path.exists():
+        """Read the file; gives a line that says what was found, empty where there is no file."""
+        if self.path is None:
             return ""
         try:
+            if not self.path.exists():
+                return ""
             with safe_open(self.path, framework="pt") as file:
                 content = json.loads((file.metadata() or {})[_CONTENT])
                 if content["key"] != self.key:
@@ -70,13 +76,19 @@ class Restart:
                 self.state = _unpack(content["state"], file.get_tensor)
         except (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError):
             return f"{self.path} is no checkpoint; starting afresh"
+        self._on_disk = True
         return f"going on from {self.path}"
 
-    def write(self) -> None:
-        """Write the file, whole or not at all; where that is impossible say so: it is no reason to stop."""
+    def write(self) -> bool:
+        """Write the file, completely or not at all; a failure is reported and does not end the training.
+
+        Returns
+        -------
+        Whether there is a file of this training, from now or from before.
+        """
         self._written = time.monotonic()
         if self.path is None or distributed.rank() > 0:
-            return
+            return True
         tensors: dict[str, Tensor] = {}
         content = {"key": self.key, "state": _pack(self.state, tensors)}
         data = save(tensors, {_CONTENT: json.dumps(content)})
@@ -85,26 +97,36 @@ class Restart:
             with whole_file(self.path, private=True) as temporary:
                 temporary.write_bytes(data)
         except (OSError, InputError) as error:
-            print(f"train: no checkpoint: {error}", file=sys.stderr, flush=True)
+            logger.warning("train: no checkpoint: %s", error)
+        else:
+            self._on_disk = True
+        return self._on_disk
 
     def remove(self) -> None:
-        """Remove the file, and what a process killed while it wrote has left beside it."""
-        if self.path is not None:
+        """Remove the file, and what a process that was killed while writing left beside it; a failure is reported."""
+        if self.path is None:
+            return
+        try:
             self.path.unlink(missing_ok=True)
             take_away_strays(self.path)
+        except OSError as error:
+            reason = os.strerror(error.errno) if error.errno else str(error)
+            logger.warning("train: %s: cannot be removed (%s); it is no longer needed", self.path, reason)
 
     # Signals
 
     @contextmanager
     def stoppable(self) -> Iterator[None]:
-        """Within, a signal that asks to end writes the file and raises `Stopped`."""
+        """Within, a signal that asks the process to end writes the file and raises `Stopped`."""
         with listening(self._stop) if self.path else nullcontext():
             try:
                 yield
-            except Stopped:
-                self._changing = True  # a second signal does not disturb the writing
-                self.write()
-                raise
+            except Stopped as stopped:
+                self._changing = True  # a second signal does not interrupt the writing
+                if self.write():
+                    raise
+                name = signal.Signals(stopped.exit_code - 128).name
+                raise Stopped(f"stopped by {name}; without a checkpoint to go on from", stopped.exit_code) from None
 
     def _stop(self, number: int) -> None:
         self._signal = number
@@ -112,11 +134,11 @@ class Restart:
             self._raise()
 
     def _raise(self) -> None:
-        number = self._signal or signal.SIGTERM  # another process was told
+        number = self._signal or signal.SIGTERM  # None where another process received it
         name = signal.Signals(number).name
         raise Stopped(f"stopped by {name}; the same command goes on from {self.path}", 128 + number)
 
-    def _stands(self, name: str, state: Any) -> None:
+    def _save(self, name: str, state: Any) -> None:
         if self.path is None:
             return
         due = time.monotonic() - self._written >= self.every
@@ -135,64 +157,64 @@ class Restart:
             self._raise()
 
 
-class Part(NamedTuple):
-    """One part of a training."""
+class Stage(NamedTuple):
+    """One stage of a training."""
 
-    restart: Restart
+    checkpoint: Checkpoint
     name: str
 
     @property
     def state(self) -> Any:
-        """How it stood when last told, in this run or, at its beginning, in the one gone on from; None if never."""
-        return self.restart.state.get(self.name)
+        """The state saved last, in this run or, at its beginning, in the run that it continues; None without one."""
+        return self.checkpoint.state.get(self.name)
 
-    def stands(self, state: Any) -> None:
-        """Tell how it stands.
+    def save(self, state: Any) -> None:
+        """Save the state, and write the checkpoint when it is time to.
 
         Parameters
         ----------
         state
-            Mappings, lists, tensors and plain values, which nobody changes later; or, where they will be changed, a
-            function that gives them: it is only called when they are to be written, at once.
+            Mappings, lists, tensors and plain values that nobody changes afterwards. Where they will be changed, a
+            function that gives them: it is only called when the file is to be written, at once.
 
         Raises
         ------
         Stopped
-            A signal has asked to stop.
+            A signal has asked the process to stop.
         """
-        self.restart._stands(self.name, state)
+        self.checkpoint._save(self.name, state)
 
 
-ALONE = Part(Restart(), "")
-"""Stands for a part where nothing is kept."""
+NO_CHECKPOINT = Stage(Checkpoint(), "")
+"""A stage that is never written."""
 
 
 def key_of(tissue: Tissue, settings: Mapping[str, Any]) -> str:
-    """Digest of all that the result of a training depends on: what the model sees, settings, software."""
+    """Digest of all that the result of a training depends on: visible data, settings, software."""
     digest = hashlib.blake2b(digest_size=16)
     software = {"stmcdi": __version__, "torch": torch.__version__}
-    digest.update(json.dumps([software, settings, tissue.genes, tissue.scale], sort_keys=True).encode())
+    digest.update(json.dumps([software, settings, tissue.genes, tissue.count_scale], sort_keys=True).encode())
     for matrix in (tissue.x, tissue.missing, tissue.graph):
-        for part in (matrix.data, matrix.indices, matrix.indptr):
-            digest.update(part.tobytes())
+        for array in (matrix.data, matrix.indices, matrix.indptr):
+            digest.update(array.tobytes())
     digest.update(tissue.depth.tobytes())
     return digest.hexdigest()
 
 
 def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """Turn a state into what JSON knows, its tensors put aside by name."""
+    """Turn a state into JSON's types; its tensors go to `tensors`, under new names."""
     if isinstance(value, Tensor):
         name = str(len(tensors))
-        tensors[name] = kept = value.detach().cpu().clone(memory_format=torch.contiguous_format)
-        dense = kept.numel() == _span(value.shape, value.stride())
-        return {"tensor": name, "stride": (value if dense else kept).stride()}
+        tensors[name] = stored = value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        dense = stored.numel() == _span(value.shape, value.stride())
+        return {"tensor": name, "stride": (value if dense else stored).stride()}
     if isinstance(value, Mapping):
         return {"items": [[key, _pack(item, tensors)] for key, item in value.items()]}
     return [_pack(item, tensors) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _unpack(value: Any, tensor: Callable[[str], Tensor]) -> Any:
-    """Turn it back; tensors lie in memory as they did, because sums are rounded by that."""
+    """Undo `_pack`; tensors get their strides back, because the rounding of sums depends on them."""
     if isinstance(value, list):
         return [_unpack(item, tensor) for item in value]
     if not isinstance(value, dict):
@@ -206,7 +228,7 @@ def _unpack(value: Any, tensor: Callable[[str], Tensor]) -> Any:
 
 
 def _span(shape: Sequence[int], stride: Sequence[int]) -> int:
-    """Numbers between the first and the last of a tensor that lies in memory so."""
+    """Numbers from the first to the last of a tensor in memory, both included."""
     if 0 in shape:
         return 0
     return 1 + sum((n - 1) * step for n, step in zip(shape, stride, strict=True))

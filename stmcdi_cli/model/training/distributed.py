@@ -1,8 +1,8 @@
-"""Train one network in several processes, each on its device: data parallelism that leaves the method as it is.
+"""Data parallelism: train one network in several processes, each on its own device, with the results of one.
 
-Every process makes the same random choices for the whole batch and runs the network on its share of the rows. The rows
-of the others are exchanged, so each sees the loss of the whole batch; gradients flow through its own rows alone and are
-added up over the processes. What one process computes and what several do differs by rounding.
+Every process makes the same random choices for the whole batch and runs the network on its share of the rows. The
+processes exchange their outputs, so each computes the loss of the whole batch. Gradients flow through a process's own
+rows alone and are summed over the processes. The results differ from those of one process by rounding only.
 """
 
 import os
@@ -19,21 +19,22 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from stmcdi_cli.errors import OptionError, StmcdiError
+from stmcdi_cli.logging import Settings, configuration, on_stderr
 from stmcdi_cli.model.training.signals import listening
 
 
 def rank() -> int:
-    """Number of this process, from 0; process 0 is the one that reports and writes."""
+    """Number of this process, from 0; only process 0 reports and writes."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def device_of_rank(device: torch.device) -> torch.device:
-    """Device of this process: each process on a machine has a GPU of its own."""
+    """Device of this process; each process on a machine has its own GPU."""
     if device.type != "cuda" or not dist.is_initialized():
         return device
-    mine = torch.device("cuda", int(os.environ.get("LOCAL_RANK", rank())))
-    torch.cuda.set_device(mine)
-    return mine
+    own = torch.device("cuda", int(os.environ.get("LOCAL_RANK", rank())))
+    torch.cuda.set_device(own)
+    return own
 
 
 def check_devices(devices: int, device: torch.device) -> None:
@@ -51,8 +52,8 @@ def check_devices(devices: int, device: torch.device) -> None:
 
 
 @contextmanager
-def torchrun(device: torch.device) -> Iterator[None]:
-    """Join the processes that ``torchrun`` started, where it did."""
+def join_process_group(device: torch.device) -> Iterator[None]:
+    """Join the processes that ``torchrun`` started; without it, do nothing."""
     if int(os.environ.get("WORLD_SIZE", 1)) == 1 or dist.is_initialized():
         yield
         return
@@ -68,29 +69,32 @@ def _backend(device: torch.device) -> str:
 
 
 def launch(devices: int, device: torch.device, function: Callable[..., Any], arguments: Sequence[Any]) -> Any:
-    """Call a function in several processes that train together; gives what it gave in process 0.
+    """Call a function in several processes that train together; returns the result of process 0.
 
     Parameters
     ----------
     devices
-        How many processes.
+        Number of processes.
     device
         Kind of device they compute on.
     function, arguments
-        What each calls; both go to them by pickle, and so does the result.
+        What each calls. Both are sent to the processes by pickle, and so is the result.
 
     Raises
     ------
     StmcdiError
-        What the first process to fail raised.
+        The error of a process that failed.
     """
     with tempfile.TemporaryDirectory(prefix="stmcdi_") as folder:
         try:
-            members = torch.multiprocessing.spawn(
-                _member, (devices, device, folder, function, arguments), nprocs=devices, join=False
+            processes = torch.multiprocessing.spawn(
+                _run_in_group,
+                (devices, device, folder, configuration(), function, arguments),
+                nprocs=devices,
+                join=False,
             )
-            with listening(partial(_pass_on, members.pids())):  # and live as long as they do
-                while not members.join():
+            with listening(partial(_forward_signal, processes.pids())):  # and end only after they have ended
+                while not processes.join():
                     pass
         except torch.multiprocessing.ProcessExitedException:
             for file in sorted(Path(folder).glob("error_*")):
@@ -99,23 +103,30 @@ def launch(devices: int, device: torch.device, function: Callable[..., Any], arg
         return pickle.loads((Path(folder) / "result").read_bytes())
 
 
-def _pass_on(processes: Sequence[int], number: int) -> None:
+def _forward_signal(processes: Sequence[int], number: int) -> None:
     for process in processes:
         with suppress(ProcessLookupError):
             os.kill(process, number)
 
 
-def _member(
-    number: int, devices: int, device: torch.device, folder: str, function: Callable[..., Any], arguments: Sequence[Any]
+def _run_in_group(
+    number: int,
+    devices: int,
+    device: torch.device,
+    folder: str,
+    log: Settings,
+    function: Callable[..., Any],
+    arguments: Sequence[Any],
 ) -> None:
-    # All are on this machine: find each other through a file and the loopback, which no network setup can break.
+    # All are on this machine: they find each other through a file and the loopback device, without a network.
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     store = f"file://{folder}/store"
     dist.init_process_group(_backend(device), init_method=store, rank=number, world_size=devices)
     try:
-        result = function(*arguments)
+        with on_stderr(log):
+            result = function(*arguments)
     except StmcdiError as error:
-        # Known before the exit that makes the others be ended: they would wait for this one for ever.
+        # Written before the exit, at which `launch` ends the other processes: they would wait for this one forever.
         (Path(folder) / f"error_{number}").write_bytes(pickle.dumps(error))
         os._exit(error.exit_code)
     if number == 0:
@@ -124,43 +135,45 @@ def _member(
 
 
 @contextmanager
-def shared_rows(network: nn.Module) -> Iterator[None]:
-    """Within, every training pass of the network shares out the rows of its inputs, all tensors of [B, ...].
+def split_batch(network: nn.Module) -> Iterator[None]:
+    """Within, every training pass of the network computes this process's share of the rows of its inputs [B, ...].
 
-    A list of networks is not called itself: each of its members shares out its own.
+    Its output has the rows of all processes. A `ModuleList` is not called itself: each network in it is split.
     """
     if not dist.is_initialized():
         yield
         return
     with ExitStack() as stack:
-        for member in network if isinstance(network, nn.ModuleList) else [network]:
-            stack.enter_context(_shared_rows(member))
+        for part in network if isinstance(network, nn.ModuleList) else [network]:
+            stack.enter_context(_split_batch_of(part))
         yield
 
 
 @contextmanager
-def _shared_rows(network: nn.Module) -> Iterator[None]:
-    batch = [0]
+def _split_batch_of(network: nn.Module) -> Iterator[None]:
+    batch_size = 0
 
-    def mine() -> slice:
-        return slice(batch[0] * rank() // dist.get_world_size(), batch[0] * (rank() + 1) // dist.get_world_size())
+    def own_rows() -> slice:
+        n = dist.get_world_size()
+        return slice(batch_size * rank() // n, batch_size * (rank() + 1) // n)
 
-    def computed() -> slice:
-        rows = mine()  # a process without rows computes one for nothing, for networks that cannot do without
+    def computed_rows() -> slice:
+        rows = own_rows()  # a process without rows computes one that is not used: some networks need at least one
         return rows if rows.start < rows.stop else slice(0, 1)
 
-    def take(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+    def split(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        nonlocal batch_size
         if not module.training:
             return None
-        batch[0] = len(inputs[0])
-        return tuple(part[computed()] for part in inputs)
+        batch_size = len(inputs[0])
+        return tuple(values[computed_rows()] for values in inputs)
 
-    def give(module: nn.Module, _inputs: Any, output: Tensor) -> Tensor | None:
+    def gather(module: nn.Module, _inputs: Any, output: Tensor) -> Tensor | None:
         if not module.training:
             return None
-        rows = mine()
+        rows = own_rows()
         own = output[: rows.stop - rows.start]
-        whole = output.new_zeros((batch[0], *output.shape[1:]))
+        whole = output.new_zeros((batch_size, *output.shape[1:]))
         whole[rows] = own.detach()
         dist.all_reduce(whole)
         return torch.cat([whole[: rows.start], own, whole[rows.stop :]])
@@ -168,39 +181,38 @@ def _shared_rows(network: nn.Module) -> Iterator[None]:
     def drop(module: nn.Dropout, _inputs: Any, output: Tensor) -> Tensor | None:
         if not module.training:
             return None
-        return (
-            output * nn.functional.dropout(output.new_ones((batch[0], *output.shape[1:])), chances[module])[computed()]
-        )
+        ones = output.new_ones((batch_size, *output.shape[1:]))
+        return output * nn.functional.dropout(ones, rates[module])[computed_rows()]
 
-    # Dropout draws for the whole batch too, or the processes' random numbers would part ways.
-    chances = {module: module.p for module in network.modules() if isinstance(module, nn.Dropout)}
-    hooks = [network.register_forward_pre_hook(take), network.register_forward_hook(give)]
-    hooks += [module.register_forward_hook(drop) for module in chances]
-    for module in chances:
+    # Dropout draws for the whole batch, so that the random numbers of all processes stay the same.
+    rates = {module: module.p for module in network.modules() if isinstance(module, nn.Dropout)}
+    hooks = [network.register_forward_pre_hook(split), network.register_forward_hook(gather)]
+    hooks += [module.register_forward_hook(drop) for module in rates]
+    for module in rates:
         module.p = 0.0
     try:
         yield
     finally:
         for hook in hooks:
             hook.remove()
-        for module, chance in chances.items():
-            module.p = chance
+        for module, rate in rates.items():
+            module.p = rate
 
 
 def sum_gradients(network: nn.Module) -> None:
-    """Add up the gradients of all processes."""
+    """Replace each gradient by its sum over all processes."""
     if not dist.is_initialized():
         return
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in trained]
-    total = torch.cat([part.flatten() for part in parts])
+    own = [torch.zeros_like(p) if p.grad is None else p.grad for p in trained]
+    total = torch.cat([gradient.flatten() for gradient in own])
     dist.all_reduce(total)
-    for parameter, part in zip(trained, total.split([part.numel() for part in parts]), strict=True):
-        parameter.grad = part.view_as(parameter).clone()
+    for parameter, gradient in zip(trained, total.split([p.numel() for p in trained]), strict=True):
+        parameter.grad = gradient.view_as(parameter).clone()
 
 
 def any_of(flag: bool) -> bool:
-    """Tell every process whether it is so in any."""
+    """Whether the flag is true in any process; every process gets the same answer."""
     if not dist.is_initialized():
         return flag
     device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
@@ -209,8 +221,8 @@ def any_of(flag: bool) -> bool:
     return bool(shared.item())
 
 
-def agreed(value: float, device: torch.device) -> float:
-    """Give every process the value of process 0, so that all decide alike."""
+def broadcast(value: float, device: torch.device) -> float:
+    """Give every process the value of process 0, so that all take the same decisions."""
     if not dist.is_initialized():
         return value
     shared = torch.tensor(value, dtype=torch.float64, device=device)

@@ -1,4 +1,4 @@
-"""Signals that ask a process to end, which schedulers send some time before they kill it."""
+"""Signals that ask a process to end; schedulers send them some time before they kill it."""
 
 import signal
 import threading
@@ -10,12 +10,12 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGUSR
 
 @contextmanager
 def listening(stop: Callable[[int], None]) -> Iterator[None]:
-    """Within, call a function with the number of each signal that would end this process instead.
+    """Within, call `stop` with the number of each signal that would otherwise end this process.
 
-    Signals that somebody else listens to are left alone, and so are all outside the main thread.
+    Signals that have a handler already keep it. Outside the main thread nothing is changed.
     """
-    mine = threading.current_thread() is threading.main_thread()
-    changed = [number for number in SIGNALS if mine and signal.getsignal(number) is signal.SIG_DFL]
+    in_main = threading.current_thread() is threading.main_thread()
+    changed = [number for number in SIGNALS if in_main and signal.getsignal(number) is signal.SIG_DFL]
     for number in changed:
         signal.signal(number, lambda number, _frame: stop(number))
     try:

@@ -1,4 +1,4 @@
-"""Training (Algorithm 1): the loss on hidden targets and the loop around it, for every variant of the model."""
+"""The training loop around Algorithm 1, for every variant of the model."""
 
 import copy
 import logging
@@ -12,15 +12,15 @@ from torch import Tensor, nn
 
 from stmcdi_cli.errors import InputError
 from stmcdi_cli.model.training import distributed
-from stmcdi_cli.model.training.checkpoint import ALONE, Part
+from stmcdi_cli.model.training.checkpoint import NO_CHECKPOINT, Stage
 
 
 class Row(dict[str, float]):
-    """A row of the training history (``epoch``, ``loss``, ...); `of` is the last epoch there can be."""
+    """A row of the training history (``epoch``, ``loss``, ...); `n_epochs` is the last epoch there can be."""
 
-    def __init__(self, of: int, **values: float) -> None:
+    def __init__(self, n_epochs: int, **values: float) -> None:
         super().__init__(values)
-        self.of = of
+        self.n_epochs = n_epochs
 
 
 Reporter = Callable[[Row], None]
@@ -52,9 +52,10 @@ class Training:
     weight_decay
         Decoupled weight decay (AdamW); 0 is Adam.
     ema_decay
-        Memory of the running mean of the weights that is validated and kept; 0 keeps the weights themselves.
+        Decay of the exponential moving average of the weights, which is validated and kept; 0 keeps the weights
+        themselves.
     clip_norm
-        Longest gradient let through; None for no limit.
+        Largest norm of the gradient; a larger one is scaled down to it. None for no limit.
     patience
         Epochs without a better validation loss after which to stop; None never stops early.
     validate_every
@@ -86,11 +87,11 @@ class Trainer:
     Parameters
     ----------
     network
-        What to train, on its device. After `run` it holds the best weights met.
+        What to train, on its device. After `run` it holds the weights with the least validation loss.
     training_loss, validation_loss
         See `TrainingLoss` and `ValidationLoss`; without the latter the last weights are kept.
     n_items
-        Training items (spots); each epoch visits all, in random order.
+        Number of training items (spots); each epoch takes all, in random order.
     settings
         How to train.
     seed
@@ -113,37 +114,37 @@ class Trainer:
         self.n_items = n_items
         self.settings = settings
         self.seed = seed
-        # Never the global generator, and always the CPU's: the same choices whatever else runs and on any device.
+        # A generator of its own, on the CPU: the same choices on any device, whatever else draws random numbers.
         self.generator = torch.Generator().manual_seed(seed)
         self.optimizer = torch.optim.AdamW(network.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
         self.averaged = copy.deepcopy(network).requires_grad_(False) if settings.ema_decay > 0 else network
         self.epoch = 0
-        self.order: Tensor | None = None  # of the items, in the epoch under way
-        self.n_seen = 0  # items of that epoch learnt from
+        self.order: Tensor | None = None  # of the items, in the current epoch
+        self.n_seen = 0  # items of that epoch used so far
         self.total = 0.0  # their losses
         self.n_updates = 0
         self.best_loss = math.inf
         self.best_epoch = 0
         self.best_weights: dict[str, Tensor] | None = None
 
-    def run(self, report: Reporter, part: Part = ALONE) -> None:
+    def run(self, report: Reporter, stage: Stage = NO_CHECKPOINT) -> None:
         """Train until the epochs are over or validation has not improved for `patience` of them.
 
         Parameters
         ----------
         report
             Receives a row of the history after every epoch.
-        part
-            Of a training that can be stopped; where it has a state, the training goes on from that.
+        stage
+            Saves the state of the training; where it has a state already, the training goes on from that.
         """
         settings = self.settings
-        with torch.random.fork_rng(devices=[]):  # dropout takes from the global generator: lend it one
+        with torch.random.fork_rng(devices=[]):  # dropout draws from the global generator: seed it, then restore it
             torch.manual_seed(self.seed)
-            if part.state is not None:
-                self.load_state_dict(part.state)
+            if stage.state is not None:
+                self.load_state_dict(stage.state)
             while self.epoch < settings.epochs and not self._stale():
                 lr = settings.lr_at(self.epoch)
-                loss = self._train_epoch(lr, part)
+                loss = self._train_epoch(lr, stage)
                 self.epoch += 1
                 row = Row(settings.epochs, epoch=self.epoch, loss=loss, lr=lr)
                 if self.validation_loss and (
@@ -151,9 +152,9 @@ class Trainer:
                 ):
                     row["validation_loss"] = self._validate()
                 report(row)
-            part.stands(copy.deepcopy(self.state_dict()))
+            stage.save(copy.deepcopy(self.state_dict()))
         if self.epoch < settings.epochs:
-            logger.info(
+            logger.debug(
                 "stopped early after epoch %d of %d: validation loss has not beaten %.6g (epoch %d) for %d epochs",
                 self.epoch,
                 settings.epochs,
@@ -164,11 +165,11 @@ class Trainer:
         self.network.load_state_dict(self.best_weights or self.averaged.state_dict())
 
     def _stale(self) -> bool:
-        """Whether validation has not improved for long enough."""
+        """Whether validation has not improved for `patience` epochs."""
         patience = self.settings.patience
         return bool(self.best_weights and patience and self.epoch - self.best_epoch >= patience)
 
-    def _train_epoch(self, lr: float, part: Part) -> float:
+    def _train_epoch(self, lr: float, stage: Stage) -> float:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.network.train()
@@ -176,9 +177,9 @@ class Trainer:
             self.order = torch.randperm(self.n_items, generator=self.generator)
             self.n_seen, self.total = 0, 0.0
         for items in self.order[self.n_seen :].split(self.settings.batch_size):
-            if not len(items):  # all were seen before a stop
+            if not len(items):  # the epoch was complete before the training was stopped
                 break
-            with distributed.shared_rows(self.network):
+            with distributed.split_batch(self.network):
                 loss = self.training_loss(self.network, items, self.generator)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -189,7 +190,7 @@ class Trainer:
             self._average()
             self.total += loss.item() * len(items)
             self.n_seen += len(items)
-            part.stands(self.state_dict)
+            stage.save(self.state_dict)
         self.order = None
         if not math.isfinite(self.total):
             raise InputError(f"training diverged in epoch {self.epoch + 1}: the loss is not finite; lower `lr`")
@@ -200,25 +201,25 @@ class Trainer:
         self.n_updates += 1
         if self.averaged is self.network:
             return
-        # A short memory at first, or the random start would stay in the mean for long.
+        # A smaller decay at first, or the random initial weights would stay in the mean for long.
         weight = 1 - min(self.settings.ema_decay, (1 + self.n_updates) / (10 + self.n_updates))
         for mean, value in zip(self.averaged.parameters(), self.network.parameters(), strict=True):
             mean.lerp_(value, weight)
-        for kept, current in zip(self.averaged.buffers(), self.network.buffers(), strict=True):
-            kept.copy_(current)
+        for copied, current in zip(self.averaged.buffers(), self.network.buffers(), strict=True):
+            copied.copy_(current)
 
     def _validate(self) -> float:
         assert self.validation_loss is not None
         self.averaged.eval()
         with torch.no_grad():
-            loss = distributed.agreed(self.validation_loss(self.averaged), next(self.averaged.parameters()).device)
+            loss = distributed.broadcast(self.validation_loss(self.averaged), next(self.averaged.parameters()).device)
         if loss < self.best_loss:
             self.best_loss, self.best_epoch = loss, self.epoch
             self.best_weights = {name: value.clone() for name, value in self.averaged.state_dict().items()}
         return loss
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on after a stop as if there had been none."""
+        """Everything needed to go on after a stop, with the same results as without it."""
         state = {
             "network": self.network.state_dict(),
             "averaged": self.averaged.state_dict(),
@@ -231,7 +232,7 @@ class Trainer:
         return state | {name: getattr(self, name) for name in self._PLAIN}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+        """Restore what `state_dict` gave."""
         self.network.load_state_dict(state["network"])
         self.averaged.load_state_dict(state["averaged"])
         self.optimizer.load_state_dict(state["optimizer"])

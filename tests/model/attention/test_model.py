@@ -10,8 +10,10 @@ from anndata import AnnData
 
 import stmcdi_cli
 from stmcdi_cli.errors import InputError
-from stmcdi_cli.model.attention.graph_encoder import Neighbourhood, Scale, rings
+from stmcdi_cli.model.attention.graph_encoder import Neighbourhood, rings
 from stmcdi_cli.model.attention.model import AttentionModel, validation_entries
+from stmcdi_cli.model.base import DrawOptions
+from stmcdi_cli.model.gene_scaler import GeneScaler
 from stmcdi_cli.model.tissue import Tissue
 
 CPU = torch.device("cpu")
@@ -62,15 +64,16 @@ def fitted():
     return (*trained(data), data, x, missing)
 
 
-OPTIONS = {"n_samples": 2, "seed": 1, "sampler": "dpm", "n_steps": 4}
+OPTIONS = DrawOptions(n_samples=2, seed=1, sampler="dpm", n_steps=4)
+DENOISE = replace(OPTIONS, denoise=True)
 
 
-def test_scale_is_that_of_visible_entries():
+def test_the_scale_is_that_of_visible_entries():
     data, x, missing = tissue()
-    scale = Scale.of(data.x, data.missing)
+    scaler = GeneScaler.fit_sparse(data.x, data.missing)
     seen = np.ma.masked_array(x, missing)
-    np.testing.assert_allclose(scale.mean, seen.mean(0), rtol=1e-5)
-    np.testing.assert_allclose(scale.sd, seen.std(0), rtol=1e-4)
+    np.testing.assert_allclose(scaler.mean, seen.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(scaler.scale, seen.std(0), rtol=1e-4)
 
 
 def test_rings_are_exact_distances_and_leave_out_the_spot():
@@ -84,7 +87,7 @@ def test_rings_are_exact_distances_and_leave_out_the_spot():
 def test_neighbourhood_is_the_mean_of_visible_neighbours():
     data, x, missing = tissue()
     inputs = Neighbourhood(data, 2)
-    z = np.ma.masked_array((x - inputs.scale.mean) / inputs.scale.sd, missing)
+    z = np.ma.masked_array((x - inputs.scaler.mean) / inputs.scaler.scale, missing)
     expected = z[[8, 9, 11, 12]].mean(0).filled(0)
     np.testing.assert_allclose(inputs.around(np.array([10]))[0, 0], expected, atol=1e-5)
     np.testing.assert_allclose(inputs.own(np.array([10]))[0], z[10].filled(0), atol=1e-5)
@@ -93,18 +96,18 @@ def test_neighbourhood_is_the_mean_of_visible_neighbours():
 
 def test_validation_entries_are_hidden_from_everything_in_training():
     data, x, missing = tissue()
-    withheld = validation_entries(data, 0.1, seed=0)
-    picked = withheld.toarray()
+    validation_mask = validation_entries(data, 0.1, seed=0)
+    picked = validation_mask.toarray()
     assert not (picked & missing).any()
     assert 0.05 < picked.mean() / (~missing).mean() < 0.15
-    hidden = Neighbourhood(data, 2, withheld=withheld)
+    hidden = Neighbourhood(data, 2, validation_mask=validation_mask)
 
     changed = sp.csr_matrix(np.where(picked, 7.0, data.x.toarray()).astype(np.float32))
-    same = Neighbourhood(replace(data, x=changed), 2, withheld=withheld)
+    same = Neighbourhood(replace(data, x=changed), 2, validation_mask=validation_mask)
     spots = np.arange(data.n_spots)
     for a, b in zip(
-        (hidden.own(spots), hidden.around(spots), hidden.scale.mean, hidden.scale.sd),
-        (same.own(spots), same.around(spots), same.scale.mean, same.scale.sd),
+        (hidden.own(spots), hidden.around(spots), hidden.scaler.mean, hidden.scaler.scale),
+        (same.own(spots), same.around(spots), same.scaler.mean, same.scaler.scale),
         strict=True,
     ):
         np.testing.assert_array_equal(a, b)
@@ -140,25 +143,25 @@ def test_values_at_missing_entries_change_no_bit(fitted):
     other, other_rows = trained(tissue(garbage=1)[0])
     assert rows == other_rows
     spots = np.arange(20)
-    a = model.draw(spots, denoise=True, **OPTIONS).samples
-    b = other.draw(spots, denoise=True, **OPTIONS).samples
+    a = model.draw(spots, DENOISE).samples
+    b = other.draw(spots, DENOISE).samples
     assert a.tobytes() == b.tobytes()
 
 
 def test_draws_do_not_depend_on_the_batch(fitted):
     model, _, data, _, _ = fitted
-    whole = model.draw(np.arange(data.n_spots), denoise=True, **OPTIONS).samples
+    whole = model.draw(np.arange(data.n_spots), DENOISE).samples
     spots = np.array([44, 3, 17, 18, 30])
-    part = model.draw(spots, denoise=True, **OPTIONS).samples
+    part = model.draw(spots, DENOISE).samples
     assert part.tobytes() == np.ascontiguousarray(whole[:, spots]).tobytes()
-    fewer = model.draw(spots, denoise=True, **{**OPTIONS, "n_samples": 1}).samples
+    fewer = model.draw(spots, replace(DENOISE, n_samples=1)).samples
     assert fewer.tobytes() == part[:1].tobytes()
 
 
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpm", "langevin"])
 def test_draws_are_on_the_scale_of_x(fitted, sampler):
     model, _, data, x, missing = fitted
-    samples = model.draw(np.arange(data.n_spots), **{**OPTIONS, "sampler": sampler, "n_steps": None}).samples
+    samples = model.draw(np.arange(data.n_spots), replace(OPTIONS, sampler=sampler, n_steps=None)).samples
     assert samples.dtype == np.float32
     assert samples.shape == (2, *x.shape)
     assert samples.min() >= 0
@@ -172,8 +175,8 @@ def test_draws_are_on_the_scale_of_x(fitted, sampler):
 def test_denoising_leaves_missing_entries_and_redraws_the_others(fitted):
     model, _, data, x, missing = fitted
     spots = np.arange(data.n_spots)
-    plain = model.draw(spots, **OPTIONS).samples
-    denoised = model.draw(spots, denoise=True, **OPTIONS).samples
+    plain = model.draw(spots, OPTIONS).samples
+    denoised = model.draw(spots, DENOISE).samples
     np.testing.assert_array_equal(denoised[:, missing], plain[:, missing])
     assert (denoised[:, ~missing] != plain[:, ~missing]).mean() > 0.8
 
@@ -182,12 +185,12 @@ def test_a_denoised_value_does_not_see_itself(fitted):
     """Change one visible entry: its own draws stay, for it was hidden when they were made."""
     model, _, data, x, missing = fitted
     spot, gene = np.argwhere(~missing)[40]
-    before = model.draw(np.array([spot]), denoise=True, **OPTIONS).samples
+    before = model.draw(np.array([spot]), DENOISE).samples
     changed = x.copy()
     changed[spot, gene] += 3
     changed[missing] = 0
     model.prepare(replace(data, x=sp.csr_matrix(changed)), device=CPU)
-    after = model.draw(np.array([spot]), denoise=True, **OPTIONS).samples
+    after = model.draw(np.array([spot]), DENOISE).samples
     model.prepare(data, device=CPU)
     np.testing.assert_array_equal(before[:, 0, gene], after[:, 0, gene])
     assert not np.array_equal(before, after)

@@ -7,8 +7,8 @@ import torch
 
 import stmcdi_cli as stmcdi
 from stmcdi_cli.model.diffusion.schedule import Schedule
-from stmcdi_cli.model.latent.diffusion import Masking, ScoreDiffusion
-from stmcdi_cli.model.latent.factor_model import LINKS, FactorGraph
+from stmcdi_cli.model.latent.diffusion import LatentDiffusion, Masking
+from stmcdi_cli.model.latent.factor_model import LINKS, SpatialFactorModel
 from stmcdi_cli.model.tissue import Tissue
 
 NETWORK = {"width": 8, "depth": 1, "dropout": 0.0}
@@ -22,19 +22,19 @@ def tissue():
 
 
 @pytest.fixture(params=LINKS)
-def member(request, tissue):
-    graph = FactorGraph(rank=4, smoothing=0.9, full_depth=0.25, link=request.param)
-    linear = FactorGraph(rank=4, smoothing=0.9, full_depth=0.25)
+def branch(request, tissue):
+    encoder = SpatialFactorModel(rank=4, smoothing=0.9, full_depth=0.25, link=request.param)
+    linear = SpatialFactorModel(rank=4, smoothing=0.9, full_depth=0.25)
     linear.fit(tissue, sweeps=8, seed=0)
-    graph.fit(tissue, sweeps=8, seed=0, start=linear)
-    member = ScoreDiffusion(graph, Schedule(T=50, beta_1=1e-4, beta_T=0.5), NETWORK)
-    member.encode(tissue)
-    return member
+    encoder.fit(tissue, sweeps=8, seed=0, start=linear)
+    branch = LatentDiffusion(encoder, Schedule(T=50, beta_1=1e-4, beta_T=0.5), NETWORK)
+    branch.encode(tissue)
+    return branch
 
 
-def paired(member, tissue, masking, spots=None):
+def paired(branch, tissue, masking, spots=None):
     spots = np.arange(tissue.n_spots) if spots is None else spots
-    return member.pairs(tissue, tissue, spots, masking, torch.Generator().manual_seed(0))
+    return branch.training_pairs(tissue, tissue, spots, masking, torch.Generator().manual_seed(0))
 
 
 def changed(tissue, spot):
@@ -45,35 +45,52 @@ def changed(tissue, spot):
     return replace(tissue, x=sp.csr_matrix(x - x.multiply(tissue.missing)))
 
 
-def test_what_is_masked_reaches_the_condition_on_no_way(member, tissue):
-    """Not even through the neighbours, whose scores depend on the spot's entries unless these are masked."""
-    spot, masking = 17, Masking(hidden=(0.5, 0.9), whole=1.0, part=0.01, most_rounds=1)
+def test_the_condition_does_not_depend_on_masked_entries(branch, tissue):
+    """Not even through the latents of the neighbours, which depend on the spot's entries unless these are masked."""
+    spot, masking = 17, Masking(hidden=(0.5, 0.9), whole=1.0, spot_share=0.01, max_rounds=1)
     other = changed(tissue, spot)
-    (before, _), _ = paired(member, tissue, masking, np.array([spot])), member.encode(other)
-    after, _ = paired(member, other, masking, np.array([spot]))
+    (before, _), _ = paired(branch, tissue, masking, np.array([spot])), branch.encode(other)
+    after, _ = paired(branch, other, masking, np.array([spot]))
     torch.testing.assert_close(after.condition, before.condition, rtol=0, atol=0)
     assert (after.offset - before.offset).abs().max() > 0.1
 
 
-def test_a_spot_wholly_masked_is_told_its_neighbours_alone(member, tissue):
-    pairs, _ = paired(member, tissue, Masking(hidden=(0.5, 0.9), whole=1.0))
+def test_the_condition_of_a_fully_masked_spot_comes_from_its_neighbours_only(branch, tissue):
+    pairs, _ = paired(branch, tissue, Masking(hidden=(0.5, 0.9), whole=1.0))
     mean, prior, share = pairs.condition[:, :4], pairs.condition[:, 4:8], pairs.condition[:, -1]
     torch.testing.assert_close(mean, prior)
     torch.testing.assert_close(share, torch.ones(len(share)))
 
 
-def test_the_more_is_visible_the_less_the_network_says(member, tissue):
-    torch.nn.init.normal_(member.network.leave.weight, generator=torch.Generator().manual_seed(0))
-    said = []
+def test_the_network_output_shrinks_as_more_is_visible(branch, tissue):
+    torch.nn.init.normal_(branch.network.output.weight, generator=torch.Generator().manual_seed(0))
+    found = []
     for hidden in (0.05, 0.5, 0.95, 1.0):
-        pairs, _ = paired(member, tissue, Masking(hidden=(hidden, hidden), whole=0.0))
+        pairs, _ = paired(branch, tissue, Masking(hidden=(hidden, hidden), whole=0.0))
         with torch.no_grad():
-            v = member.network.eval()(torch.ones(len(pairs.offset), 4), torch.tensor(10), pairs.condition)
+            v = branch.network.eval()(torch.ones(len(pairs.offset), 4), torch.tensor(10), pairs.condition)
         assert torch.all(pairs.condition[:, -1] > 0) and torch.all(pairs.condition[:, -1] < 1.001)
-        said.append((v.square().mean().sqrt().item(), pairs.condition[:, -1].mean().item()))
-    loudness, shares = zip(*said, strict=True)
-    assert list(loudness) == sorted(loudness) and list(shares) == sorted(shares)
+        found.append((v.square().mean().sqrt().item(), pairs.condition[:, -1].mean().item()))
+    outputs, shares = zip(*found, strict=True)
+    assert list(outputs) == sorted(outputs) and list(shares) == sorted(shares)
     assert shares[0] < 0.5
+
+
+def test_weights_have_the_names_of_saved_models(branch):
+    """Attributes may be renamed; the names in model.safetensors may not, or older models would not load."""
+    blocks = [f"blocks.0.{layer}.{part}" for layer in (0, 1, 4) for part in ("weight", "bias")]
+    names = ["enter.weight", "enter.bias", "step.weight", *blocks, "leave.weight", "leave.bias"]
+    network, generator = branch.network, torch.Generator().manual_seed(0)
+    assert list(network.state()) == names
+    saved = {name: torch.randn(value.shape, generator=generator) for name, value in network.state().items()}
+    network.load_state(saved)
+    assert torch.equal(network.input.weight, saved["enter.weight"])
+    assert torch.equal(network.output.bias, saved["leave.bias"])
+    for name, value in network.state().items():
+        assert torch.equal(value, saved[name]), name
+    del saved["leave.bias"]
+    with pytest.raises(RuntimeError, match="output.bias"):
+        network.load_state(saved)
 
 
 def test_masks_hide_visible_entries_of_the_spots_chosen(tissue):
@@ -94,12 +111,12 @@ def test_masks_hide_visible_entries_of_the_spots_chosen(tissue):
 
 
 def test_rounds_are_as_many_as_the_pairs_wanted_take():
-    masking = Masking(hidden=(0, 1), whole=0.5, part=0.25, pairs=1000, most_rounds=16)
+    masking = Masking(hidden=(0, 1), whole=0.5, spot_share=0.25, n_pairs=1000, max_rounds=16)
     assert [masking.rounds(n) for n in (1, 100, 500, 4000, 10**6)] == [16, 16, 8, 1, 1]
 
 
-def test_every_round_masks_its_part_of_the_spots(member, tissue):
-    masking = Masking(hidden=(0.5, 0.9), whole=0.5, part=0.25, pairs=60, most_rounds=9)
-    pairs, spots = paired(member, tissue, masking)
+def test_every_round_masks_its_share_of_the_spots(branch, tissue):
+    masking = Masking(hidden=(0.5, 0.9), whole=0.5, spot_share=0.25, n_pairs=60, max_rounds=9)
+    pairs, spots = paired(branch, tissue, masking)
     assert len(spots) == len(pairs.offset) == 2 * 30
     assert len(set(spots[:30])) == 30  # none twice in a round

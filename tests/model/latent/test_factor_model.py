@@ -7,7 +7,7 @@ import scipy.sparse as sp
 import torch
 
 from stmcdi_cli.model.latent.count_moments import CountTable
-from stmcdi_cli.model.latent.factor_model import FactorGraph
+from stmcdi_cli.model.latent.factor_model import SpatialFactorModel
 from stmcdi_cli.model.tissue import Tissue
 
 RANK, SIDE, GENES = 4, 20, 120
@@ -27,14 +27,14 @@ def make_tissue(x, missing, graph, depth, scale="log1p"):
         missing=sp.csr_matrix(missing),
         graph=graph,
         depth=depth,
-        scale=scale,
+        count_scale=scale,
         genes=tuple(f"g{i}" for i in range(x.shape[1])),
     )
 
 
 @pytest.fixture(scope="module")
 def drawn():
-    """Data drawn from the model itself: rates linear in scores that are smooth over a grid, Poisson counts."""
+    """Data drawn from the model itself: rates linear in latents that are smooth over a grid, Poisson counts."""
     random = np.random.default_rng(0)
     graph = grid(SIDE)
     mean = sp.diags(1 / np.asarray(graph.sum(1)).ravel()) @ graph
@@ -49,7 +49,7 @@ def drawn():
     table = CountTable("log1p", 0.0, depth, 2 * truth.max())
     expected, _, _ = table.moments(depth, np.log(truth))
     data = make_tissue(x, missing, graph, depth)
-    model = FactorGraph(rank=RANK + 2, smoothing=0.9, full_depth=0.25)
+    model = SpatialFactorModel(rank=RANK + 2, smoothing=0.9, full_depth=0.25)
     model.fit(data, sweeps=30, seed=0)
     return SimpleNamespace(data=data, x=x, missing=missing, expected=expected, model=model)
 
@@ -62,8 +62,8 @@ def skill(prediction, x, missing):
 
 def decode(model, data):
     model.use_table(data)
-    scores, _ = model.encode(data)
-    return model.decoder(data.depth)(scores).numpy()
+    latents, _ = model.encode(data)
+    return model.decoder(data.depth)(latents).numpy()
 
 
 def test_hidden_entries_are_predicted_nearly_as_well_as_by_the_truth(drawn):
@@ -76,7 +76,7 @@ def test_hidden_entries_are_predicted_nearly_as_well_as_by_the_truth(drawn):
 def test_the_graph_helps(drawn):
     """Without neighbours the same data say less."""
     alone = replace(drawn.data, graph=sp.csr_matrix((N, N), dtype=np.float32))
-    model = FactorGraph(rank=RANK + 2, smoothing=0.9, full_depth=0.25)
+    model = SpatialFactorModel(rank=RANK + 2, smoothing=0.9, full_depth=0.25)
     model.fit(alone, sweeps=30, seed=0)
     by_itself = skill(decode(model, alone), drawn.x, drawn.missing)
     assert 0 < by_itself < skill(decode(drawn.model, drawn.data), drawn.x, drawn.missing)
@@ -88,25 +88,25 @@ def test_nothing_to_find_gives_the_gene_mean():
     x = np.log1p(random.poisson(depth[:, None] * np.exp(random.normal(0, 1, GENES))) / depth[:, None])
     missing = random.random(x.shape) < 0.2
     data = make_tissue(x, missing, grid(SIDE), depth)
-    model = FactorGraph(rank=RANK, smoothing=0.9, full_depth=0.25)
+    model = SpatialFactorModel(rank=RANK, smoothing=0.9, full_depth=0.25)
     model.fit(data, sweeps=30, seed=0)
     assert skill(decode(model, data), x, missing) > -0.02
 
 
 def as_log(data, start):
-    model = FactorGraph(rank=start.rank, smoothing=0.9, full_depth=0.25, link="log")
+    model = SpatialFactorModel(rank=start.rank, smoothing=0.9, full_depth=0.25, link="log")
     model.fit(data, sweeps=30, seed=0, start=start)
     return model
 
 
-def test_rates_exponential_in_the_scores_are_found(drawn):
+def test_rates_exponential_in_the_latents_are_found(drawn):
     """Counts drawn with a log link: the model of that link comes nearer to the truth than the linear one."""
     random = np.random.default_rng(4)
     z = np.stack([np.sin(np.arange(N) / SIDE / 2), np.cos(np.arange(N) % SIDE / 3)], axis=1)
     truth = drawn.data.depth[:, None] * np.exp(random.normal(0.5, 1, GENES) + z @ random.normal(0, 0.9, (2, GENES)))
     x = np.log1p(random.poisson(truth) / drawn.data.depth[:, None])
     data = make_tissue(x, drawn.missing, drawn.data.graph, drawn.data.depth)
-    linear = FactorGraph(rank=RANK, smoothing=0.9, full_depth=0.25)
+    linear = SpatialFactorModel(rank=RANK, smoothing=0.9, full_depth=0.25)
     linear.fit(data, sweeps=30, seed=0)
     log = as_log(data, linear)
     expected = log._table.moments(data.depth, np.log(truth))[0]
@@ -116,18 +116,19 @@ def test_rates_exponential_in_the_scores_are_found(drawn):
     assert reached[1] > 0.95 * ceiling
 
 
-def test_the_log_links_scores_stay_where_they_are_linearised(drawn):
+def test_the_log_links_latents_stay_where_they_are_linearised(drawn):
     """Encoding ends at a fixed point: linearised at its result, the posterior is that result."""
     model, data = as_log(drawn.data, drawn.model), drawn.data
-    scores = model.encode(data)
+    latents = model.encode(data)
     mean = sp.diags(1 / np.asarray(data.graph.sum(1)).ravel()) @ data.graph
-    prior = torch.from_numpy((0.9 * (mean @ scores.mean.numpy())).astype(np.float32))
-    again, _ = model.posterior(*model.evidence(data, np.arange(N), scores), prior)
-    assert (again - scores.mean).square().mean().sqrt() < 0.02 * scores.mean.square().mean().sqrt()
+    prior = torch.from_numpy((0.9 * (mean @ latents.mean.numpy())).astype(np.float32))
+    again, _ = model.posterior(*model.evidence(data, np.arange(N), latents), prior)
+    assert (again - latents.mean).square().mean().sqrt() < 0.02 * latents.mean.square().mean().sqrt()
 
 
-def test_going_on_from_itself_keeps_the_meaning_of_the_scores(drawn):
-    for model in (as_log(drawn.data, drawn.model), FactorGraph(rank=drawn.model.rank, smoothing=0.9, full_depth=0.25)):
+def test_going_on_from_itself_keeps_the_meaning_of_the_latents(drawn):
+    linear = SpatialFactorModel(rank=drawn.model.rank, smoothing=0.9, full_depth=0.25)
+    for model in (as_log(drawn.data, drawn.model), linear):
         if model.link == "linear":
             model.fit(drawn.data, sweeps=30, seed=0)
         before = model.encode(drawn.data).mean
@@ -139,14 +140,14 @@ def test_going_on_from_itself_keeps_the_meaning_of_the_scores(drawn):
 
 def test_there_is_no_other_link():
     with pytest.raises(ValueError, match="no link 'logit'; there are linear, log"):
-        FactorGraph(rank=RANK, smoothing=0.9, full_depth=0.25, link="logit")
+        SpatialFactorModel(rank=RANK, smoothing=0.9, full_depth=0.25, link="logit")
 
 
 def test_posterior_is_that_of_a_joint_gaussian(drawn):
-    """For fixed loadings: condition the dense joint covariance of scores and entries on the entries."""
+    """For fixed loadings: condition the dense joint covariance of latents and entries on the entries."""
     model = drawn.model
     spots = np.array([0, 7, 250])
-    fixed = FactorGraph(rank=model.rank, smoothing=0.9, full_depth=0.25)
+    fixed = SpatialFactorModel(rank=model.rank, smoothing=0.9, full_depth=0.25)
     fixed.load_state({**model.state(), "loadings_cov": torch.zeros_like(model.loadings_cov)})
     fixed.use_table(drawn.data)
     response, weight = fixed.evidence(drawn.data, spots)
@@ -172,7 +173,7 @@ def test_uncertain_loadings_count_less(drawn):
     """The posterior covariance of the loadings takes precision away from what entries say, never adds to the mean's."""
     model = drawn.model
     response, weight = model.evidence(drawn.data, np.arange(5))
-    doubtful = FactorGraph(rank=model.rank, smoothing=0.9, full_depth=0.25)
+    doubtful = SpatialFactorModel(rank=model.rank, smoothing=0.9, full_depth=0.25)
     eye = torch.eye(model.rank + 1).expand_as(model.loadings_cov)
     doubtful.load_state({**model.state(), "loadings_cov": model.loadings_cov + 10 * eye})
     prior = torch.zeros(5, model.rank)
@@ -182,22 +183,22 @@ def test_uncertain_loadings_count_less(drawn):
 
 
 def test_every_spot_agrees_with_its_neighbours(drawn):
-    """All scores at once are a fixed point: each is the posterior whose prior is its neighbours' mean."""
+    """All latents at once are a fixed point: each is the posterior whose prior is its neighbours' mean."""
     model, data = drawn.model, drawn.data
-    scores, _ = model.encode(data)
+    latents, _ = model.encode(data)
     mean = sp.diags(1 / np.asarray(data.graph.sum(1)).ravel()) @ data.graph
-    prior = torch.from_numpy((0.9 * (mean @ scores.numpy())).astype(np.float32))
+    prior = torch.from_numpy((0.9 * (mean @ latents.numpy())).astype(np.float32))
     again, _ = model.posterior(*model.evidence(data, np.arange(N)), prior)
-    torch.testing.assert_close(again, scores, atol=2e-3, rtol=0)
+    torch.testing.assert_close(again, latents, atol=2e-3, rtol=0)
 
 
 def test_a_spot_without_a_visible_entry_takes_after_its_neighbours(drawn):
     blank = np.zeros((N, GENES), dtype=bool)
     blank[210] = True
     data = drawn.data.without(sp.csr_matrix(blank & ~drawn.missing))
-    scores, _ = drawn.model.encode(data)
+    latents, _ = drawn.model.encode(data)
     around = data.graph[210].indices
-    torch.testing.assert_close(scores[210], 0.9 * scores[around].mean(0), atol=1e-3, rtol=0)
+    torch.testing.assert_close(latents[210], 0.9 * latents[around].mean(0), atol=1e-3, rtol=0)
 
 
 def test_values_at_hidden_entries_change_no_bit(drawn):
@@ -206,15 +207,15 @@ def test_values_at_hidden_entries_change_no_bit(drawn):
     states = []
     for x in (drawn.x, np.where(more, 9 * random.random(drawn.x.shape), drawn.x)):
         data = make_tissue(x, drawn.missing, drawn.data.graph, drawn.data.depth).without(sp.csr_matrix(more))
-        model = FactorGraph(rank=RANK, smoothing=0.9, full_depth=0.25)
+        model = SpatialFactorModel(rank=RANK, smoothing=0.9, full_depth=0.25)
         model.fit(data, sweeps=3, seed=0)
-        states.append({**model.state(), "scores": model.encode(data)[0]})
+        states.append({**model.state(), "latents": model.encode(data)[0]})
     for name, value in states[0].items():
         assert value.numpy().tobytes() == states[1][name].numpy().tobytes(), name
 
 
 def test_same_seed_same_bytes(drawn):
-    one, two = (FactorGraph(rank=RANK, smoothing=0.9, full_depth=0.25) for _ in range(2))
+    one, two = (SpatialFactorModel(rank=RANK, smoothing=0.9, full_depth=0.25) for _ in range(2))
     for model in (one, two):
         model.fit(drawn.data, sweeps=3, seed=4)
     for name, value in one.state().items():
@@ -222,7 +223,7 @@ def test_same_seed_same_bytes(drawn):
 
 
 def test_nothing_crosses_from_one_section_to_another(drawn):
-    """Change section B: with no edge between them no score of section A moves, with one edge some do."""
+    """Change section B: with no edge between them no latent of section A moves, with one edge some do."""
     half = N // 2
     graph = drawn.data.graph.tolil()
     graph[:half, half:] = 0
@@ -260,7 +261,7 @@ def test_a_gene_nobody_saw_is_predicted_rare(drawn):
     unseen = np.zeros((N, GENES), dtype=bool)
     unseen[:, 3] = True
     data = drawn.data.without(sp.csr_matrix(unseen & ~drawn.missing))
-    model = FactorGraph(rank=RANK, smoothing=0.9, full_depth=0.25)
+    model = SpatialFactorModel(rank=RANK, smoothing=0.9, full_depth=0.25)
     model.fit(data, sweeps=10, seed=0)
     prediction = decode(model, data)
     assert np.isfinite(prediction).all()
@@ -275,13 +276,13 @@ def test_values_that_are_no_counts_are_fitted_on_their_own_scale(drawn):
     smooth = np.sin(np.arange(N) % SIDE / 4)[:, None] * random.normal(size=GENES)
     x = np.maximum(5 + smooth + 0.5 * random.normal(size=(N, GENES)), 0)
     data = make_tissue(x, drawn.missing, drawn.data.graph, np.ones(N), scale=None)
-    model = FactorGraph(rank=RANK, smoothing=0.9, full_depth=0.25)
+    model = SpatialFactorModel(rank=RANK, smoothing=0.9, full_depth=0.25)
     model.fit(data, sweeps=20, seed=0)
     assert skill(decode(model, data), x, drawn.missing) > 0.5
 
 
 def test_the_state_is_all_there_is(drawn):
-    other = FactorGraph(rank=drawn.model.rank, smoothing=0.9, full_depth=0.25)
+    other = SpatialFactorModel(rank=drawn.model.rank, smoothing=0.9, full_depth=0.25)
     other.load_state(drawn.model.state())
     assert decode(other, drawn.data).tobytes() == decode(drawn.model, drawn.data).tobytes()
 
@@ -296,15 +297,15 @@ def test_a_few_odd_spots_make_no_factor_of_their_own(drawn, monkeypatch):
         x[spot] = np.log1p(counts / depth[spot])
     data = make_tissue(x, drawn.missing, drawn.data.graph, depth)
 
-    def of_odd_spots():
-        model = FactorGraph(rank=RANK + 2, smoothing=0.9, full_depth=0.25)
+    def fit_and_measure():
+        model = SpatialFactorModel(rank=RANK + 2, smoothing=0.9, full_depth=0.25)
         model.fit(data, sweeps=30, seed=0)
         hidden = np.zeros_like(drawn.missing)
         hidden[odd] = drawn.missing[odd]
         return np.abs(model.encode(data).mean[odd].numpy()).max(), skill(decode(model, data), x, hidden)
 
-    largest, ours = of_odd_spots()
-    monkeypatch.setattr("stmcdi_cli.model.latent.factor_model._FEWEST_SPOTS", 1)
-    alone, theirs = of_odd_spots()
+    largest, ours = fit_and_measure()
+    monkeypatch.setattr("stmcdi_cli.model.latent.factor_model._SPOTS_PER_FACTOR", 1)
+    alone, theirs = fit_and_measure()
     assert largest < 3 < alone
     assert ours > theirs + 0.1

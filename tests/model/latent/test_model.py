@@ -1,4 +1,5 @@
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -9,12 +10,13 @@ from helpers import dense
 
 import stmcdi_cli as stmcdi
 from stmcdi_cli.model import save_load
+from stmcdi_cli.model.base import DrawOptions
 from stmcdi_cli.model.diffusion.samplers import SAMPLERS
 from stmcdi_cli.model.latent.factor_model import BLOCK, LINKS
 from stmcdi_cli.model.tissue import Tissue
 
 CPU = torch.device("cpu")
-OPTIONS = {"n_samples": 4, "seed": 3, "sampler": "dpm", "n_steps": None}
+OPTIONS = DrawOptions(n_samples=4, seed=3, sampler="dpm")
 
 
 def simulated(**options):
@@ -39,77 +41,76 @@ def fitted(tmp_path_factory):
 
 
 @pytest.fixture
-def opinionated(fitted):
-    """The same model with a network that says something: one that did not help was set back to silence."""
+def networked(fitted):
+    """The same model with networks whose output is not 0: training resets a network that did not help."""
     model = save_load.load(fitted.path)
-    for member in model.members:
-        torch.nn.init.normal_(member.network.leave.weight, std=0.1, generator=torch.Generator().manual_seed(0))
+    for branch in model.branches:
+        torch.nn.init.normal_(branch.network.output.weight, std=0.1, generator=torch.Generator().manual_seed(0))
     model.prepare(fitted.data, device=CPU)
     return model
 
 
-def silenced(path):
+def closed_form(path):
     model = save_load.load(path)
-    for member in model.members:
-        member.silence()
+    for branch in model.branches:
+        branch.reset_to_posterior()
     return model
 
 
-def scores_decoded(model, draw):
-    """What some draws hand to each encoder's decoder: for each link a list of scores [spots, rank]."""
-    heard = []
-    for member in model.members:
+def decoded_latents(model, draw):
+    """Latents [spots, rank] that each branch decodes during some draws: a list for each branch."""
+    decoded = []
+    for branch in model.branches:
 
-        def spy(depth, *, decoder=member.graph.decoder, seen):
+        def spy(depth, *, decoder=branch.encoder.decoder, seen):
             decode = decoder(depth)
-            return lambda scores: seen.append(scores.clone()) or decode(scores)
+            return lambda latents: seen.append(latents.clone()) or decode(latents)
 
-        heard.append([])
-        member.graph.decoder = partial(spy, seen=heard[-1])
+        decoded.append([])
+        branch.encoder.decoder = partial(spy, seen=decoded[-1])
     draws = draw()
-    for member in model.members:
-        del member.graph.decoder
-    return draws, heard
+    for branch in model.branches:
+        del branch.encoder.decoder
+    return draws, decoded
 
 
 @pytest.mark.parametrize("link", [0, 1], ids=LINKS)
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_a_silent_network_draws_the_encoders_exact_posterior(fitted, sampler, link):
-    """Whitened by a posterior worked out here in double precision, the scores drawn are standard normal."""
-    model, data = silenced(fitted.path), fitted.data
-    model.weights = torch.tensor([1.0 - link, float(link)])  # all draws from one link
+def test_a_network_with_output_0_draws_the_encoders_exact_posterior(fitted, sampler, link):
+    """Whitened by a posterior computed here in double precision, the latents drawn are standard normal."""
+    model, data = closed_form(fitted.path), fitted.data
+    model.weights = torch.tensor([1.0 - link, float(link)])  # all draws from one branch
     model.prepare(data, device=CPU)
     spots = np.arange(BLOCK)
-    graph = model.members[link].graph
-    _, heard = scores_decoded(model, lambda: model.draw(spots, **{**OPTIONS, "n_samples": 60, "sampler": sampler}))
-    z = torch.stack(heard[link]).double().numpy()
+    encoder = model.branches[link].encoder
+    _, decoded = decoded_latents(model, lambda: model.draw(spots, replace(OPTIONS, n_samples=60, sampler=sampler)))
+    z = torch.stack(decoded[link]).double().numpy()
     assert len(z) == 60
 
-    known = graph.encode(data)
-    all_scores, at = known.mean, known.of(spots)
-    response, weight = (part.double() for part in graph.evidence(data, spots, at))
+    known = encoder.encode(data)
+    response, weight = (part.double() for part in encoder.evidence(data, spots, known))
     neighbours = data.graph[spots].toarray()
-    prior = 0.9 * neighbours @ all_scores.double().numpy() / np.maximum(neighbours.sum(1, keepdims=True), 1)
-    w, second = graph.loadings.double().numpy(), graph.loadings_cov.double().numpy()
+    prior = 0.9 * neighbours @ known.mean.double().numpy() / np.maximum(neighbours.sum(1, keepdims=True), 1)
+    w, second = encoder.loadings.double().numpy(), encoder.loadings_cov.double().numpy()
     second = second + w[:, :, None] * w[:, None, :]
-    weight = (weight / graph.psi.double()).numpy()
+    weight = (weight / encoder.psi.double()).numpy()
     white = np.empty_like(z)
     for i in range(len(spots)):
         full = np.einsum("g,gab->ab", weight[i], second)
-        precision = full[:-1, :-1] + np.diag(1 / graph.innovation.double().numpy())
-        pull = prior[i] / graph.innovation.double().numpy()
+        precision = full[:-1, :-1] + np.diag(1 / encoder.innovation.double().numpy())
+        pull = prior[i] / encoder.innovation.double().numpy()
         mean = np.linalg.solve(precision, (weight[i] * response[i].numpy()) @ w[:, :-1] - full[:-1, -1] + pull)
         white[:, i] = (z[:, i] - mean) @ np.linalg.cholesky(precision)
-    white = white.reshape(-1, graph.rank)
+    white = white.reshape(-1, encoder.rank)
     assert np.abs(white.mean(0)).max() < 5 / np.sqrt(len(white)) + 1e-2
     # What a sampler's own discretisation adds to Monte-Carlo error (see test_samplers).
     tolerance = {"ddim": 0.16, "langevin": 0.12}.get(sampler, 0.08)
-    assert np.abs(np.cov(white.T) - np.eye(graph.rank)).max() < tolerance
+    assert np.abs(np.cov(white.T) - np.eye(encoder.rank)).max() < tolerance
 
 
-def test_a_network_that_speaks_is_heard(fitted, opinionated):
-    before = fitted.model.draw(np.arange(20), **OPTIONS)
-    after = opinionated.draw(np.arange(20), **OPTIONS)
+def test_the_output_of_the_network_changes_the_draws(fitted, networked):
+    before = fitted.model.draw(np.arange(20), OPTIONS)
+    after = networked.draw(np.arange(20), OPTIONS)
     assert not np.array_equal(before.samples, after.samples)
     assert not np.array_equal(before.mean, after.mean)
 
@@ -125,28 +126,28 @@ def pick(draws, spots, n=None):
 
 
 @pytest.mark.parametrize("denoise", [False, True])
-def test_draws_of_a_spot_depend_on_no_other(opinionated, denoise):
-    whole = opinionated.draw(np.arange(300), **OPTIONS, denoise=denoise)
+def test_draws_of_a_spot_depend_on_no_other(networked, denoise):
+    whole = networked.draw(np.arange(300), replace(OPTIONS, denoise=denoise))
     for spots in (np.array([299, 3, 17, 3]), np.array([0]), np.arange(40, 300)[::-1]):
-        same_draws(opinionated.draw(spots, **OPTIONS, denoise=denoise), pick(whole, spots))
+        same_draws(networked.draw(spots, replace(OPTIONS, denoise=denoise)), pick(whole, spots))
 
 
-def test_draws_do_not_depend_on_how_many_work_at_once(opinionated):
-    alone = [opinionated.draw(np.arange(i, i + 30), **OPTIONS) for i in range(0, 300, 30)]
+def test_draws_do_not_depend_on_how_many_work_at_once(networked):
+    alone = [networked.draw(np.arange(i, i + 30), OPTIONS) for i in range(0, 300, 30)]
     with ThreadPoolExecutor(4) as pool:
-        together = pool.map(lambda i: opinionated.draw(np.arange(i, i + 30), **OPTIONS), range(0, 300, 30))
+        together = pool.map(lambda i: networked.draw(np.arange(i, i + 30), OPTIONS), range(0, 300, 30))
         for one, other in zip(alone, together, strict=True):
             same_draws(one, other)
 
 
-def test_more_samples_begin_with_the_same(opinionated):
-    more = opinionated.draw(np.arange(9), **OPTIONS)
-    fewer = opinionated.draw(np.arange(9), **{**OPTIONS, "n_samples": 3})
+def test_more_samples_begin_with_the_same(networked):
+    more = networked.draw(np.arange(9), OPTIONS)
+    fewer = networked.draw(np.arange(9), replace(OPTIONS, n_samples=3))
     np.testing.assert_array_equal(fewer.samples, more.samples[:3])
 
 
-def test_the_seed_decides(opinionated):
-    one, again, other = (opinionated.draw(np.arange(30), **{**OPTIONS, "seed": seed}) for seed in (3, 3, 4))
+def test_the_seed_decides(networked):
+    one, again, other = (networked.draw(np.arange(30), replace(OPTIONS, seed=seed)) for seed in (3, 3, 4))
     same_draws(one, again)
     assert (one.samples != other.samples).mean() > 0.02
 
@@ -158,12 +159,12 @@ def test_draws_are_whole_counts_on_the_scale_of_x(options, tmp_path):
     masked, _ = stmcdi.hold_out(stmcdi.build_graph(stmcdi.normalize(raw, **options)), seed=0)
     model, data = trained(masked, tmp_path / "model"), Tissue.from_anndata(masked)
     model.prepare(data, device=CPU)
-    draws = model.draw(np.arange(120), **OPTIONS, denoise=True)
+    draws = model.draw(np.arange(120), replace(OPTIONS, denoise=True))
     assert draws.samples.dtype == np.float32 and draws.samples.shape == (4, 120, 60)
     assert np.isfinite(draws.samples).all() and draws.samples.min() >= 0
     assert np.isfinite(draws.mean).all() and draws.mean.min() >= 0
     value = draws.samples.astype(np.float64)
-    counts = {"log1p": np.expm1(value), "linear": value, "counts": value}[data.scale] * data.depth[:, None]
+    counts = {"log1p": np.expm1(value), "linear": value, "counts": value}[data.count_scale] * data.depth[:, None]
     np.testing.assert_allclose(counts, np.round(counts), atol=1e-3)
     assert 0.5 < (value == 0).mean() / (dense(raw.X) == 0).mean() < 1.5
 
@@ -174,11 +175,11 @@ def test_values_that_are_no_counts_are_drawn_too(tmp_path):
     raw.X = (np.log1p(raw.layers["rates"]) + 0.1 * random.random(raw.shape)).astype(np.float32)
     masked, truth = stmcdi.hold_out(stmcdi.build_graph(stmcdi.normalize(raw, skip=True)), seed=0)
     model, data = trained(masked, tmp_path / "model"), Tissue.from_anndata(masked)
-    assert data.scale is None
+    assert data.count_scale is None
     imputed = stmcdi.impute(masked, model, n_samples=20, device="cpu", quiet=True)
     assert stmcdi.evaluate(imputed, truth)["skill"] > 0.3
     model.prepare(data, device=CPU)
-    samples = model.draw(np.arange(200), **OPTIONS, denoise=True).samples
+    samples = model.draw(np.arange(200), replace(OPTIONS, denoise=True)).samples
     assert np.isfinite(samples).all() and samples.min() >= 0
 
 
@@ -212,10 +213,10 @@ def test_the_training_seed_decides(fitted, tmp_path):
 
 def test_imputes_better_than_the_gene_mean_and_knows_how_well(fitted):
     imputed = stmcdi.impute(fitted.masked, fitted.model, n_samples=50, device="cpu", quiet=True)
-    scores = stmcdi.evaluate(imputed, fitted.truth)
+    metrics = stmcdi.evaluate(imputed, fitted.truth)
     fitted.model.prepare(fitted.data, device=CPU)
-    assert scores["skill"] > 0.2
-    assert 0.80 < scores["coverage_90"] < 0.99
+    assert metrics["skill"] > 0.2
+    assert 0.80 < metrics["coverage_90"] < 0.99
     # A spread that depended on nothing would not follow the errors.
     error = np.abs(dense(imputed.layers["imputed"]) - dense(fitted.truth.X))[fitted.hidden]
     sd = dense(imputed.layers["imputed_sd"])[fitted.hidden]
@@ -226,39 +227,40 @@ def test_imputes_better_than_the_gene_mean_and_knows_how_well(fitted):
 def test_intervals_are_as_wide_on_a_tissue_of_another_depth(tmp_path):
     masked, truth = simulated(depth=80, seed=5)
     model = trained(masked, tmp_path / "model")
-    scores = stmcdi.evaluate(stmcdi.impute(masked, model, device="cpu", quiet=True), truth)
-    assert scores["skill"] > 0.05
-    assert 0.80 < scores["coverage_90"] < 0.99
+    metrics = stmcdi.evaluate(stmcdi.impute(masked, model, device="cpu", quiet=True), truth)
+    assert metrics["skill"] > 0.05
+    assert 0.80 < metrics["coverage_90"] < 0.99
 
 
-def test_a_saved_model_draws_the_same(fitted, opinionated, tmp_path):
-    for model in (fitted.model, opinionated):
+def test_a_saved_model_draws_the_same(fitted, networked, tmp_path):
+    for model in (fitted.model, networked):
         save_load.save(model, tmp_path / "model", [])
         loaded = save_load.load(tmp_path / "model")
         assert loaded.config == model.config and loaded.genes == model.genes
+        assert {"linear.network.enter.weight", "log.network.leave.bias"} <= model.state().keys()
         loaded.prepare(fitted.data, device=CPU)
-        same_draws(loaded.draw(np.arange(50), **OPTIONS), model.draw(np.arange(50), **OPTIONS))
+        same_draws(loaded.draw(np.arange(50), OPTIONS), model.draw(np.arange(50), OPTIONS))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
-def test_draws_are_shared_out_by_weight(fitted, share):
-    """Of 24 draws, in pairs; the point value is the mean over them, each link's weighted as a whole."""
+def test_each_branch_gives_its_share_of_the_draws(fitted, share):
+    """Of 24 draws, in pairs; the point value is the mean over them, weighted by branch."""
     model = save_load.load(fitted.path)
     model.weights = torch.tensor([1 - share, share])
     model.prepare(fitted.data, device=CPU)
     spots = np.arange(BLOCK)
-    draws, heard = scores_decoded(model, lambda: model.draw(spots, **{**OPTIONS, "n_samples": 24}))
-    assert [len(scores) for scores in heard] == [24 * (1 - share), 24 * share]
+    draws, decoded = decoded_latents(model, lambda: model.draw(spots, replace(OPTIONS, n_samples=24)))
+    assert [len(latents) for latents in decoded] == [24 * (1 - share), 24 * share]
     mean = 0
-    for weight, member, scores in zip((1 - share, share), model.members, heard, strict=True):
-        if not scores:  # a link without draws is not even encoded
+    for weight, branch, latents in zip((1 - share, share), model.branches, decoded, strict=True):
+        if not latents:  # a branch without draws is not even encoded
             continue
-        decode = member.graph.decoder(fitted.data.depth[spots])
-        mean += sum(weight / len(scores) * decode(one).numpy().astype(float) for one in scores)
+        decode = branch.encoder.decoder(fitted.data.depth[spots])
+        mean += sum(weight / len(latents) * decode(one).numpy().astype(float) for one in latents)
     np.testing.assert_allclose(draws.mean, mean, atol=1e-5)
 
 
-def test_a_tissue_of_fewer_genes_than_scores_can_be_learnt(tmp_path):
+def test_a_tissue_of_fewer_genes_than_latents_can_be_trained_on(tmp_path):
     raw = stmcdi.simulate(n_spots=60, n_genes=3, depth=60, seed=4)
     masked, truth = stmcdi.hold_out(stmcdi.build_graph(stmcdi.normalize(raw)), seed=0)
     imputed = stmcdi.impute(masked, trained(masked, tmp_path / "model"), n_samples=5, device="cpu", quiet=True)

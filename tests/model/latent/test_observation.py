@@ -70,10 +70,10 @@ def test_fit_finds_the_dispersion_the_counts_were_drawn_with():
     use = random.random(mean.shape) < 0.9
     halves = [slice(0, n // 2), slice(n // 2, n)]
     parts = [(depth[h], expected[h].astype(np.float32), np.where(use[h], counts[h], 999), use[h]) for h in halves]
-    score = observation.fit(parts, len(true))
-    assert score.shape == (len(DISPERSIONS), len(true))
-    assert (score.argmax(0) == true).mean() > 0.9
-    assert np.abs(score.argmax(0) - true).max() <= 1
+    likelihood = observation.fit(parts, len(true))
+    assert likelihood.shape == (len(DISPERSIONS), len(true))
+    assert (likelihood.argmax(0) == true).mean() > 0.9
+    assert np.abs(likelihood.argmax(0) - true).max() <= 1
 
 
 @pytest.mark.parametrize("scale", SCALES)

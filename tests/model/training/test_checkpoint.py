@@ -4,6 +4,7 @@ import re
 import signal
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ from safetensors.torch import save_file
 
 import stmcdi_cli as stmcdi
 from stmcdi_cli.errors import Stopped
+from stmcdi_cli.model import save_load
 from stmcdi_cli.model.training import checkpoint as module
-from stmcdi_cli.model.training.checkpoint import Restart
+from stmcdi_cli.model.training.checkpoint import Checkpoint
 
 FILES = {"model.safetensors", "config.yaml", "history.tsv"}
 
@@ -43,7 +45,7 @@ class Killed(BaseException):
 @pytest.mark.parametrize("preset", PRESETS)
 def test_goes_on_to_the_same_model_wherever_it_was_stopped(masked, tmp_path, monkeypatch, preset):
     written = []
-    write = Restart.write
+    write = Checkpoint.write
 
     def count(self):
         write(self)
@@ -51,7 +53,7 @@ def test_goes_on_to_the_same_model_wherever_it_was_stopped(masked, tmp_path, mon
         if len(written) == stop_at:
             raise Killed
 
-    monkeypatch.setattr(Restart, "write", count)
+    monkeypatch.setattr(Checkpoint, "write", count)
     stop_at = None
     train(masked, tmp_path / "whole", preset, checkpoint_every=0)
     whole, n = content(tmp_path / "whole"), len(written)
@@ -76,24 +78,23 @@ def test_goes_on_to_the_same_model_wherever_it_was_stopped(masked, tmp_path, mon
 def stopped(masked, tmp_path, monkeypatch):
     """A training that was stopped in the middle; its checkpoint."""
     with monkeypatch.context() as patch:
-        stands = module.Part.stands
+        save = module.Stage.save
 
         def stop(self, state):
-            stands(self, state)
+            save(self, state)
             if self.name == "training" and callable(state) and state()["epoch"] == 3:
                 raise Killed
 
-        patch.setattr(module.Part, "stands", stop)
+        patch.setattr(module.Stage, "save", stop)
         with pytest.raises(Killed):
             train(masked, tmp_path / "model", checkpoint_every=0)
     return tmp_path / ".model.checkpoint"
 
 
-def test_says_that_it_goes_on(masked, stopped, tmp_path, capsys):
+def test_says_that_it_goes_on(masked, stopped, tmp_path, caplog):
     train(masked, tmp_path / "model", quiet=False)
-    lines = capsys.readouterr().err
-    assert f"train: going on from {stopped}\n" in lines
-    assert "epoch 3," not in lines and lines.count("epoch 4,") == 1  # rows of the history are told once
+    assert f"train: going on from {stopped}" in caplog.messages
+    assert "epoch 3," not in caplog.text and caplog.text.count("epoch 4,") == 1  # rows of the history are told once
     assert {path.name for path in tmp_path.iterdir()} == {"model"}
 
 
@@ -105,7 +106,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("kind", [*CHANGES, "data", "version", "damaged", "foreign", "no resume"])
-def test_never_goes_on_from_another_training(masked, stopped, tmp_path, monkeypatch, capsys, kind):
+def test_never_goes_on_from_another_training(masked, stopped, tmp_path, monkeypatch, caplog, kind):
     options = CHANGES.get(kind, {})
     if kind == "data":
         masked = masked.copy()
@@ -120,7 +121,7 @@ def test_never_goes_on_from_another_training(masked, stopped, tmp_path, monkeypa
         options = {"resume": False}
     train(masked, tmp_path / "model", quiet=False, **options)
     line = f"train: {stopped} is {'no checkpoint' if kind == 'damaged' else 'of other data, settings or software'}"
-    assert (f"{line}; starting afresh\n" in capsys.readouterr().err) == (kind != "no resume")
+    assert (f"{line}; starting afresh" in caplog.messages) == (kind != "no resume")
     assert {path.name for path in tmp_path.iterdir()} == {"model"}
     if kind in ("seed", "data"):
         train(masked, tmp_path / "fresh", **options)
@@ -130,10 +131,10 @@ def test_never_goes_on_from_another_training(masked, stopped, tmp_path, monkeypa
 @pytest.mark.parametrize("change", ["structure", "strides", "tensors"])
 def test_a_checkpoint_with_the_right_key_and_a_wrong_content_is_not_gone_on_from(tmp_path, change):
     state = {"a": {1: torch.arange(6.0).reshape(2, 3).T, "b": [None, 2.5, True, (1, "x")]}}
-    restart = Restart(tmp_path / "c", "key")
-    restart.state = state
-    restart.write()
-    again = Restart(tmp_path / "c", "key")
+    checkpoint = Checkpoint(tmp_path / "c", "key")
+    checkpoint.state = state
+    checkpoint.write()
+    again = Checkpoint(tmp_path / "c", "key")
     assert "going on" in again.load()
     assert torch.equal(again.state["a"][1], state["a"][1])
     assert again.state["a"][1].stride() == state["a"][1].stride()
@@ -144,7 +145,7 @@ def test_a_checkpoint_with_the_right_key_and_a_wrong_content_is_not_gone_on_from
         "tensors": {"tensor": "7", "stride": [1]},
     }[change]
     save_file({"0": torch.zeros(2, 2)}, tmp_path / "c", {"stmcdi": json.dumps({"key": "key", "state": packed})})
-    other = Restart(tmp_path / "c", "key")
+    other = Checkpoint(tmp_path / "c", "key")
     assert "is no checkpoint; starting afresh" in other.load()
     assert other.state == {}
 
@@ -160,12 +161,12 @@ def test_it_is_private_and_no_pickle(stopped):
 def test_it_is_written_by_time(tmp_path, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    restart = Restart(tmp_path / "c", "key", every=60)
-    part = restart.part("a")
+    checkpoint = Checkpoint(tmp_path / "c", "key", every=60)
+    stage = checkpoint.stage("a")
     for now[0], n in ((59.0, 0), (61.0, 1), (100.0, 1), (122.0, 2)):
-        part.stands(lambda: {"now": now[0]})
+        stage.save(lambda: {"now": now[0]})
         if n:
-            again = Restart(tmp_path / "c", "key")
+            again = Checkpoint(tmp_path / "c", "key")
             again.load()
             assert again.state["a"]["now"] == {1: 61.0, 2: 122.0}[n]
         else:
@@ -181,43 +182,90 @@ def test_what_a_kill_left_while_writing_is_removed_in_the_end(masked, stopped, t
     assert {path.name for path in tmp_path.iterdir()} == {"model"}
 
 
-def test_a_full_disk_does_not_stop_a_training(masked, tmp_path, monkeypatch, capsys):
+def test_a_full_disk_does_not_stop_a_training(masked, tmp_path, monkeypatch, caplog):
     def full(handle):
         raise OSError(28, os.strerror(28))
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        restart = Restart(tmp_path / "c", "key", every=0)
-        restart.part("a").stands({"x": torch.zeros(3)})
-    assert capsys.readouterr().err == (
+        checkpoint = Checkpoint(tmp_path / "c", "key", every=0)
+        checkpoint.stage("a").save({"x": torch.zeros(3)})
+    assert caplog.messages == [
         f"train: no checkpoint: {tmp_path / 'c'}: cannot be written (No space left on device); "
-        "free space or choose another place\n"
-    )
+        "free space or choose another place"
+    ]
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+def test_a_stop_promises_no_checkpoint_that_is_not_there(tmp_path, monkeypatch, earlier):
+    checkpoint = Checkpoint(tmp_path / "c", "key", every=1e9)
+    if earlier:
+        checkpoint.write()
+
+    def full(handle):
+        raise OSError(28, os.strerror(28))
+
+    with monkeypatch.context() as patch, pytest.raises(Stopped) as stopped, checkpoint.stoppable():
+        patch.setattr(os, "fsync", full)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+    assert stopped.value.exit_code == 128 + signal.SIGTERM
+    promised = f"the same command goes on from {tmp_path / 'c'}" if earlier else "without a checkpoint to go on from"
+    assert str(stopped.value) == f"stopped by SIGTERM; {promised}"
+
+
+@pytest.mark.parametrize("reason", [OSError(1, "Operation not permitted"), OSError(30, "Read-only file system")])
+def test_a_checkpoint_that_cannot_be_removed_does_not_fail_a_training(masked, h5ad, cli, tmp_path, monkeypatch, reason):
+    unlink = Path.unlink
+
+    def refuse(self, missing_ok=False):
+        if self.suffix == ".checkpoint":
+            raise reason
+        unlink(self, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    options = ["--epochs", 1, "--device", "cpu", "--checkpoint-every", 0]
+    result = cli("train", h5ad(masked), tmp_path / "model", *options)
+    assert result.exit_code == 0, result.output
+    line = f"train: {tmp_path / '.model.checkpoint'}: cannot be removed ({reason.strerror}); it is no longer needed\n"
+    assert result.stderr.count(line) == 1 and result.stderr.endswith(line)
+    assert set(content(tmp_path / "model")) == FILES
+    save_load.load(tmp_path / "model")
+
+
+def test_a_folder_in_the_place_of_the_checkpoint_does_not_fail_a_training(masked, tmp_path, capsys):
+    (tmp_path / "c").mkdir()
+    train(masked, tmp_path / "model", epochs=1, checkpoint=tmp_path / "c", checkpoint_every=0, quiet=False)
+    said = capsys.readouterr().err
+    assert f"train: {tmp_path / 'c'} is no checkpoint; starting afresh\n" in said
+    assert f"train: no checkpoint: {tmp_path / 'c'}: cannot be written (Is a directory)" in said
+    assert f"train: {tmp_path / 'c'}: cannot be removed (Is a directory); it is no longer needed\n" in said
+    assert set(content(tmp_path / "model")) == FILES
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
 @pytest.mark.parametrize("changing", [False, True])
 def test_a_signal_writes_where_it_stands_and_ends_with_its_code(tmp_path, number, changing):
-    restart = Restart(tmp_path / "c", "key", every=1e9)
-    part = restart.part("a")
+    checkpoint = Checkpoint(tmp_path / "c", "key", every=1e9)
+    stage = checkpoint.stage("a")
     reached = []
-    with pytest.raises(Stopped) as stopped, restart.stoppable():
+    with pytest.raises(Stopped) as stopped, checkpoint.stoppable():
         if changing:  # the state is known at the next step only
-            part.stands(lambda: pytest.fail("nobody needs it"))
+            stage.save(lambda: pytest.fail("nobody needs it"))
             os.kill(os.getpid(), number)
             time.sleep(0.01)
             reached.append(1)
-            part.stands(lambda: {"x": 2})
+            stage.save(lambda: {"x": 2})
         else:
-            part.stands({"x": 1})
+            stage.save({"x": 1})
             os.kill(os.getpid(), number)
             time.sleep(10)
         reached.append(2)
     assert reached == ([1] if changing else [])
     assert stopped.value.exit_code == 128 + number
     assert f"stopped by {signal.Signals(number).name}; the same command goes on from" in str(stopped.value)
-    again = Restart(tmp_path / "c", "key")
+    again = Checkpoint(tmp_path / "c", "key")
     again.load()
     assert again.state == {"a": {"x": 1 + changing}}
     assert signal.getsignal(number) is signal.SIG_DFL
@@ -229,14 +277,14 @@ def test_other_listeners_and_other_threads_are_left_alone(tmp_path):
 
     signal.signal(signal.SIGUSR1, mine)
     try:
-        with Restart(tmp_path / "c").stoppable():
+        with Checkpoint(tmp_path / "c").stoppable():
             assert signal.getsignal(signal.SIGUSR1) is mine
             assert signal.getsignal(signal.SIGUSR2) is not signal.SIG_DFL
         failures = []
 
         def elsewhere():
             try:
-                with Restart(tmp_path / "c").stoppable():
+                with Checkpoint(tmp_path / "c").stoppable():
                     pass
             except ValueError as error:
                 failures.append(error)
@@ -251,8 +299,8 @@ def test_other_listeners_and_other_threads_are_left_alone(tmp_path):
 
 def test_the_checkpoint_goes_where_it_is_asked_to_go(masked, tmp_path, monkeypatch):
     seen = []
-    write = Restart.write
-    monkeypatch.setattr(Restart, "write", lambda self: (write(self), seen.append(self.path.exists())))
+    write = Checkpoint.write
+    monkeypatch.setattr(Checkpoint, "write", lambda self: (write(self), seen.append(self.path.exists())))
     train(masked, tmp_path / "model", checkpoint=tmp_path / "deep" / "er" / "c", checkpoint_every=0)
     assert all(seen) and len(seen) > 5
     assert list((tmp_path / "deep" / "er").iterdir()) == []

@@ -64,7 +64,7 @@ def test_loss_curve_is_that_of_one_process(n_items, batch_size, devices):
 def share_of_rows() -> tuple[int, bool]:
     network, seen = Rows(), []
     network.layers.register_forward_hook(lambda _module, inputs, _output: seen.append(len(inputs[0])))
-    with distributed.shared_rows(network):
+    with distributed.split_batch(network):
         network(torch.ones(10, 2), torch.ones(10, 2)).sum().backward()
     alone = network.layers[3].bias.grad.item()
     distributed.sum_gradients(network)

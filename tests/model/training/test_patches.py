@@ -59,10 +59,10 @@ def test_a_tissue_of_some_spots_is_that_of_the_file_cut_to_them(adata, tmp_path)
             assert (found.x != expected.x).nnz == (found.missing != expected.missing).nnz == 0
             assert (found.graph != expected.graph).nnz == 0
             np.testing.assert_array_equal(found.depth, expected.depth)
-            assert (found.scale, found.genes) == (expected.scale, expected.genes)
+            assert (found.count_scale, found.genes) == (expected.count_scale, expected.genes)
 
 
-def test_a_large_tissue_is_learnt_from_patches_and_imputed_whole(adata, tmp_path, monkeypatch, capsys):
+def test_a_large_tissue_is_learnt_from_patches_and_imputed_whole(adata, tmp_path, monkeypatch, caplog):
     import yaml
 
     masked, truth = stmcdi.hold_out(adata, seed=0)
@@ -75,6 +75,6 @@ def test_a_large_tissue_is_learnt_from_patches_and_imputed_whole(adata, tmp_path
 
     monkeypatch.setattr(yaml, "safe_load", fewer)
     model = stmcdi.train(masked, tmp_path / "model", epochs=2, device="cpu")
-    assert f"400 spots of {adata.n_obs}, in patches, x 12 genes" in capsys.readouterr().err
+    assert f"400 spots of {adata.n_obs}, in patches, x 12 genes" in caplog.text
     imputed = stmcdi.impute(masked, model, n_samples=4, device="cpu", quiet=True)
     assert imputed.shape == adata.shape and stmcdi.evaluate(imputed, truth)["skill"] > 0

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from stmcdi_cli.errors import InputError
-from stmcdi_cli.model.diffusion.loss import diffusion_loss
+from stmcdi_cli.model.diffusion.loss import noise_loss
 from stmcdi_cli.model.diffusion.samplers import sample
 from stmcdi_cli.model.diffusion.schedule import Schedule
 from stmcdi_cli.model.training.trainer import Trainer, Training
@@ -38,7 +38,7 @@ def test_loss_is_about_targets_alone():
         return torch.zeros(4, 5)
 
     t = torch.tensor([1, 10, 30, 50])
-    loss = diffusion_loss(predict, schedule, x_0, target, t, noise)
+    loss = noise_loss(predict, schedule, x_0, target, t, noise)
     assert loss.item() == pytest.approx(noise[:, 1:3].square().mean().item())
     assert (seen["x_t"][:, [0, 3, 4]] == 0).all()
     torch.testing.assert_close(seen["x_t"][:, 1:3], schedule.q_sample(x_0, t, noise)[:, 1:3])
@@ -115,7 +115,7 @@ def test_stops_early_and_says_so_with_the_best_weights_kept(caplog):
     settings = Training(epochs=500, batch_size=64, lr=0.3, patience=5)
     trainer = regression(settings)
     rows = []
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.DEBUG, "stmcdi_cli"):
         trainer.run(rows.append)
     losses = [row["validation_loss"] for row in rows]
     assert len(rows) < 500
@@ -179,9 +179,7 @@ def test_a_trained_network_samples_the_known_posterior(toy):
         target = (torch.rand(len(items), d, generator=generator) < hidden).float()
         t = torch.randint(1, schedule.T + 1, (len(items),), generator=generator)
         noise = torch.randn(len(items), d, generator=generator)
-        return diffusion_loss(
-            lambda x_t, t: network(x_t, x_0 * (1 - target), target, t), schedule, x_0, target, t, noise
-        )
+        return noise_loss(lambda x_t, t: network(x_t, x_0 * (1 - target), target, t), schedule, x_0, target, t, noise)
 
     settings = Training(epochs=90, batch_size=500, lr=5e-3, lr_schedule="cosine", ema_decay=0.99, clip_norm=1.0)
     Trainer(network, training_loss, None, len(data), settings, seed=0).run(lambda row: None)

@@ -1,4 +1,5 @@
-// Checks a samplesheet before any sample is touched, and completes it: every column there, every path absolute.
+// Checks a samplesheet before any sample is touched, and completes it: every column there, every path absolute. With
+// --content in ext.args it opens every file too.
 process STMCDI_CHECK_SAMPLESHEET {
     tag "${samplesheet.name}"
     label 'process_single'
@@ -19,7 +20,7 @@ process STMCDI_CHECK_SAMPLESHEET {
         error("STMCDI_CHECK_SAMPLESHEET: input and output are both named ${output}; set another ext.prefix")
     }
     """
-    stmcdi check-samplesheet ${args} --base "${base}" "${samplesheet}" "${output}"
+    HOME='${workflow.homeDir}' stmcdi check-samplesheet ${args} --base "${base}" "${samplesheet}" "${output}"
 
     cat > versions.yml <<-END_VERSIONS
     "${task.process}":

@@ -1,0 +1,127 @@
+"""Parameters in every way they can be given: typed (as text, too), in a file, by a configuration."""
+
+import json
+import re
+
+import pytest
+import yaml
+
+CHOSEN = {  # every parameter of the schema that is not about this run alone
+    "input": "samples.csv", "outdir": "out", "evaluate": True, "save_intermediates": True, "publish_dir_mode": "copy", "keep_going": False,
+    "layer": "counts", "log": False, "skip_normalize": True,
+    "hvg_method": "cv", "n_genes": 30, "min_spots": 0.1,
+    "graph_method": "radius", "n_neighbors": 4, "radius": 120.5, "n_rings": 2, "fraction": 0.3,
+    "preset": "paper", "epochs": 7, "batch_size": 12, "device": "cpu", "target": "zeros", "n_samples": 9,
+    "sampler": "ddim", "n_steps": 6, "impute_batch_size": 99, "impute_shards": 2, "seed": 3,
+    "container": "ours/stmcdi:1", "queue": "short", "gpu_queue": "gpu", "cluster_options": "--account=lab",
+    "gpus_per_task": 2, "gpu_type": "a100", "gpu_options": "--gpus=1", "gpu_forks": 3, "require_gpu": False,
+    "config_profile_name": "ours", "config_profile_description": "a site", "config_profile_contact": "us",
+    "config_profile_url": "none", "trace_report_suffix": "today",
+}  # fmt: skip
+LEFT_OUT = {"help", "version", "model", "custom_config_base"}
+WAYS = ["typed", "typed as text", "yaml", "json"]
+AS_TEXT = {"NXF_DISABLE_PARAMS_TYPE_DETECTION": "1"}  # what Nextflow does from 26.04 on
+
+
+def _typed(parameters: dict) -> list[str]:
+    words = []
+    for name, value in parameters.items():
+        text = str(value).lower() if isinstance(value, bool) else str(value)
+        words += [f"--{name}"] if value is True else [f"--{name}={text}"]
+    return words
+
+
+@pytest.fixture(scope="module")
+def commands(nextflow, root, tmp_path_factory):
+    """ext.args of every step, for each way of giving all parameters."""
+    # A stub does not show its ext.args, so a configuration writes them down.
+    show = "process.beforeScript = { \"echo '${task.ext.args}' > args\" }\n"
+    found = {}
+    for way in WAYS:
+        folder = tmp_path_factory.mktemp(way.replace(" ", "_"))
+        (folder / "a.h5ad").touch()
+        (folder / "samples.csv").write_text("sample,h5ad\nA,a.h5ad\n")
+        (folder / "show.config").write_text(show)
+        (folder / "all.yaml").write_text(yaml.safe_dump(CHOSEN))
+        (folder / "all.json").write_text(json.dumps(CHOSEN))
+        given = _typed(CHOSEN) if way.startswith("typed") else ["-params-file", f"all.{way}"]
+        settings = AS_TEXT if way == "typed as text" else {}
+        done = nextflow(folder, "run", root, "-stub-run", "-c", "show.config", *given, settings=settings)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert (folder / "out/A/A_graph.h5ad").exists()  # --save_intermediates
+        found[way] = {
+            re.search(r"^### name: '(\S+)", script.read_text(), re.M)[1].rstrip("'"): script.with_name(
+                "args"
+            ).read_text()
+            for script in folder.glob("work/*/*/.command.run")
+        }
+    return found
+
+
+def test_every_parameter_of_the_schema_is_given(root):
+    schema = json.loads((root / "nextflow_schema.json").read_text())
+    assert {name for group in schema["$defs"].values() for name in group["properties"]} == set(CHOSEN) | LEFT_OUT
+
+
+@pytest.mark.parametrize("way", WAYS[1:])
+def test_arguments_are_the_same_however_parameters_are_given(commands, way):
+    assert commands[way] == commands["typed"]
+    assert commands[way]["STMCDI:STMCDI_NORMALIZE"] == "--layer counts --no-log --skip\n"
+
+
+def test_a_value_typed_as_text_is_checked_by_its_type(nextflow, root, tmp_path, samplesheet):
+    for given, message in {
+        "--n_genes=many": "--n_genes needs an integer, not 'many'",
+        "--n_genes=0": "--n_genes must be at least 1, not 0",
+        "--evaluate=yes": "--evaluate needs a boolean, not 'yes'",
+    }.items():
+        done = nextflow(tmp_path, "-q", "run", root, "--input", samplesheet("A,a.h5ad"), given, settings=AS_TEXT)
+        assert (done.returncode, done.stderr) == (2, f"ERROR: {message}\n"), done.stdout
+
+
+SITE = """params {
+    max_memory = 64.GB
+    max_cpus = 16
+    max_time = 48.h
+    igenomes_base = '/references'
+    project = 'lab'
+    schema_ignore_params = 'genomes,modules'
+    validation { monochromeLogs = true }
+    config_profile_name = 'Site'
+    config_profile_description = 'Our cluster'
+    config_profile_contact = 'us'
+    config_profile_url = 'none'
+}
+params.validationSchemaIgnoreParams = 'project'
+"""
+
+
+@pytest.mark.parametrize("way", ["custom_config_base", "-c", "pipeline"])
+def test_parameters_of_a_site_s_configuration_are_ignored_if_unknown(nextflow, root, tmp_path, samplesheet, way):
+    arguments = ["--custom_config_base", tmp_path]
+    (tmp_path / "nfcore_custom.config").write_text(SITE if way == "custom_config_base" else "")
+    if way == "-c":
+        (tmp_path / "site.config").write_text(SITE)
+        arguments = ["-c", "site.config"]
+    elif way == "pipeline":
+        (tmp_path / "conf/pipeline").mkdir(parents=True)
+        (tmp_path / "conf/pipeline/site.config").write_text(SITE)
+        (tmp_path / "nfcore_custom.config").write_text(
+            'profiles { site { includeConfig "${params.custom_config_base}/conf/pipeline/site.config" } }\n'
+        )
+        arguments += ["-profile", "site"]
+    arguments += ["--input", samplesheet("A,a.h5ad"), "--cluster_options=--project=lab --max_cpus=2"]
+    done = nextflow(tmp_path, "run", root, "-preview", *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("way", ["typed", "yml", "json"])
+def test_unknown_parameters_that_are_chosen_are_refused(nextflow, root, tmp_path, samplesheet, way):
+    (tmp_path / "site.config").write_text(SITE)
+    sheet = samplesheet("A,a.h5ad")
+    chosen = {"max_cpus": 4}
+    (tmp_path / f"chosen.{way}").write_text(json.dumps(chosen) if way == "json" else yaml.safe_dump(chosen))
+    given = ["--max_cpus", 4] if way == "typed" else ["-params-file", f"chosen.{way}"]
+    done = nextflow(tmp_path, "-q", "run", root, "-preview", "-c", "site.config", "--input", sheet, *given)
+    assert done.returncode == 2
+    assert done.stderr.startswith("ERROR: unknown parameter --max_cpus; the nearest is --")
