@@ -30,6 +30,19 @@ def test_an_engine_switches_the_others_off(config, engine):
     }
 
 
+def test_mamba_is_conda_with_another_program(config):
+    conda, mamba = ({name: value for name, value in config(name).items() if "params.trace" not in name and "file" not in name}
+                    for name in ("conda", "mamba"))  # fmt: skip
+    assert set(mamba.items()) - set(conda.items()) == {("conda.useMamba", "true")}
+
+
+def test_profiles_beside_an_engine(config):
+    settings = config("podman,arm64,wave,debug")
+    assert settings["podman.runOptions"] == "'--platform=linux/arm64'" and settings["podman.enabled"] == "true"
+    assert settings["process.arch"] == "'linux/arm64'" and settings["wave.enabled"] == "true"
+    assert settings["dumpHashes"] == "true" and settings["cleanup"] == "false"
+
+
 @pytest.mark.parametrize("profile", ["standard", "test", "test_full"])
 def test_profiles_for_this_machine(config, profile):
     settings = config(profile)

@@ -4,7 +4,7 @@ include { memoryFor } from '../memory'
 process STMCDI_REPORT {
     tag "${meta.id}"
     label 'process_low'
-    memory { memoryFor(1.GB, 2, [imputed, truth], task.attempt) }
+    memory { memoryFor(1.GB, 1, [imputed, truth], task.attempt) }
 
     input:
     tuple val(meta), path(imputed), path(model), path(truth)
