@@ -15,15 +15,15 @@ from stmcdi_cli import validation
 from stmcdi_cli.errors import InputError
 from stmcdi_cli.provenance import parameters_of, record_of
 from stmcdi_cli.sparse import (
-    add_columns,
-    by_rows,
-    missing_entries,
+    accumulate_by_column,
+    as_row_major,
+    mask_out,
+    missing_mask,
+    read_rows,
     row_chunks,
-    rows_of,
     scale_rows,
     to_csr,
     values_at,
-    without,
 )
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def coverage(low: np.ndarray, high: np.ndarray, truth: np.ndarray) -> float:
 def crps_gaussian_each(mean: np.ndarray, sd: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """Continuous ranked probability score of N(mean, sd^2), closed form; the absolute error where sd is 0.
 
-    Imputed values are not Gaussian (many are near zero): this scores the mean and sd that are reported, nothing more.
+    Imputed values are not Gaussian (many are near zero): this is a metric of the reported mean and sd alone.
     """
     sd = np.maximum(sd, 1e-12)
     z = (truth - mean) / sd
@@ -73,8 +73,8 @@ def pinball(quantiles: dict[float, np.ndarray], truth: np.ndarray) -> float:
     return float(np.mean(pinball_each(quantiles, truth)))
 
 
-class _Scoring:
-    """Goes through both files, on disk or in memory, a few spots at a time.
+class Comparison:
+    """Imputed values beside the hidden ones. Both files, on disk or in memory, are read a few spots at a time.
 
     Parameters and errors are those of :func:`evaluate`; ``spots``, bool, are the only ones looked at, where given.
     """
@@ -82,18 +82,18 @@ class _Scoring:
     def __init__(self, imputed: "AnnData", truth: "AnnData", layer: str, spots: np.ndarray | None = None) -> None:
         self.imputed, self.truth, self.layer, self.column = imputed, truth, layer, _column(imputed, truth, layer)
         self.spots = spots
-        self.x = by_rows(truth.X)
+        self.x = as_row_major(truth.X)
         names = {name: f"{layer}_{name}" for name in ("sd", "median", "q05", "q95")}
-        self.layers = {name: by_rows(imputed.layers[key]) for name, key in names.items() if key in imputed.layers}
-        self.values = by_rows(imputed.layers[layer])
-        self._first_look()
+        self.layers = {name: as_row_major(imputed.layers[key]) for name, key in names.items() if key in imputed.layers}
+        self.values = as_row_major(imputed.layers[layer])
+        self._find_means()
 
     def rows(self) -> Iterator[tuple[slice, sp.csr_matrix, sp.csr_matrix]]:
         """Yield a run of spots, its hidden entries (CSR bool) and its true values on the imputed file's scale."""
         for rows in row_chunks(self.truth.shape):
             if self.spots is None or self.spots[rows].any():
-                mask = to_csr(missing_entries(self.truth, rows)[:, self.column], bool)
-                values = to_csr(rows_of(self.x, rows), np.float64)[:, self.column]
+                mask = to_csr(missing_mask(self.truth, rows)[:, self.column], bool)
+                values = to_csr(read_rows(self.x, rows), np.float64)[:, self.column]
                 values = _on_scale_of(self.imputed, self.truth, values, rows)
                 yield rows, self._chosen(mask, rows), self._chosen(values, rows)
 
@@ -103,14 +103,16 @@ class _Scoring:
 
     def predicted(self, rows: slice, mask: sp.csr_matrix) -> np.ndarray:
         """Imputed values at the hidden entries of a run of spots."""
-        return values_at(self._chosen(rows_of(self.values, rows), rows), mask)
+        return values_at(self._chosen(read_rows(self.values, rows), rows), mask)
 
     def spread(self, rows: slice, mask: sp.csr_matrix) -> dict[str, np.ndarray]:
         """What else is said of these entries, by the names of the layers that are there."""
-        return {name: values_at(self._chosen(rows_of(layer, rows), rows), mask) for name, layer in self.layers.items()}
+        return {
+            name: values_at(self._chosen(read_rows(layer, rows), rows), mask) for name, layer in self.layers.items()
+        }
 
-    def _first_look(self) -> None:
-        """Find what every score is measured from: each gene's mean over visible entries, and over hidden ones."""
+    def _find_means(self) -> None:
+        """Find what the metrics are relative to: each gene's mean over visible entries, and over hidden ones."""
         visible, unseen, n, t_sum, p_sum = np.zeros((5, self.column.size))
         n_of_spot, ranges = np.zeros(self.truth.n_obs, dtype=int), []
         for rows, mask, values in self.rows():
@@ -120,12 +122,12 @@ class _Scoring:
                     f"expected a finite value at every hidden entry of layers['{self.layer}'], "
                     "found NaN or infinite ones"
                 )
-            hidden = mask + self._chosen(missing_entries(self.imputed, rows), rows)
-            shown = without(values, hidden)
-            visible = add_columns(visible, shown.indices, shown.data)
-            unseen = add_columns(unseen, hidden.indices, hidden.data)
-            n = add_columns(n, mask.indices, mask.data)
-            t_sum, p_sum = (add_columns(total, mask.indices, of) for total, of in ((t_sum, t), (p_sum, p)))
+            hidden = mask + self._chosen(missing_mask(self.imputed, rows), rows)
+            shown = mask_out(values, hidden)
+            visible = accumulate_by_column(visible, shown.indices, shown.data)
+            unseen = accumulate_by_column(unseen, hidden.indices, hidden.data)
+            n = accumulate_by_column(n, mask.indices, mask.data)
+            t_sum, p_sum = (accumulate_by_column(total, mask.indices, of) for total, of in ((t_sum, t), (p_sum, p)))
             n_of_spot[self._chosen(np.arange(rows.start, rows.stop), rows)] = np.diff(mask.indptr)
             if t.size:
                 ranges.append((p.min(), p.max(), t.min(), t.max()))
@@ -140,8 +142,8 @@ class _Scoring:
         self.n_of_spot, self.n_spots = n_of_spot, int(np.count_nonzero(n_of_spot))
         self.t_mean, self.p_mean = t_sum / np.maximum(n, 1), p_sum / np.maximum(n, 1)
 
-    def sums(self) -> "_Sums":
-        """Sum what the scores are made of over the hidden entries of each gene."""
+    def sums(self) -> "Sums":
+        """Sum what the metrics are made of over the hidden entries of each gene."""
         total: dict[str, np.ndarray] = {}
         for rows, mask, values in self.rows():
             t, gene = values_at(values, mask), mask.indices
@@ -159,15 +161,15 @@ class _Scoring:
                 quantiles = {0.05: spread["q05"], 0.5: spread["median"], 0.95: spread["q95"]}
                 found["pinball"] = pinball_each(quantiles, t)
             for name, each in found.items():
-                total[name] = add_columns(total.get(name, np.zeros(self.n.size)), gene, each)
-        return _Sums(total, self.n, self.t_mean, self.p_mean, self.constant, self.n_spots)
+                total[name] = accumulate_by_column(total.get(name, np.zeros(self.n.size)), gene, each)
+        return Sums(total, self.n, self.t_mean, self.p_mean, self.constant, self.n_spots)
 
 
 def _column(imputed: "AnnData", truth: "AnnData", layer: str) -> np.ndarray:
     """Column in the truth of each imputed gene; refuses files that do not belong together."""
     if layer not in imputed.layers:
         raise InputError(
-            f"expected imputed values in layers['{layer}'], found {validation.some(imputed.layers)}; run impute"
+            f"expected imputed values in layers['{layer}'], found {validation.first_few(imputed.layers)}; run impute"
         )
     if keys.MISSING not in truth.layers:
         raise InputError(f"expected hidden entries in the truth's layers['{keys.MISSING}'], found none; run hold-out")
@@ -175,14 +177,14 @@ def _column(imputed: "AnnData", truth: "AnnData", layer: str) -> np.ndarray:
         raise InputError("expected the spots of the truth in their order, found others; spots were lost or reordered")
     column = truth.var_names.get_indexer(imputed.var_names)
     if (column < 0).any():
-        unknown = validation.some(imputed.var_names[column < 0])
+        unknown = validation.first_few(imputed.var_names[column < 0])
         raise InputError(f"expected genes of the truth, found {unknown}; give the truth that belongs to this file")
     if (np.diff(column) <= 0).any():
         raise InputError("expected the genes in the order of the truth, found another; genes were reordered")
     return column
 
 
-class _Sums(NamedTuple):
+class Sums(NamedTuple):
     """Sums over the hidden entries of each gene.
 
     Attributes
@@ -207,14 +209,15 @@ class _Sums(NamedTuple):
     n_spots: int
 
 
-def _over_all(sums: _Sums) -> dict[str, float | int | None]:
-    """Give the scores of all hidden entries pooled."""
+def overall_metrics(sums: Sums) -> dict[str, float | int | None]:
+    """Give the metrics of all hidden entries pooled."""
     total, n = {name: values.sum() for name, values in sums.total.items()}, sums.n.sum()
 
     def mean(name: str) -> float | None:
         return float(total[name] / n) if name in total else None
 
-    t, p = (of - (sums.n * of).sum() / n for of in (sums.t_mean, sums.p_mean))  # genes' means from the mean of all
+    # The means of each gene, from those of all entries.
+    t, p = (means - (sums.n * means).sum() / n for means in (sums.t_mean, sums.p_mean))
     dtdt, dpdp, dtdp = (
         total[name] + (sums.n * product).sum() for name, product in (("dtdt", t * t), ("dpdp", p * p), ("dtdp", t * p))
     )
@@ -225,7 +228,7 @@ def _over_all(sums: _Sums) -> dict[str, float | int | None]:
         "mae": mean("absolute"),
         "mae_median": mean("median"),
         "skill": float(1 - total["squared"] / total["trivial"]) if total["trivial"] > 0 else None,
-        "gene_pcc": _none_if_nan(_correlations(sums)),
+        "gene_pcc": _mean_or_none(_correlations(sums)),
         "coverage_90": mean("covered"),
         "crps_gaussian": mean("crps"),
         "pinball": mean("pinball"),
@@ -235,8 +238,8 @@ def _over_all(sums: _Sums) -> dict[str, float | int | None]:
     }
 
 
-def _over_genes(sums: _Sums, imputed: "AnnData") -> "DataFrame":
-    """Give the scores of every gene by itself."""
+def gene_metrics(sums: Sums, imputed: "AnnData") -> "DataFrame":
+    """Give the metrics of every gene by itself."""
     import pandas as pd
 
     n = np.maximum(sums.n, 1)
@@ -247,7 +250,7 @@ def _over_genes(sums: _Sums, imputed: "AnnData") -> "DataFrame":
     return pd.DataFrame(table, index=imputed.var_names.rename("gene"))
 
 
-def _correlations(sums: _Sums) -> np.ndarray:
+def _correlations(sums: Sums) -> np.ndarray:
     """Correlation of each gene; 0 for constant predictions, NaN where the truth is constant or there is too little."""
     n = np.maximum(sums.n, 1)
     t_sd, p_sd, covariance = (np.sqrt(sums.total["dtdt"] / n), np.sqrt(sums.total["dpdp"] / n), sums.total["dtdp"] / n)
@@ -272,7 +275,7 @@ def _on_scale_of(imputed: "AnnData", truth: "AnnData", values: sp.csr_matrix, ro
     return scale_rows(values, size_factor, log=bool(done["log"]))
 
 
-def _none_if_nan(values: np.ndarray) -> float | None:
+def _mean_or_none(values: np.ndarray) -> float | None:
     """Mean of the values there are."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if known.size else None

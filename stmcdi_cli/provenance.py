@@ -10,7 +10,7 @@ import scipy.sparse as sp
 
 from stmcdi_cli import __version__
 from stmcdi_cli import anndata_keys as keys
-from stmcdi_cli.sparse import by_rows, row_chunks, rows_of, to_csr
+from stmcdi_cli.sparse import as_row_major, read_rows, row_chunks, to_csr
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -20,9 +20,9 @@ def data_digest(adata: "AnnData") -> str:
     """Tell data apart, by all that a model sees of them; in memory or on disk, whatever is read at a time."""
     digests = [hashlib.blake2b(digest_size=16) for _ in range(7)]
     for name, three in ((None, digests[:3]), (keys.MISSING, digests[3:6])):
-        matrix = by_rows(adata.X if name is None else adata.layers.get(name))
+        matrix = as_row_major(adata.X if name is None else adata.layers.get(name))
         for rows in row_chunks(adata.shape) if matrix is not None else ():
-            part = to_csr(rows_of(matrix, rows), np.float32 if name is None else bool)
+            part = to_csr(read_rows(matrix, rows), np.float32 if name is None else bool)
             for digest, values in zip(three, (part.data, part.indices, np.diff(part.indptr)), strict=True):
                 digest.update(values.astype(values.dtype if values.dtype.kind in "fb" else np.int64).tobytes())
     graph = adata.obsp[keys.CONNECTIVITIES]

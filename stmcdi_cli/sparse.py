@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 CHUNK_ENTRIES = 2**22
-"""Entries of a matrix that are ever dense at one time, where memory allows it; more make nothing faster."""
+"""Most entries of a matrix that are dense at a time, if memory allows it; more would not be faster."""
 
 
 def row_chunks(shape: tuple[int, int]) -> Iterator[slice]:
@@ -26,17 +26,17 @@ def row_chunks(shape: tuple[int, int]) -> Iterator[slice]:
 
 
 def on_disk(matrix: Any) -> bool:
-    """Whether a matrix is still in its file, as those of `io.h5ad.opened` are."""
+    """Whether a matrix is still in its file, as those of `io.h5ad.open_h5ad` are."""
     return hasattr(matrix, "group") or hasattr(matrix, "id")
 
 
-def rows_of(matrix: Any, rows: slice) -> Any:
+def read_rows(matrix: Any, rows: slice) -> Any:
     """Give a run of rows of a matrix, in memory or on disk: CSR, or what is sliced where it is not sparse.
 
     Raises
     ------
     InputError
-        The file has no sound rows there.
+        The rows are damaged in the file.
     """
     if not on_disk(matrix):
         return matrix[rows]
@@ -59,21 +59,21 @@ def _csr_rows(group: Any, shape: tuple[int, int], rows: slice) -> sp.csr_matrix:
     return block
 
 
-def take_rows(matrix: Any, chosen: np.ndarray) -> Any:
+def select_rows(matrix: Any, chosen: np.ndarray) -> Any:
     """Give chosen rows (positions, rising) of a matrix in memory or on disk; reads a few rows at a time."""
     blocks = []
     for rows in row_chunks(matrix.shape):
         first, last = np.searchsorted(chosen, (rows.start, rows.stop))
         if last > first:
             part = slice(int(chosen[first]), int(chosen[last - 1]) + 1)
-            blocks.append(rows_of(matrix, part)[chosen[first:last] - part.start])
+            blocks.append(read_rows(matrix, part)[chosen[first:last] - part.start])
     if not blocks:
-        return rows_of(matrix, slice(0, 0))
+        return read_rows(matrix, slice(0, 0))
     return sp.vstack(blocks, format="csr", dtype=matrix.dtype) if sp.issparse(blocks[0]) else np.concatenate(blocks)
 
 
-def by_rows(matrix: Any) -> Any:
-    """Make sure that rows are quick to get: one stored by columns (CSC) is read and turned.
+def as_row_major(matrix: Any) -> Any:
+    """Give a matrix whose rows are quick to read: one that is stored by columns (CSC) is read and converted to CSR.
 
     Raises
     ------
@@ -90,17 +90,17 @@ def by_rows(matrix: Any) -> Any:
                 "store it by rows (adata.X = adata.X.tocsr()) or raise --memory-limit"
             )
         matrix = matrix.to_memory()
-        check_sound(matrix, "a matrix stored by columns")
+        check_csr(matrix, "a matrix stored by columns")
     return matrix.tocsr()
 
 
-def check_sound(matrix: Any, where: str) -> None:
-    """Refuse a sparse matrix whose indices point outside of it; others would be read, or written, at the wrong place.
+def check_csr(matrix: Any, where: str) -> None:
+    """Refuse a sparse matrix whose indices point outside of it: memory outside of the matrix would be read or written.
 
     Raises
     ------
     InputError
-        Its parts do not belong together.
+        Its parts do not fit each other.
     """
     try:
         matrix.check_format(full_check=True)
@@ -118,14 +118,14 @@ def to_csr(matrix: Any, dtype: Any = np.float32) -> sp.csr_matrix:
     return csr
 
 
-def missing_entries(adata: "AnnData", rows: slice = slice(None)) -> sp.csr_matrix:
+def missing_mask(adata: "AnnData", rows: slice = slice(None)) -> sp.csr_matrix:
     """Entries without a value (``layers['missing']``), CSR bool, spots x genes; empty where there is no such layer."""
     if keys.MISSING in adata.layers:
-        return to_csr(rows_of(adata.layers[keys.MISSING], rows), bool)
+        return to_csr(read_rows(adata.layers[keys.MISSING], rows), bool)
     return sp.csr_matrix((len(range(*rows.indices(adata.n_obs))), adata.n_vars), dtype=bool)
 
 
-def nan_entries(matrix: sp.csr_matrix) -> sp.csr_matrix:
+def nan_mask(matrix: sp.csr_matrix) -> sp.csr_matrix:
     """Entries that are NaN, CSR bool."""
     nan = sp.csr_matrix((np.isnan(matrix.data), matrix.indices, matrix.indptr), shape=matrix.shape, copy=True)
     nan.eliminate_zeros()
@@ -143,8 +143,8 @@ def mask_from_chunks(chunks: Iterable[np.ndarray], n_columns: int) -> sp.csr_mat
     return sp.csr_matrix((np.ones(column.size, bool), column, indptr), shape=(indptr.size - 1, n_columns))
 
 
-def without(matrix: sp.csr_matrix, mask: sp.csr_matrix) -> sp.csr_matrix:
-    """Take the entries of ``mask`` out of ``matrix``."""
+def mask_out(matrix: sp.csr_matrix, mask: sp.csr_matrix) -> sp.csr_matrix:
+    """Remove the entries of ``mask`` from ``matrix``."""
     if not mask.nnz:
         return matrix
     keep = np.ones(matrix.nnz, bool)
@@ -185,12 +185,12 @@ def column_sums(matrix: sp.csr_matrix) -> np.ndarray:
     return np.asarray(matrix.sum(0, dtype=np.float64)).ravel()
 
 
-def add_columns(total: np.ndarray, column: np.ndarray, values: np.ndarray) -> np.ndarray:
+def accumulate_by_column(total: np.ndarray, column: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Add values to a total per column, one by one: the result is the same however rows are cut into blocks."""
     columns = np.concatenate([np.arange(total.size), column])
     return np.bincount(columns, np.concatenate([total, values]), total.size)
 
 
-def stacked(parts: "Sequence[sp.csr_matrix | np.ndarray]") -> "sp.csr_matrix | np.ndarray":
+def vstack(parts: "Sequence[sp.csr_matrix | np.ndarray]") -> "sp.csr_matrix | np.ndarray":
     """Put blocks of rows together."""
     return sp.vstack(parts, format="csr", dtype=parts[0].dtype) if sp.issparse(parts[0]) else np.concatenate(parts)

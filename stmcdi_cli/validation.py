@@ -14,7 +14,7 @@ import scipy.sparse as sp
 
 from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli.errors import InputError, OptionError
-from stmcdi_cli.sparse import check_sound, on_disk
+from stmcdi_cli.sparse import check_csr, on_disk
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -78,7 +78,9 @@ def table(adata: "AnnData") -> None:
     ):
         if not names.is_unique:
             again = names[names.duplicated()].unique()
-            raise InputError(f"expected unique {what} names, found {some(again)} more than once; use adata.{remedy}")
+            raise InputError(
+                f"expected unique {what} names, found {first_few(again)} more than once; use adata.{remedy}"
+            )
 
 
 def coordinates(adata: "AnnData") -> np.ndarray:
@@ -140,7 +142,8 @@ def sections(adata: "AnnData", section_key: str | None) -> np.ndarray:
         return np.zeros(adata.n_obs, dtype=int)
     if section_key not in adata.obs:
         raise InputError(
-            f"expected sections in obs['{section_key}'], found only {some(adata.obs.columns)}; correct --section-key"
+            f"expected sections in obs['{section_key}'], found only {first_few(adata.obs.columns)}; "
+            "correct --section-key"
         )
     labels = adata.obs[section_key]
     if labels.isna().any():
@@ -189,7 +192,7 @@ def _check_matrix(matrix: Any, where: str) -> None:
     if _kind(matrix) not in "biuf":
         raise InputError(f"expected numbers in {where}, found another kind of data; convert or remove them")
     if sp.issparse(matrix):
-        check_sound(matrix, where)
+        check_csr(matrix, where)
     elif not on_disk(matrix) and not isinstance(matrix, np.ndarray):
         raise InputError(f"expected a matrix in {where}, found {type(matrix).__name__}; convert it")
 
@@ -241,7 +244,7 @@ def _is_record(entry: Mapping[str, Any]) -> bool:
     )
 
 
-def some(names: Collection[Any], most: int = 3) -> str:
+def first_few(names: Collection[Any], most: int = 3) -> str:
     """Give the first few of many names, and how many there are."""
     shown = ", ".join(str(name) for name in list(names)[:most])
     return f"{shown}, ... ({len(names)} in all)" if len(names) > most else shown or "none"

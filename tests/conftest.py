@@ -85,6 +85,14 @@ def refused(cli, tmp_path):
     return run
 
 
+@pytest.fixture
+def few_masks(monkeypatch):
+    """Mask spots twice, not up to 16 times, in training the default variant: enough where it need not be good."""
+    from stmcdi_cli.model.latent.diffusion import Masking
+
+    monkeypatch.setattr(Masking, "rounds", lambda self, n_spots: 2)
+
+
 @pytest.fixture(scope="session")
 def imputed_run(tmp_path_factory):
     """A simulated tissue of two sections with a fifth hidden, imputed; its model, its truth, a baseline."""

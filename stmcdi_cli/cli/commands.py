@@ -84,10 +84,10 @@ def check_samplesheet(sheet: Path, output: Path, **options: Any) -> None:
 @MEMORY_LIMIT
 def join(inputs: tuple[Path, ...], output: Path, **options: Any) -> None:
     """Put several tissues into one file, as sections of one tissue: one model is then trained on all."""
-    from stmcdi_cli.cli.files import together
+    from stmcdi_cli.cli.files import transform_many
     from stmcdi_cli.steps.join import join
 
-    together(join, inputs, output, **options)
+    transform_many(join, inputs, output, **options)
 
 
 @main.command("import", epilog=example("import space_ranger/outs raw.h5ad"))
@@ -200,12 +200,12 @@ def hold_out(input: Path, output: Path, truth: Path, **options: Any) -> None:
 def train(input: Path, model_dir: Path, **options: Any) -> None:
     """Learn from the visible entries (paper, Algorithm 1) and write the model to the folder MODEL_DIR."""
     from stmcdi_cli.errors import in_file
-    from stmcdi_cli.io.h5ad import opened
+    from stmcdi_cli.io.h5ad import open_h5ad
     from stmcdi_cli.io.output import check_model_dir
     from stmcdi_cli.steps.train import train
 
     check_model_dir(model_dir)
-    with opened(input) as adata, in_file(input):
+    with open_h5ad(input) as adata, in_file(input):
         train(adata, model_dir, **options)
 
 
@@ -264,10 +264,10 @@ def baseline(input: Path, output: Path, **options: Any) -> None:
 @MEMORY_LIMIT
 def merge(inputs: tuple[Path, ...], output: Path) -> None:
     """Put the shards that impute --shard wrote together: the same content as without shards."""
-    from stmcdi_cli.cli.files import together
+    from stmcdi_cli.cli.files import transform_many
     from stmcdi_cli.steps.merge import merge
 
-    together(merge, inputs, output)
+    transform_many(merge, inputs, output)
 
 
 @main.command(epilog=example("evaluate imputed.h5ad truth.h5ad metrics.json"))
@@ -280,15 +280,15 @@ def merge(inputs: tuple[Path, ...], output: Path) -> None:
 def evaluate(imputed: Path, truth: Path, metrics: Path, tsv: Path | None, **options: Any) -> None:
     """Score imputed values on the hidden entries alone (paper, eq. 25-28, and more)."""
     from stmcdi_cli.errors import in_file
-    from stmcdi_cli.io.h5ad import opened
+    from stmcdi_cli.io.h5ad import open_h5ad
     from stmcdi_cli.io.output import check_output
-    from stmcdi_cli.steps.evaluate import write_scores
+    from stmcdi_cli.steps.evaluate import write_metrics
 
     tsv = tsv or metrics.with_suffix(".tsv")
     check_output(metrics, imputed, truth)
     check_output(tsv, imputed, truth, metrics)
-    with opened(imputed) as result, opened(truth) as answer, in_file(imputed):
-        write_scores(result, answer, metrics, tsv, **options)
+    with open_h5ad(imputed) as result, open_h5ad(truth) as answer, in_file(imputed):
+        write_metrics(result, answer, metrics, tsv, **options)
 
 
 @main.command(epilog=example("report imputed.h5ad report.html --model-dir model --truth truth.h5ad"))
@@ -308,7 +308,7 @@ def report(input: Path, output: Path, truth: Path | None, baseline: tuple[Path, 
     from contextlib import ExitStack
 
     from stmcdi_cli.errors import in_file
-    from stmcdi_cli.io.h5ad import opened
+    from stmcdi_cli.io.h5ad import open_h5ad
     from stmcdi_cli.io.output import check_output
     from stmcdi_cli.steps.report import report
 
@@ -316,8 +316,8 @@ def report(input: Path, output: Path, truth: Path | None, baseline: tuple[Path, 
     check_output(output, *inputs)
     check_output(output.with_suffix(".tsv"), *inputs, output)
     with ExitStack() as files:
-        adata, *others = (files.enter_context(opened(path)) for path in (input, *baseline))
-        answer = None if truth is None else files.enter_context(opened(truth))
+        adata, *others = (files.enter_context(open_h5ad(path)) for path in (input, *baseline))
+        answer = None if truth is None else files.enter_context(open_h5ad(truth))
         with in_file(input):
             report(adata, output, truth=answer, baseline=others, **options)
 
@@ -351,7 +351,7 @@ def run(input: Path, output: Path, model_dir: Path | None, evaluate: Path | None
     from stmcdi_cli.io.h5ad import read_h5ad, write_h5ads
     from stmcdi_cli.io.output import check_model_dir, check_output
     from stmcdi_cli.provenance import note_input
-    from stmcdi_cli.steps.evaluate import write_scores
+    from stmcdi_cli.steps.evaluate import write_metrics
     from stmcdi_cli.steps.run import run
 
     if evaluate is None and options["fraction"]:
@@ -372,4 +372,4 @@ def run(input: Path, output: Path, model_dir: Path | None, evaluate: Path | None
     files = {output: imputed, truth_path: truth}
     write_h5ads({path: file for path, file in files.items() if file is not None})
     if evaluate is not None:
-        write_scores(imputed, truth, evaluate, evaluate.with_suffix(".tsv"))
+        write_metrics(imputed, truth, evaluate, evaluate.with_suffix(".tsv"))

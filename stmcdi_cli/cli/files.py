@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stmcdi_cli.errors import in_file
-from stmcdi_cli.io.h5ad import opened
+from stmcdi_cli.io.h5ad import open_h5ad
 from stmcdi_cli.io.output import check_output
 from stmcdi_cli.io.partial import kept_in
 from stmcdi_cli.io.stream import Block, Stream, write
@@ -24,7 +24,7 @@ def impute_file(
     parts: str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> None:
-    """Do the work of :func:`impute` from file to file; if it is killed, the same call goes on with it."""
+    """Run :func:`impute` from file to file; if it is killed, the same call continues from the finished batches."""
     from stmcdi_cli.steps.impute import impute
 
     output = Path(output)
@@ -47,7 +47,7 @@ def transform(
     """Open ``input``, make streams of it, add the input's checksum to the step's record, write a file for each."""
     for i, output in enumerate(outputs):
         check_output(output, input, *outputs[:i])
-    with opened(input) as adata:
+    with open_h5ad(input) as adata:
         with in_file(input):
             made = step.stream(adata, **options)
         streams = made if isinstance(made, tuple) else (made,)
@@ -56,7 +56,7 @@ def transform(
         write(dict(zip(map(Path, outputs), streams, strict=True)))
 
 
-def together(
+def transform_many(
     step: Step[..., Any, Stream],
     inputs: Sequence[str | os.PathLike[str]],
     output: str | os.PathLike[str],
@@ -65,5 +65,5 @@ def together(
     """Open several inputs, make one stream of them, write ``output``."""
     check_output(output, *inputs)
     with ExitStack() as stack:
-        parts = [stack.enter_context(opened(path)) for path in inputs]
+        parts = [stack.enter_context(open_h5ad(path)) for path in inputs]
         write({Path(output): step.stream(parts, **options)})

@@ -1,4 +1,4 @@
-"""Reading h5ad with one-line refusals, writing it whole or not at all, and noting what was done."""
+"""Reading h5ad files, with errors of one line, and writing them, complete or not at all."""
 
 import os
 import warnings
@@ -12,7 +12,7 @@ from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import resources, validation
 from stmcdi_cli.errors import InputError, in_file, one_line
 from stmcdi_cli.io import safety
-from stmcdi_cli.io.output import whole_files, writing
+from stmcdi_cli.io.output import atomic_files, writing
 
 if TYPE_CHECKING:
     import h5py
@@ -34,7 +34,7 @@ def read_h5ad(path: str | os.PathLike[str]) -> "AnnData":
     import anndata
 
     with in_file(path, "cannot be read as AnnData", "write it again with anndata"):
-        with hdf5_of(path) as file:
+        with open_hdf5(path) as file:
             size = safety.check_hdf5(file)
         resources.check_fits(str(path), size)
         with safety.memory_limited(size), warnings.catch_warnings():
@@ -45,7 +45,7 @@ def read_h5ad(path: str | os.PathLike[str]) -> "AnnData":
     return adata
 
 
-def hdf5_of(path: str | os.PathLike[str]) -> "h5py.File":
+def open_hdf5(path: str | os.PathLike[str]) -> "h5py.File":
     """Open an h5ad file as HDF5; what is in it is still to be checked (`safety.check_hdf5`).
 
     Raises
@@ -78,7 +78,7 @@ def write_h5ad(adata: "AnnData", path: str | os.PathLike[str]) -> None:
 
 def write_h5ads(files: "Mapping[Path, AnnData]") -> None:
     """Write several h5ad files: all are complete, or none is there."""
-    with whole_files(list(files)) as temporaries:
+    with atomic_files(list(files)) as temporaries:
         for path, temporary in zip(files, temporaries, strict=True):
             with writing(path):
                 _write_h5ad(files[path], temporary)
@@ -86,7 +86,7 @@ def write_h5ads(files: "Mapping[Path, AnnData]") -> None:
 
 def _write_h5ad(adata: "AnnData", path: Path) -> None:
     adata.strings_to_categoricals()  # as anndata does
-    with PatientFile(path) as raw, raw.hdf5() as file:
+    with DeferredErrorFile(path) as raw, raw.hdf5() as file:
         write_part(file, "/", adata)
 
 
@@ -110,10 +110,11 @@ def write_part(file: "h5py.File", key: str, value: Any, **options: Any) -> None:
         ) from error
 
 
-class PatientFile(FileIO):
-    """A file that keeps its first write error for later.
+class DeferredErrorFile(FileIO):
+    """A file that keeps its first write error, to be raised at the end.
 
-    HDF5 cannot close a file it failed to write: it prints pages of errors and crashes at exit. This one lets it finish.
+    HDF5 cannot close a file that it failed to write: it prints pages of errors and crashes at exit. So this file takes
+    all further writes without an error.
     """
 
     error: OSError | None = None
@@ -172,15 +173,15 @@ def shallow_copy(adata: "AnnData", **changed: Any) -> "AnnData":
 
 
 @contextmanager
-def opened(path: str | os.PathLike[str]) -> "Iterator[AnnData]":
-    """Open an h5ad file: matrices of spots x genes stay on disk (read them by `sparse.rows_of`), the rest is read.
+def open_h5ad(path: str | os.PathLike[str]) -> "Iterator[AnnData]":
+    """Open an h5ad file: matrices of spots x genes stay on disk (read them by `sparse.read_rows`), the rest is read.
 
     Raises
     ------
     InputError
         As `read_h5ad`.
     """
-    with hdf5_of(path) as file:
+    with open_hdf5(path) as file:
         with (
             in_file(path, "cannot be read as AnnData", "write it again with anndata"),
             safety.memory_limited(safety.check_hdf5(file)),
@@ -214,10 +215,10 @@ def _backed(file: "h5py.File") -> "AnnData":
     return anndata.AnnData(X=matrix(file["X"]) if "X" in file else None, layers=layers, raw=raw, **parts)
 
 
-def carried(adata: "AnnData", *, without: Iterable[str | None]) -> "AnnData":
+def copy_without(adata: "AnnData", names: Iterable[str | None]) -> "AnnData":
     """Give a copy without some matrices (`anndata_keys.X`, names of layers); the rest is shared."""
     copy = shallow_copy(adata)
-    for name in without:
+    for name in names:
         if name is keys.X:
             copy.X = None
         else:

@@ -1,8 +1,8 @@
-"""Files and folders that appear complete or not at all, and leave nothing behind, whenever the process is stopped.
+"""Atomic outputs: files and folders that are complete or absent, also if the process is stopped while it writes.
 
-What is written grows in a folder of its own beside the output, closed to others, and is renamed when it is complete.
-The folder is locked while its process lives: what a killed process left is known by its open lock, and the next one to
-write the same output takes it away.
+An output is written to a temporary folder beside it, which only its owner can open, and is renamed when it is complete.
+The process holds a lock on the folder. A folder whose lock is free was left by a killed process: the next process that
+writes the same output removes it.
 """
 
 import os
@@ -18,19 +18,19 @@ from stmcdi_cli.errors import InputError, one_line
 
 try:
     import fcntl
-except ImportError:  # not on Windows: nothing tells the dead from the living there, so nothing is taken away
+except ImportError:  # Windows: there a killed process cannot be told from a running one, so nothing is removed
     fcntl = None  # type: ignore[assignment]
 
 
 LOCK, OLD = "lock", "old"
-"""Names within the folder beside an output: the lock, and what was at the output's place before."""
+"""Names in the temporary folder: the lock, and the folder that the output replaces."""
 UNLOCKED_FOR = 60
-"""Seconds after which a folder that still has no lock belongs to nobody."""
+"""Seconds after which a temporary folder without a lock is one that a killed process left."""
 
 
 @contextmanager
 def writing(path: str | os.PathLike[str]) -> "Iterator[None]":
-    """Turn what the system refuses while a file is written (disk full, no permission) into one line."""
+    """Turn an error of the system while a file is written (disk full, no permission) into an InputError."""
     try:
         yield
     except OSError as error:
@@ -39,8 +39,8 @@ def writing(path: str | os.PathLike[str]) -> "Iterator[None]":
 
 
 @contextmanager
-def whole_file(path: str | os.PathLike[str], *, private: bool = False) -> "Iterator[Path]":
-    """Give a temporary name beside ``path`` that becomes ``path`` on success and vanishes on failure.
+def atomic_file(path: str | os.PathLike[str], *, private: bool = False) -> "Iterator[Path]":
+    """Give a temporary name beside ``path`` that becomes ``path`` on success and is removed on failure.
 
     With `private` nobody else may read it.
 
@@ -49,12 +49,12 @@ def whole_file(path: str | os.PathLike[str], *, private: bool = False) -> "Itera
     InputError
         The file cannot be written; what was at ``path`` before is still there.
     """
-    with whole_files([Path(path)], private=private) as (temporary,):
+    with atomic_files([Path(path)], private=private) as (temporary,):
         yield temporary
 
 
 @contextmanager
-def whole_files(paths: Sequence[Path], *, private: bool = False) -> "Iterator[list[Path]]":
+def atomic_files(paths: Sequence[Path], *, private: bool = False) -> "Iterator[list[Path]]":
     """Give temporary names beside some files: all become them on success, none does on failure.
 
     Raises
@@ -63,7 +63,7 @@ def whole_files(paths: Sequence[Path], *, private: bool = False) -> "Iterator[li
         One cannot be written; what was there before is still there.
     """
     with ExitStack() as stack:
-        temporaries = [stack.enter_context(_place(path)) / path.name for path in paths]
+        temporaries = [stack.enter_context(_temporary_folder(path)) / path.name for path in paths]
         with writing(paths[0]):
             yield temporaries
         for path, temporary in zip(paths, temporaries, strict=True):
@@ -71,16 +71,16 @@ def whole_files(paths: Sequence[Path], *, private: bool = False) -> "Iterator[li
                 if path.is_dir():
                     raise IsADirectoryError(21, os.strerror(21))
                 temporary.chmod(0o600 if private else 0o666 & ~umask())
-                _to_disk(temporary)
+                _sync(temporary)
         for path, temporary in zip(paths, temporaries, strict=True):
             with writing(path):
                 temporary.replace(path)
-                _to_disk(path.parent)
+                _sync(path.parent)
 
 
 @contextmanager
-def whole_folder(path: str | os.PathLike[str]) -> "Iterator[Path]":
-    """Give a new folder that becomes ``path`` on success, in the place of one already there, and vanishes on failure.
+def atomic_folder(path: str | os.PathLike[str]) -> "Iterator[Path]":
+    """Give a new folder that becomes ``path`` on success, replacing an older one, and is removed on failure.
 
     Raises
     ------
@@ -88,64 +88,64 @@ def whole_folder(path: str | os.PathLike[str]) -> "Iterator[Path]":
         The folder cannot be written; what was at ``path`` before is still there.
     """
     path = Path(path)
-    with _place(path) as place, writing(path):
-        temporary = place / path.name
+    with _temporary_folder(path) as folder, writing(path):
+        temporary = folder / path.name
         temporary.mkdir()
         yield temporary
         for part in (*temporary.rglob("*"), temporary):
-            _to_disk(part)
-        # A folder cannot be replaced in one call: the old one steps aside first, and comes back if the new one fails.
+            _sync(part)
+        # A folder cannot be replaced in one call: the old one is moved away first, and back if the new one fails.
         if path.exists():
-            path.rename(place / OLD)
+            path.rename(folder / OLD)
         try:
             temporary.rename(path)
         except OSError:
-            _bring_back(place, path)
+            _restore(folder, path)
             raise
-        _to_disk(path.parent)
+        _sync(path.parent)
 
 
 def umask() -> int:
-    """Permissions that new files of this process go without; the system tells it only by setting it."""
+    """Give the permissions that new files of this process do not get; it can be read only by setting it."""
     mask = os.umask(0)
     os.umask(mask)
     return mask
 
 
 @contextmanager
-def _place(path: Path) -> "Iterator[Path]":
-    """Make a folder beside an output to write it in, locked, and take away those that killed processes left."""
+def _temporary_folder(path: Path) -> "Iterator[Path]":
+    """Make a locked folder beside an output to write it in, and remove those that killed processes left."""
     with writing(path):
-        take_away_strays(path)
-        place = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+        remove_stale_temporaries(path)
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
     try:
         with ExitStack() as held:
             with writing(path):
-                lock = held.enter_context(open(place / f"{LOCK}ing", "wb"))
-                _locks(lock)
-                (place / f"{LOCK}ing").rename(place / LOCK)  # nobody ever sees it open
-            yield place
+                lock = held.enter_context(open(folder / f"{LOCK}ing", "wb"))
+                _try_lock(lock)
+                (folder / f"{LOCK}ing").rename(folder / LOCK)  # other processes see it locked only
+            yield folder
     finally:
-        shutil.rmtree(place, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def take_away_strays(path: Path) -> None:
-    """Remove the folders beside an output whose processes are dead; bring back what one had moved aside."""
-    for place in path.parent.glob(f".{_literal(path.name)}.*.part"):
+def remove_stale_temporaries(path: Path) -> None:
+    """Remove the temporary folders of killed processes beside an output; restore a folder that one had moved away."""
+    for folder in path.parent.glob(f".{_glob_pattern(path.name)}.*.part"):
         try:
-            with open(place / LOCK, "r+b") as lock:
-                dead = _locks(lock)
+            with open(folder / LOCK, "r+b") as lock:
+                dead = _try_lock(lock)
         except FileNotFoundError:
-            dead = fcntl is not None and time.time() - place.stat().st_mtime > UNLOCKED_FOR
+            dead = fcntl is not None and time.time() - folder.stat().st_mtime > UNLOCKED_FOR
         except OSError:
             dead = False
         if dead:
-            _bring_back(place, path)
-            shutil.rmtree(place, ignore_errors=True)
+            _restore(folder, path)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
-def _locks(lock: IO[bytes]) -> bool:
-    """Take a lock if nobody holds it; False where somebody does, or where the file system knows no locks."""
+def _try_lock(lock: IO[bytes]) -> bool:
+    """Take a lock if no process holds it; False if one does, or if the file system has no locks."""
     try:
         if fcntl is not None:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -154,17 +154,17 @@ def _locks(lock: IO[bytes]) -> bool:
         return False
 
 
-def _bring_back(place: Path, path: Path) -> None:
-    if (place / OLD).exists() and not path.exists():
-        (place / OLD).rename(path)
+def _restore(folder: Path, path: Path) -> None:
+    if (folder / OLD).exists() and not path.exists():
+        (folder / OLD).rename(path)
 
 
-def _literal(name: str) -> str:
-    """A file's name as a pattern that matches it alone."""
+def _glob_pattern(name: str) -> str:
+    """Give the glob pattern that matches a file's name alone."""
     return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
 
 
-def _to_disk(path: Path) -> None:
+def _sync(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -173,7 +173,7 @@ def _to_disk(path: Path) -> None:
 
 
 def check_output(output: str | os.PathLike[str], *inputs: str | os.PathLike[str]) -> None:
-    """Refuse an output that is an input, or whose folder cannot take it, before any work is done.
+    """Refuse an output that is an input, or that cannot be written, before any work is done.
 
     Raises
     ------
@@ -193,12 +193,12 @@ def check_output(output: str | os.PathLike[str], *inputs: str | os.PathLike[str]
 
 
 def check_model_dir(path: str | os.PathLike[str]) -> None:
-    """Refuse a model folder that could not be written, before hours of training.
+    """Refuse a model folder that cannot be written, before the training.
 
     Raises
     ------
     InputError
-        There is a file of that name, or a folder that holds no model, or the parent folder is missing or read-only.
+        A file has that name, or a folder that holds no model, or the parent folder is missing or read-only.
     """
     path = Path(path)
     if path.is_dir() and any(path.iterdir()) and not (path / "config.yaml").is_file():
@@ -210,19 +210,19 @@ def check_model_dir(path: str | os.PathLike[str]) -> None:
 
 def write_texts(files: "Mapping[Path, str]") -> None:
     """Write several text files: all are complete, or none is there."""
-    with whole_files(list(files)) as temporaries:
+    with atomic_files(list(files)) as temporaries:
         for path, temporary in zip(files, temporaries, strict=True):
             with writing(path):
                 temporary.write_text(files[path], encoding="utf-8")
 
 
 def check_space(path: str | os.PathLike[str], need: float) -> None:
-    """Refuse to begin what the file system cannot hold; ``need`` in bytes.
+    """Refuse an output of ``need`` bytes if the file system has less space.
 
     Raises
     ------
     InputError
-        There is less space than that.
+        There is less space.
     """
     free = shutil.disk_usage(Path(path).parent).free
     if need > free:

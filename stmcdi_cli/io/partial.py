@@ -1,7 +1,7 @@
-"""Finished parts of a long piece of work, kept in files so that it can be taken up after it was killed.
+"""Finished parts of long work, kept in files so that a killed process can continue.
 
-They lie in a folder closed to others, which is removed when the work is done. A part is only used for the same work: on
-the same data, by the same software, with the same settings.
+They are in a folder that only their user can open, and are removed when the work is done. A part is only used for the
+same work: on the same data, with the same software and settings.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from safetensors.numpy import load, save
 
 from stmcdi_cli import __version__
 from stmcdi_cli.errors import InputError
-from stmcdi_cli.io.output import whole_file, write_texts
+from stmcdi_cli.io.output import atomic_file, write_texts
 
 KEY, PART = "key", ".part"
 
@@ -27,7 +27,7 @@ KEY, PART = "key", ".part"
 class Parts:
     """Parts of the work on one output.
 
-    A folder that others can write to, or that holds something else, is left alone: the work is then done without.
+    A folder that others can write to, or that holds something else, is not used: nothing is kept then.
 
     Parameters
     ----------
@@ -40,15 +40,15 @@ class Parts:
         self._ready = False
 
     def begin(self, work: Mapping[str, Any]) -> None:
-        """Get ready. Parts of the same work are kept, those of other work are removed.
+        """Prepare the folder. Parts of the same work are kept, those of other work are removed.
 
         Parameters
         ----------
         work
-            All that the result depends on beside the software, as JSON knows it.
+            All that the result depends on beside the software, as types of JSON.
         """
-        said = json.dumps([__version__, work], sort_keys=True)
-        key = hashlib.blake2b(said.encode(), digest_size=16).hexdigest()
+        text = json.dumps([__version__, work], sort_keys=True)
+        key = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
         with suppress(OSError, InputError):
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             if self._is_mine():
@@ -73,18 +73,18 @@ class Parts:
         return len(list(self.folder.glob(f"[0-9]*{PART}"))) if self._ready else 0
 
     def load(self, name: str) -> dict[str, np.ndarray] | None:
-        """Give the arrays of a part, if it is there and whole."""
+        """Give the arrays of a part; None where there is none, or an incomplete one."""
         with suppress(OSError, SafetensorError, ValueError):
             if self._ready:
                 return load((self.folder / (name + PART)).read_bytes())
         return None
 
     def save(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
-        """Keep a part, whole or not at all; where that is impossible it is done without."""
+        """Keep a part, complete or not at all; where it cannot be written it is not kept."""
         if not self._ready:
             return
         content = save({key: np.ascontiguousarray(value) for key, value in arrays.items()})
-        with suppress(InputError), whole_file(self.folder / (name + PART), private=True) as temporary:
+        with suppress(InputError), atomic_file(self.folder / (name + PART), private=True) as temporary:
             temporary.write_bytes(content)
 
     def remove(self) -> None:
@@ -105,7 +105,7 @@ class Parts:
 
 @contextmanager
 def kept_in(folder: "str | os.PathLike[str] | Parts | None") -> Iterator[Parts | None]:
-    """Give a place for parts, and clear it up in the end; parts that were opened before are left to who did that."""
+    """Give a place for parts and remove it in the end, unless it comes from a caller, who then does that."""
     if folder is None or isinstance(folder, Parts):
         yield folder
         return
@@ -113,7 +113,7 @@ def kept_in(folder: "str | os.PathLike[str] | Parts | None") -> Iterator[Parts |
     try:
         yield parts
     except Exception:
-        if parts.count() == 0:  # where there are some, a disk that was full does not cost hours
+        if parts.count() == 0:  # otherwise they are kept: a full disk must not cost hours of work
             parts.remove()
         raise
     parts.remove()

@@ -13,8 +13,8 @@ import scipy.sparse as sp
 
 from stmcdi_cli.errors import OptionError
 from stmcdi_cli.io.h5ad import matrices
-from stmcdi_cli.io.stream import Block, Stream, gathered, stored
-from stmcdi_cli.sparse import by_rows, row_chunks, rows_of
+from stmcdi_cli.io.stream import Block, Stream, disk_usage, to_memory
+from stmcdi_cli.sparse import as_row_major, read_rows, row_chunks
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -55,7 +55,7 @@ def spots_of(shard: str | None, n_spots: int) -> range:
 
 def cut(adata: "AnnData", spots: range) -> "AnnData":
     """Take a run of spots out of a tissue, in a form that `join` can put together again."""
-    return gathered(Stream(cut_header(adata, spots), [rows_at(adata, slice(spots.start, spots.stop))]))
+    return to_memory(Stream(cut_header(adata, spots), [rows_at(adata, slice(spots.start, spots.stop))]))
 
 
 def cut_header(adata: "AnnData", spots: range) -> "AnnData":
@@ -77,7 +77,7 @@ def cut_header(adata: "AnnData", spots: range) -> "AnnData":
 
 def rows_at(adata: "AnnData", rows: slice) -> Block:
     """Give a run of spots of all matrices of spots x genes, which may be on disk."""
-    return {key: rows_of(by_rows(matrix), rows) for key, matrix in matrices(adata).items()}
+    return {key: read_rows(as_row_major(matrix), rows) for key, matrix in matrices(adata).items()}
 
 
 def join(parts: "Sequence[AnnData]") -> Stream:
@@ -97,7 +97,7 @@ def join(parts: "Sequence[AnnData]") -> Stream:
         raw=_raw_without_values(first, sum(part.n_obs for part in parts)),
     )
     blocks = (rows_at(part, rows) for part in parts for rows in row_chunks(part.shape))
-    return Stream(header, blocks, sum(stored(matrix) for part in parts for matrix in matrices(part).values()))
+    return Stream(header, blocks, sum(disk_usage(matrix) for part in parts for matrix in matrices(part).values()))
 
 
 def _raw_without_values(adata: "AnnData", n_spots: int) -> dict[str, Any] | None:

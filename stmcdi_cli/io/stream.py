@@ -1,8 +1,8 @@
 """Tissues larger than memory: matrices stay in their files, and are read and written a few spots at a time.
 
-`opened` gives an AnnData object whose matrices of spots x genes (``X``, layers, ``raw``) are still on disk; all else
+`open_h5ad` gives an AnnData object whose matrices of spots x genes (``X``, layers, ``raw``) are still on disk; all else
 grows with spots or with genes but not with both, and is in memory. A step that works this way makes a `Stream`:
-blocks of rows, one after the other. `gathered` puts them together in memory, `write` in a file: the content is the
+blocks of rows, one after the other. `to_memory` puts them together in memory, `write` in a file: the content is the
 same, whatever the size of the blocks.
 """
 
@@ -18,13 +18,13 @@ import scipy.sparse as sp
 from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli.io.h5ad import (
     COMPRESSION,
-    PatientFile,
+    DeferredErrorFile,
     matrices,
     shallow_copy,
     write_part,
 )
-from stmcdi_cli.io.output import check_space, whole_files, writing
-from stmcdi_cli.sparse import on_disk, stacked
+from stmcdi_cli.io.output import atomic_files, check_space, writing
+from stmcdi_cli.sparse import on_disk, vstack
 
 if TYPE_CHECKING:
     import h5py
@@ -36,9 +36,9 @@ Block = Mapping[str | None, "sp.csr_matrix | np.ndarray"]
 
 MATRIX_COMPRESSION = {**COMPRESSION, "shuffle": True}
 CHUNK = 2**16
-"""Numbers that HDF5 compresses together, about."""
+"""Roughly how many numbers HDF5 compresses at a time."""
 CACHE = 2**21
-"""Bytes of a data set that HDF5 keeps at hand: blocks end anywhere; a chunk that two share is compressed once."""
+"""Bytes of a data set that HDF5 caches, so that a chunk shared by two blocks is compressed once."""
 
 
 @dataclass
@@ -48,8 +48,8 @@ class Stream:
     Attributes
     ----------
     header
-        All but the matrices made anew. Matrices in it are carried over as they are. May be completed while `blocks`
-        are made, not after.
+        All but the new matrices. Matrices in it are copied as they are. It may be changed until the last of the
+        `blocks` is made, not later.
     blocks
         The new matrices from the first spot to the last, every block with the same keys; each is CSR or dense.
     size
@@ -61,10 +61,10 @@ class Stream:
     size: float = 0
 
 
-def gathered(stream: Stream) -> "AnnData":
+def to_memory(stream: Stream) -> "AnnData":
     """Put a stream together in memory."""
     blocks, header = list(stream.blocks), stream.header
-    made = {name: stacked([block[name] for block in blocks]) for name in (blocks[0] if blocks else ())}
+    made = {name: vstack([block[name] for block in blocks]) for name in (blocks[0] if blocks else ())}
     changed: dict[str, Any] = {"X": made.pop(keys.X, header.X)}
     if keys.RAW_X in made:
         changed["raw"] = {"X": made.pop(keys.RAW_X), "var": header.raw.var, "varm": dict(header.raw.varm)}
@@ -80,8 +80,8 @@ def write(files: "Mapping[Path, Stream]") -> None:
         A file cannot be written, or there is too little space for it.
     """
     for path, stream in files.items():
-        check_space(path, sum(map(stored, matrices(stream.header).values())) + stream.size)
-    with whole_files(list(files)) as temporaries, ExitStack() as stack:
+        check_space(path, sum(map(disk_usage, matrices(stream.header).values())) + stream.size)
+    with atomic_files(list(files)) as temporaries, ExitStack() as stack:
         writers = [
             stack.enter_context(_growing(path, temporary, stream.header))
             for (path, stream), temporary in zip(files.items(), temporaries, strict=True)
@@ -95,7 +95,7 @@ def write(files: "Mapping[Path, Stream]") -> None:
 
 @contextmanager
 def _growing(path: Path, temporary: Path, header: "AnnData") -> "Iterator[_Writer]":
-    with writing(path), PatientFile(temporary) as raw, raw.hdf5(rdcc_nbytes=CACHE) as file:
+    with writing(path), DeferredErrorFile(temporary) as raw, raw.hdf5(rdcc_nbytes=CACHE) as file:
         yield _Writer(raw, file, header)
 
 
@@ -107,10 +107,10 @@ class _Writer:
     raw, file
         Open for writing, and empty; and the HDF5 file in it.
     header
-        What goes in beside the blocks.
+        All that is written beside the blocks.
     """
 
-    def __init__(self, raw: PatientFile, file: "h5py.File", header: "AnnData") -> None:
+    def __init__(self, raw: DeferredErrorFile, file: "h5py.File", header: "AnnData") -> None:
         self.raw, self.file, self.header = raw, file, header
         self.growing: dict[str | None, _GrowingCsr | _GrowingArray] = {}
         file.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
@@ -129,12 +129,12 @@ class _Writer:
         for name, rows in block.items():
             if name not in self.growing:
                 key = _place(name)
-                if key in self.file:  # raw cannot be without X: what stood in for it in the header goes
+                if key in self.file:  # raw cannot be without X, so that the header has a placeholder
                     del self.file[key]
                 kind = _GrowingCsr if sp.issparse(rows) else _GrowingArray
                 self.growing[name] = kind(self.file, key, rows, self.header.n_obs)
             self.growing[name].append(rows)
-        self.raw.check()  # not hours later
+        self.raw.check()  # so that a full disk ends the work now, not hours later
 
     def finish(self) -> None:
         for matrix in self.growing.values():
@@ -201,7 +201,7 @@ class _GrowingArray:
         self.start += len(rows)
 
     def finish(self) -> None:
-        assert self.start == self.data.shape[0], "every spot has a row"
+        assert self.start == self.data.shape[0], "each spot needs a row"
 
 
 def disk_size(n_values: float, n_missing: float = 0, n_dense: float = 0) -> float:
@@ -209,7 +209,7 @@ def disk_size(n_values: float, n_missing: float = 0, n_dense: float = 0) -> floa
     return 4 * n_values + n_missing + 4 * n_dense
 
 
-def stored(matrix: Any) -> float:
+def disk_usage(matrix: Any) -> float:
     """Bytes that a matrix takes on disk, or would take at the usual rate of compression."""
     if hasattr(matrix, "group"):
         return sum(part.id.get_storage_size() for part in matrix.group.values())

@@ -12,7 +12,7 @@ from safetensors.torch import save as as_bytes
 
 from stmcdi_cli import __version__
 from stmcdi_cli.errors import InputError, one_line
-from stmcdi_cli.io.output import whole_folder
+from stmcdi_cli.io.output import atomic_folder
 from stmcdi_cli.io.safety import memory_limited
 from stmcdi_cli.io.text import read_yaml
 from stmcdi_cli.model.base import ImputationModel
@@ -60,7 +60,7 @@ def save(model: ImputationModel, path: str | os.PathLike[str], history: Sequence
         "config": _plain(model.config),
         "genes": list(model.genes),
     }
-    with whole_folder(path) as temporary:
+    with atomic_folder(path) as temporary:
         weights = as_bytes({name: value.contiguous() for name, value in model.state().items()})
         (temporary / WEIGHTS).write_bytes(weights)  # `safetensors` itself would not say why it cannot write
         (temporary / CONFIG).write_text(yaml.safe_dump(description, sort_keys=False, allow_unicode=True), "utf-8")

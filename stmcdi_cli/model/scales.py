@@ -1,11 +1,9 @@
-"""The scales on which expression may be given, and the search for the one on which it is whole counts."""
+"""The scales on which expression may be given, and the search for the one on which all values are whole counts."""
 
 from collections.abc import Callable
 
 import numpy as np
 import scipy.sparse as sp
-
-from stmcdi_cli.sparse import row_chunks
 
 SCALES: dict[str, tuple[Callable, Callable]] = {
     # name: count and depth to value, value and depth to count
@@ -15,35 +13,26 @@ SCALES: dict[str, tuple[Callable, Callable]] = {
 }
 
 SHALLOWEST = 1e-4
-"""Depth below which a spot counts as this deep: spots without any count have depth 0."""
+"""Smallest depth: shallower spots are treated as if they had it, because spots without counts have depth 0."""
 _TOLERANCE = 2e-3
 _ROUNDING = 2e-6
-"""What float32 can do to a count, relative to it, on any of the scales."""
-_TELLING = 1e4
-"""A median count up to which being whole says something: by rounding or by size, everything far above it is whole."""
-
-
-def detect_scale(x: sp.csr_matrix, size_factor: np.ndarray | None) -> str | None:
-    """Name the scale on which `x` is whole counts, or None where it is on none of them.
-
-    Asking the data, not the file's history, works for files normalised elsewhere too.
-    """
-    depth = np.ones(x.shape[0]) if size_factor is None else np.maximum(size_factor, SHALLOWEST)
-    found = ScaleSearch()
-    for rows in row_chunks(x.shape):
-        found.see(x[rows], depth[rows])
-    return found.scale
+"""Largest relative rounding error of a count in float32, on any of the scales."""
+_SMALL = 1e4
+"""Half of the counts must be at most this large: of much larger values, all are whole within the tolerance."""
 
 
 class ScaleSearch:
-    """Search for the scale of a matrix that is seen a few rows at a time."""
+    """Search for the scale of a matrix of which some rows are given at a time.
+
+    The values decide, not the history of the file, so that files normalised elsewhere are recognised too.
+    """
 
     def __init__(self) -> None:
-        # The plainest first: nothing fits raw counts by accident. Values seen, and those small enough to tell.
+        # Numbers of all and of small values by scale. Raw counts come first: no other values fit them by accident.
         self._left = {name: [0, 0] for name in reversed(SCALES)}
 
     def see(self, x: sp.csr_matrix, depth: np.ndarray) -> None:
-        """Look at rows of a matrix, and the depths of these."""
+        """Exclude the scales on which some value of these rows [n, G], with depths [n], is not a whole count."""
         if x.nnz == 0:
             return
         s = np.repeat(depth, np.diff(x.indptr))
@@ -57,9 +46,9 @@ class ScaleSearch:
                 del self._left[name]
                 continue
             self._left[name][0] += len(counts)
-            self._left[name][1] += int(np.count_nonzero(counts <= _TELLING))
+            self._left[name][1] += int(np.count_nonzero(counts <= _SMALL))
 
     @property
     def scale(self) -> str | None:
-        """The first scale on which all values seen are whole counts and most of them small."""
-        return next((name for name, (n, telling) in self._left.items() if n and 2 * telling >= n), None)
+        """The first scale on which all values were whole counts and most of them small; None where there is none."""
+        return next((name for name, (n, n_small) in self._left.items() if n and 2 * n_small >= n), None)

@@ -12,7 +12,7 @@ from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli.errors import InputError
 from stmcdi_cli.model.diffusion import keyed_noise
 from stmcdi_cli.model.scales import SCALES, SHALLOWEST, ScaleSearch
-from stmcdi_cli.sparse import by_rows, row_chunks, rows_of, stacked, take_rows, to_csr, without
+from stmcdi_cli.sparse import as_row_major, mask_out, read_rows, row_chunks, select_rows, to_csr, vstack
 from stmcdi_cli.sparse import on_disk as is_on_disk
 
 if TYPE_CHECKING:
@@ -123,11 +123,11 @@ class Tissue:
             There is no spatial graph, or ``X`` has values a model cannot use.
         """
         graph = graph_of(adata)
-        X, missing = by_rows(adata.X), by_rows(adata.layers.get(keys.MISSING))
+        X, missing = as_row_major(adata.X), as_row_major(adata.layers.get(keys.MISSING))
         obs = adata.obs
         if spots is not None:
             graph, obs = graph[spots][:, spots], obs.iloc[spots]
-            X, missing = take_rows(X, spots), None if missing is None else take_rows(missing, spots)
+            X, missing = select_rows(X, spots), None if missing is None else select_rows(missing, spots)
         shape = (len(obs), adata.n_vars)
         empty = obs[keys.EMPTY_SPOT].to_numpy(bool) if keys.EMPTY_SPOT in obs else np.zeros(len(obs), bool)
         size_factor = obs[keys.SIZE_FACTOR].to_numpy(np.float64) if keys.SIZE_FACTOR in obs else np.ones(len(obs))
@@ -137,13 +137,13 @@ class Tissue:
         def missing_rows(rows: slice) -> sp.csr_matrix:
             part = sp.csr_matrix((rows.stop - rows.start, shape[1]), dtype=bool)
             if missing is not None:
-                part = to_csr(rows_of(missing, rows), bool)
+                part = to_csr(read_rows(missing, rows), bool)
             if empty[rows].any():
                 part = to_csr(part + sp.csr_matrix(empty[rows, None]) @ every_gene, bool)
             return part
 
         def visible_rows(rows: slice) -> sp.csr_matrix:
-            return without(to_csr(rows_of(X, rows)), missing_rows(rows))
+            return mask_out(to_csr(read_rows(X, rows)), missing_rows(rows))
 
         lazy = on_disk and (is_on_disk(X) or is_on_disk(missing))
         search, parts, n_values, n_missing = ScaleSearch(), [], 0, 0
@@ -159,8 +159,8 @@ class Tissue:
             if not lazy:
                 parts.append((x, hidden))
         return cls(
-            x=Rows(visible_rows, shape, n_values) if lazy else stacked([x for x, _ in parts]),
-            missing=Rows(missing_rows, shape, n_missing) if lazy else stacked([part for _, part in parts]),
+            x=Rows(visible_rows, shape, n_values) if lazy else vstack([x for x, _ in parts]),
+            missing=Rows(missing_rows, shape, n_missing) if lazy else vstack([part for _, part in parts]),
             graph=graph,
             depth=depth,
             count_scale=search.scale,

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stmcdi_cli import anndata_keys as keys
+from stmcdi_cli.provenance import parameters_of
 from stmcdi_cli.reporting.visible import Visible, dense_rows, visible_entries
-from stmcdi_cli.sparse import missing_entries, row_chunks
+from stmcdi_cli.sparse import missing_mask, row_chunks
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -106,12 +107,12 @@ def filled_entries(adata: "AnnData", rows: slice) -> np.ndarray:
 
     Its record tells; where there is none, entries with a spread count as filled. Only these rows are read.
     """
-    parameters = adata.uns.get(keys.PROVENANCE, {}).get("impute", {}).get("parameters", {})
+    parameters = parameters_of(adata, "impute")
     target = str(parameters.get("target"))
     if target == "all":
         filled = np.ones((len(range(*rows.indices(adata.n_obs))), adata.n_vars), dtype=bool)
     else:
-        filled = missing_entries(adata, rows).toarray()
+        filled = missing_mask(adata, rows).toarray()
         if target == "zeros":
             filled |= dense_rows(adata.X, rows) == 0
         elif target != "missing":

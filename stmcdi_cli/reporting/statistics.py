@@ -14,15 +14,16 @@ from stmcdi_cli import validation
 from stmcdi_cli.errors import InputError, one_line
 from stmcdi_cli.io.h5ad import shallow_copy
 from stmcdi_cli.io.text import read_text, read_yaml
+from stmcdi_cli.provenance import parameters_of
 from stmcdi_cli.reporting.reliability import reliability
 from stmcdi_cli.reporting.visible import Visible, visible_entries
-from stmcdi_cli.sparse import add_columns, by_rows, values_at
+from stmcdi_cli.sparse import accumulate_by_column, as_row_major, values_at
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from pandas import DataFrame
 
-    from stmcdi_cli.metrics import _Scoring
+    from stmcdi_cli.metrics import Comparison
 
 SHALLOW = 0.25
 """In spots with less than this share of the median depth, imputed values come from the neighbours for the most part."""
@@ -117,12 +118,12 @@ def gather(
     for layer in (keys.IMPUTED, keys.IMPUTED_SD):
         if layer not in adata.layers:
             raise InputError(
-                f"expected layers['{layer}'], found {validation.some(adata.layers)}; "
+                f"expected layers['{layer}'], found {validation.first_few(adata.layers)}; "
                 "run impute (--layers, where given, must name it), then report on its output"
             )
     validation.table(adata)
     xy = validation.coordinates(adata)[:, :2]
-    section_key = adata.uns.get(keys.PROVENANCE, {}).get("build-graph", {}).get("parameters", {}).get("section_key")
+    section_key = parameters_of(adata, "build-graph").get("section_key")
     sections, names = np.zeros(adata.n_obs, dtype=int), ["all spots"]
     if section_key is not None and section_key in adata.obs:
         labels = adata.obs[section_key].astype("category").cat.remove_unused_categories()
@@ -151,8 +152,8 @@ def gather(
 
 def _stored_by_rows(adata: "AnnData") -> "AnnData":
     """Give a file whose matrices can be read a few rows at a time."""
-    layers = {name: by_rows(layer) for name, layer in adata.layers.items()}
-    return shallow_copy(adata, X=by_rows(adata.X), layers=layers)
+    layers = {name: as_row_major(layer) for name, layer in adata.layers.items()}
+    return shallow_copy(adata, X=as_row_major(adata.X), layers=layers)
 
 
 def _depth(adata: "AnnData", visible: Visible) -> np.ndarray:
@@ -187,34 +188,35 @@ def _overview(
 
 def _measure(found: Findings, truth: "AnnData", baseline: "Sequence[AnnData]") -> None:
     """Measure the imputation, each gene's mean and the baselines on the hidden entries."""
-    from stmcdi_cli.metrics import _over_all, _over_genes, _Scoring
-    from stmcdi_cli.steps.evaluate import evaluate
+    from stmcdi_cli.metrics import Comparison, gene_metrics, overall_metrics
+
+    def metrics_of(imputed: "AnnData", layer: str = keys.IMPUTED, spots: np.ndarray | None = None) -> Metrics:
+        return overall_metrics(Comparison(imputed, truth, layer, spots).sums())
 
     adata = found.adata
-    hidden = _Scoring(adata, truth, keys.IMPUTED)
+    hidden = Comparison(adata, truth, keys.IMPUTED)
     sums = hidden.sums()
-    found.methods = [("stmcdi", _over_all(sums))]
-    per_gene = _over_genes(sums, adata)
+    found.methods = [("stmcdi", overall_metrics(sums))]
+    per_gene = gene_metrics(sums, adata)
     found.genes["measured_r"], found.genes["measured_skill"] = per_gene["pcc"], per_gene["skill"]
     found.genes["n_hidden"] = per_gene["n_hidden"]
 
     with_mean = shallow_copy(adata)
     with_mean.layers["gene mean"] = np.broadcast_to(hidden.guess, adata.shape)
-    found.methods.append(("each gene's mean", evaluate(with_mean, truth, layer="gene mean")))
+    found.methods.append(("each gene's mean", metrics_of(with_mean, "gene mean")))
     for k, other in enumerate(baseline, start=1):
-        name = other.uns.get(keys.PROVENANCE, {}).get("baseline", {}).get("parameters", {}).get("method")
+        name = parameters_of(other, "baseline").get("method")
         if name is None or str(name) != "gene-mean":
-            found.methods.append((str(name or f"baseline {k}"), evaluate(other, truth)))
+            found.methods.append((str(name or f"baseline {k}"), metrics_of(other)))
 
     found.calibration = _calibrate(hidden)
     if len(found.section_names) > 1:
         for code in range(len(found.section_names)):
             here = found.sections == code
-            measured = _Scoring(adata, truth, keys.IMPUTED, spots=here) if hidden.n_of_spot[here].any() else None
-            found.section_metrics.append(_over_all(measured.sums()) if measured else {})
+            found.section_metrics.append(metrics_of(adata, spots=here) if hidden.n_of_spot[here].any() else {})
 
 
-def _calibrate(hidden: "_Scoring") -> Calibration:
+def _calibrate(hidden: "Comparison") -> Calibration:
     """Average hidden values in bins of the imputed value."""
     step, n_before, some = max(1, int(hidden.n.sum()) // MOST_FOR_BINS), 0, []
     for rows, mask, _ in hidden.rows():
@@ -226,12 +228,12 @@ def _calibrate(hidden: "_Scoring") -> Calibration:
     for rows, mask, values in hidden.rows():
         t, p = values_at(values, mask), hidden.predicted(rows, mask)
         which, spread = np.searchsorted(edges, p, side="right"), hidden.spread(rows, mask)
-        n = add_columns(n, which, np.ones(p.size))
-        p_sum, t_sum = add_columns(p_sum, which, p), add_columns(t_sum, which, t)
+        n = accumulate_by_column(n, which, np.ones(p.size))
+        p_sum, t_sum = accumulate_by_column(p_sum, which, p), accumulate_by_column(t_sum, which, t)
         if "q05" in spread:
-            below = add_columns(below, which, t < spread["q05"])
+            below = accumulate_by_column(below, which, t < spread["q05"])
         if "q95" in spread:
-            above = add_columns(above, which, t > spread["q95"])
+            above = accumulate_by_column(above, which, t > spread["q95"])
     kept = n > 0
     p_mean, t_mean, below, above = (sums[kept] / n[kept] for sums in (p_sum, t_sum, below, above))
     return Calibration(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stmcdi_cli import anndata_keys as keys
-from stmcdi_cli.sparse import add_columns, missing_entries, row_chunks, row_sums, rows_of, to_csr, without
+from stmcdi_cli.sparse import accumulate_by_column, mask_out, missing_mask, read_rows, row_chunks, row_sums, to_csr
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -49,18 +49,18 @@ def visible_entries(adata: "AnnData", sections: np.ndarray) -> Visible:
     seen, total, missing = np.zeros((3, n_sections * n_genes))
     genes_seen, depth, n_missing, counts = np.zeros((4, adata.n_obs))
     for rows in row_chunks(adata.shape):
-        absent = missing_entries(adata, rows)
-        every = to_csr(rows_of(adata.X, rows))
-        x = without(every, absent)
+        absent = missing_mask(adata, rows)
+        every = to_csr(read_rows(adata.X, rows))
+        x = mask_out(every, absent)
         cell = sections[rows].astype(np.int64) * n_genes  # first of the section's places in the sums
         gene, hidden = (np.repeat(cell, np.diff(part.indptr)) + part.indices for part in (x, absent))
-        seen = add_columns(seen, gene, np.ones(gene.size))
-        total = add_columns(total, gene, x.data)
-        missing = add_columns(missing, hidden, np.ones(hidden.size))
+        seen = accumulate_by_column(seen, gene, np.ones(gene.size))
+        total = accumulate_by_column(total, gene, x.data)
+        missing = accumulate_by_column(missing, hidden, np.ones(hidden.size))
         genes_seen[rows], n_missing[rows] = np.diff(x.indptr), np.diff(absent.indptr)
         depth[rows] = row_sums(every)
         if keys.COUNTS in adata.layers:
-            counts[rows] = row_sums(to_csr(rows_of(adata.layers[keys.COUNTS], rows)))
+            counts[rows] = row_sums(to_csr(read_rows(adata.layers[keys.COUNTS], rows)))
     seen, total, missing = (sums.reshape(n_sections, n_genes) for sums in (seen, total, missing))
     has_counts = keys.COUNTS in adata.layers
     return Visible(seen, total, missing, genes_seen, depth, n_missing, counts if has_counts else None)
@@ -68,5 +68,5 @@ def visible_entries(adata: "AnnData", sections: np.ndarray) -> Visible:
 
 def dense_rows(matrix: Any, rows: slice) -> np.ndarray:
     """Give a run of rows of a matrix, in memory or on disk, as a dense float64 array."""
-    part = rows_of(matrix, rows)
+    part = read_rows(matrix, rows)
     return np.asarray(part.toarray() if hasattr(part, "toarray") else part, dtype=np.float64)

@@ -5,7 +5,7 @@ from functools import wraps
 from inspect import signature
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload
 
-from stmcdi_cli.io.stream import Stream, gathered
+from stmcdi_cli.io.stream import Stream, to_memory
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -25,7 +25,7 @@ class Step(Protocol[P, Result, Streams]):
 
     @property
     def stream(self) -> Callable[P, Streams]:
-        """The same as a `Stream` for each result. The data may be on disk, opened by `io.h5ad.opened`."""
+        """The same as a `Stream` for each result. The data may be on disk, opened by `io.h5ad.open_h5ad`."""
 
 
 @overload
@@ -40,7 +40,7 @@ def step(function: Callable[..., Any]) -> Any:
     @wraps(function)
     def in_memory(*args: Any, **kwargs: Any) -> Any:
         made = function(*args, **kwargs)
-        return gathered(made) if isinstance(made, Stream) else tuple(map(gathered, made))
+        return to_memory(made) if isinstance(made, Stream) else tuple(map(to_memory, made))
 
     one = signature(function).return_annotation is Stream
     result = "AnnData" if one else "tuple[AnnData, AnnData]"

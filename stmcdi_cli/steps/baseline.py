@@ -9,10 +9,10 @@ import scipy.sparse as sp
 
 from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import resources, validation
-from stmcdi_cli.io.h5ad import carried
+from stmcdi_cli.io.h5ad import copy_without
 from stmcdi_cli.io.stream import Block, Stream, disk_size
 from stmcdi_cli.provenance import record
-from stmcdi_cli.sparse import missing_entries, row_chunks
+from stmcdi_cli.sparse import missing_mask, row_chunks
 from stmcdi_cli.steps._step import step
 
 if TYPE_CHECKING:
@@ -71,13 +71,13 @@ def baseline(
     validation.at_least("seed", seed, 0)
     resources.check_fits("a dense copy of the data", BYTES_PER_ENTRY * adata.n_obs * adata.n_vars)
     data = DenseTissue.from_anndata(adata, section_key)
-    fill = np.ones(adata.shape, dtype=bool) if target == "all" else missing_entries(adata).toarray()
+    fill = np.ones(adata.shape, dtype=bool) if target == "all" else missing_mask(adata).toarray()
     if not fill.any():
         logger.info("baseline: no entry is missing, so none is filled; --target all replaces every one")
     with single_threaded():
         estimate = METHODS[method](data, seed=seed)
     positive = estimate.sd[estimate.sd > 0]
-    # A gene that was never seen to vary is taken for as steady as the steadiest that was, not for certain.
+    # A gene that never varied gets the smallest sd of the others, not 0.
     sd = np.broadcast_to(np.maximum(estimate.sd, positive.min(initial=1.0)), fill.shape)
 
     def blocks() -> Iterator[Block]:
@@ -88,7 +88,7 @@ def baseline(
                 block[name] = sp.csr_matrix(layer) if target == "missing" else layer
             yield block
 
-    header = carried(adata, without=LAYERS)
+    header = copy_without(adata, LAYERS)
     record(header, "baseline", {"method": method, "target": target, "section_key": section_key, "seed": seed})
     n_values = len(LAYERS) * int(np.count_nonzero(fill)) + int(np.count_nonzero(data.x))
     size = disk_size(0, 0, len(LAYERS) * fill.size) if target == "all" else disk_size(n_values)

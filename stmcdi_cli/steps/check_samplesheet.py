@@ -20,8 +20,8 @@ import scipy.sparse as sp
 from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import validation
 from stmcdi_cli.errors import InputError, in_file
-from stmcdi_cli.io.h5ad import opened
-from stmcdi_cli.io.output import check_output, whole_file
+from stmcdi_cli.io.h5ad import open_h5ad
+from stmcdi_cli.io.output import atomic_file, check_output
 from stmcdi_cli.io.text import read_text
 from stmcdi_cli.steps.normalize import counts_matrix
 
@@ -112,7 +112,7 @@ def check_samplesheet(
         more = f"; and {len(faults) - MOST_FAULTS} more" if len(faults) > MOST_FAULTS else ""
         raise InputError("; ".join(faults[:MOST_FAULTS]) + more)
 
-    with whole_file(output) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+    with atomic_file(output) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
         columns = dict.fromkeys([*COLUMNS, *filter(None, header)])
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
@@ -235,7 +235,7 @@ def _locate(h5ad: str, folders: list[Path], where: str) -> str:
 def _check_content(h5ad: str, section_key: str | None, layer: str | None, skip: bool, where: str) -> None:
     """Refuse what the first steps would: a look at the header, the coordinates, the sections and some values."""
     try:
-        with opened(h5ad) as adata, in_file(h5ad, "cannot be read as AnnData", "write it again with anndata"):
+        with open_h5ad(h5ad) as adata, in_file(h5ad, "cannot be read as AnnData", "write it again with anndata"):
             validation.table(adata)
             validation.coordinates(adata)
             validation.sections(adata, section_key)

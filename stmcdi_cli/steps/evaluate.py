@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli.io.output import write_texts
-from stmcdi_cli.metrics import _over_all, _over_genes, _Scoring
+from stmcdi_cli.metrics import Comparison, gene_metrics, overall_metrics
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def evaluate(imputed: "AnnData", truth: "AnnData", *, layer: str = keys.IMPUTED) -> dict[str, float | int | None]:
-    """Score imputed values on the hidden entries alone.
+    """Compare imputed values with the true ones, at the hidden entries alone.
 
     Where values were hidden before ``normalize`` (so that the truth holds counts), the truth is first scaled as the
     imputed file was: divided by its size factors, then log(1 + x).
@@ -42,19 +42,19 @@ def evaluate(imputed: "AnnData", truth: "AnnData", *, layer: str = keys.IMPUTED)
     InputError
         Spots or genes do not match, a layer is absent, or a hidden entry has no finite imputed value.
     """
-    return _over_all(_Scoring(imputed, truth, layer).sums())
+    return overall_metrics(Comparison(imputed, truth, layer).sums())
 
 
 def evaluate_genes(imputed: "AnnData", truth: "AnnData", *, layer: str = keys.IMPUTED) -> "DataFrame":
-    """Score every gene by itself: a row per gene with columns ``n_hidden``, ``pcc``, ``rmse``, ``skill``.
+    """Compare every gene by itself: a row per gene with columns ``n_hidden``, ``pcc``, ``rmse``, ``skill``.
 
     ``pcc`` is 0 for a constant prediction, and NaN where the truth is constant or has fewer than 3 hidden entries.
     Parameters and errors are those of :func:`evaluate`.
     """
-    return _over_genes(_Scoring(imputed, truth, layer).sums(), imputed)
+    return gene_metrics(Comparison(imputed, truth, layer).sums(), imputed)
 
 
-def write_scores(
+def write_metrics(
     imputed: "AnnData",
     truth: "AnnData",
     metrics_json: str | os.PathLike[str],
@@ -63,7 +63,7 @@ def write_scores(
     layer: str = keys.IMPUTED,
 ) -> None:
     """Write what :func:`evaluate` and :func:`evaluate_genes` find, both files or none; the data may be on disk."""
-    sums = _Scoring(imputed, truth, layer).sums()
-    scores = json.dumps(_over_all(sums), indent=2) + "\n"
-    table = _over_genes(sums, imputed).to_csv(sep="\t", na_rep="NA", float_format="%.6g")
-    write_texts({Path(metrics_json): scores, Path(genes_tsv): table})
+    sums = Comparison(imputed, truth, layer).sums()
+    metrics = json.dumps(overall_metrics(sums), indent=2) + "\n"
+    table = gene_metrics(sums, imputed).to_csv(sep="\t", na_rep="NA", float_format="%.6g")
+    write_texts({Path(metrics_json): metrics, Path(genes_tsv): table})

@@ -10,18 +10,18 @@ import scipy.sparse as sp
 from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import validation
 from stmcdi_cli.errors import InputError
-from stmcdi_cli.io.h5ad import carried
-from stmcdi_cli.io.stream import Block, Stream, disk_size, stored
+from stmcdi_cli.io.h5ad import copy_without
+from stmcdi_cli.io.stream import Block, Stream, disk_size, disk_usage
 from stmcdi_cli.provenance import record
 from stmcdi_cli.sparse import (
-    by_rows,
+    as_row_major,
     mask_from_chunks,
-    missing_entries,
-    nan_entries,
+    mask_out,
+    missing_mask,
+    nan_mask,
+    read_rows,
     row_chunks,
-    rows_of,
     to_csr,
-    without,
 )
 from stmcdi_cli.steps._step import step
 
@@ -70,44 +70,45 @@ def hold_out(adata: "AnnData", *, fraction: float = 0.2, seed: int = 0, of: str 
 
     def blocks() -> Iterator[tuple[Block, Block]]:
         random, n_hidden = np.random.default_rng(seed), 0
-        x = by_rows(adata.X)
-        counts = by_rows(adata.layers[keys.COUNTS]) if has_counts else None
+        x = as_row_major(adata.X)
+        counts = as_row_major(adata.layers[keys.COUNTS]) if has_counts else None
         for rows in row_chunks(adata.shape):
-            values = to_csr(rows_of(x, rows))
-            before = missing_entries(adata, rows) + nan_entries(values)
-            hidden = _chosen(random, values, before, fraction, of)
+            values = to_csr(read_rows(x, rows))
+            before = missing_mask(adata, rows) + nan_mask(values)
+            hidden = _choose(random, values, before, fraction, of)
             n_hidden += hidden.nnz
             missing = before + hidden
-            values = without(values, before)
-            masked = {keys.X: without(values, hidden), keys.MISSING: missing}
+            values = mask_out(values, before)
+            masked = {keys.X: mask_out(values, hidden), keys.MISSING: missing}
             if counts is not None:
-                masked[keys.COUNTS] = without(to_csr(rows_of(counts, rows)), missing)
+                masked[keys.COUNTS] = mask_out(to_csr(read_rows(counts, rows)), missing)
             yield masked, {keys.X: values, keys.MISSING: hidden}
         if not n_hidden:
             raise InputError(
                 f"expected to hide some entries, found none chosen with fraction {fraction}; give a larger one"
             )
 
-    headers = [carried(adata, without=[keys.X, *names]) for names in (list(adata.layers), [keys.MISSING])]
-    for header in headers:
+    masked_header = copy_without(adata, [keys.X, *adata.layers])
+    truth_header = copy_without(adata, [keys.X, keys.MISSING])
+    for header in (masked_header, truth_header):
         header.raw = None
         record(header, "hold-out", {"fraction": fraction, "seed": seed, "of": of})
-    both = tee(blocks())
-    n_missing = fraction * adata.n_obs * adata.n_vars
-    old = sum(stored(adata.layers[name]) for name in (keys.COUNTS, keys.MISSING) if name in adata.layers)
+    pairs, same_pairs = tee(blocks())
+    size = disk_usage(adata.X) + disk_size(0, fraction * adata.n_obs * adata.n_vars)
+    replaced = sum(disk_usage(adata.layers[name]) for name in (keys.COUNTS, keys.MISSING) if name in adata.layers)
     return (
-        Stream(headers[0], (masked for masked, _ in both[0]), disk_size(0, n_missing) + stored(adata.X) + old),
-        Stream(headers[1], (truth for _, truth in both[1]), disk_size(0, n_missing) + stored(adata.X)),
+        Stream(masked_header, (masked for masked, _ in pairs), size + replaced),
+        Stream(truth_header, (truth for _, truth in same_pairs), size),
     )
 
 
-def _chosen(
+def _choose(
     random: np.random.Generator, x: sp.csr_matrix, before: sp.csr_matrix, fraction: float, of: str
 ) -> sp.csr_matrix:
-    """Choose entries of the next few rows.
+    """Choose entries of the next few rows to hide, CSR bool.
 
-    One stream of random numbers goes to the entries that can be chosen, in order. So chunks do not matter, and hiding
-    again with the same seed does not hit the same entries.
+    One sequence of random numbers is shared by the entries that can be chosen, in order. So the size of blocks does not
+    matter, and hiding a second time with the same seed does not choose by the same numbers.
     """
     chosen = x.toarray() != 0 if of == "nonzero" else np.ones(x.shape, bool)
     chosen[before.nonzero()] = False

@@ -77,7 +77,7 @@ def import_(
         again = adata.var_names[adata.var_names.duplicated()].unique()
         adata.var_names_make_unique()
         if not quiet:
-            logger.info("import: renamed repeated genes: %s", validation.some(again))
+            logger.info("import: renamed repeated genes: %s", validation.first_few(again))
     with in_file(path):
         validation.check(adata)
         validation.table(adata)
@@ -118,7 +118,7 @@ def _read(path: Path, format: str, coordinates: Path | None, bin_um: int, table:
         if format == "visium-hd":
             sides = space_ranger.bins(path)
             if bin_um not in sides:
-                found = validation.some(sides)
+                found = validation.first_few(sides)
                 raise InputError(f"{path}: expected bins of {bin_um} micrometres, found {found}; choose one (--bin-um)")
             folder = space_ranger.find(sides[bin_um])
         if folder is None:

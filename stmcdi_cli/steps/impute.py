@@ -14,11 +14,11 @@ from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import validation
 from stmcdi_cli.errors import InputError
 from stmcdi_cli.io import shards
-from stmcdi_cli.io.h5ad import carried, matrices
+from stmcdi_cli.io.h5ad import copy_without, matrices
 from stmcdi_cli.io.partial import Parts, kept_in
-from stmcdi_cli.io.stream import Block, Stream, disk_size, stored
+from stmcdi_cli.io.stream import Block, Stream, disk_size, disk_usage
 from stmcdi_cli.provenance import data_digest, parameters_of, record
-from stmcdi_cli.sparse import by_rows, rows_of, to_csr
+from stmcdi_cli.sparse import as_row_major, read_rows, to_csr
 from stmcdi_cli.steps._step import step
 
 if TYPE_CHECKING:
@@ -84,8 +84,8 @@ def impute(
     shard
         ``I/N`` gives the I-th of N runs of spots alone; `merge` puts them together.
     parts
-        Folder for finished batches, of which the same call makes use if it is killed; removed in the end. None by
-        default; the command line has ``.OUTPUT.parts`` beside its output.
+        Folder for finished batches, from which the same call continues after it was killed; removed in the end. None
+        by default; the command line has ``.OUTPUT.parts`` beside its output.
     quiet
         Print no progress.
 
@@ -107,17 +107,16 @@ def impute(
     _check_options(target, sampler, layers, seed=seed, n_samples=n_samples, batch_size=batch_size, n_steps=n_steps)
     names = [name for name in LAYERS if layers is None or name in layers]
     model, tissue = _model_and_tissue(model_dir, adata)
-    spots = shards.spots_of(shard, tissue.n_spots)
-    rest = carried(adata, without=LAYERS)
-    draws = DrawOptions(n_samples, seed, sampler, n_steps, denoise=target != "missing")
+    spots, rest = shards.spots_of(shard, tissue.n_spots), copy_without(adata, LAYERS)
+    draws: dict[str, Any] = {"n_samples": n_samples, "sampler": sampler, "n_steps": n_steps, "seed": seed}
     filling = _Filling(
         model,
         tissue,
-        by_rows(adata.layers.get(keys.MISSING)),
+        as_row_major(adata.layers.get(keys.MISSING)),
         target=target,
         genes=_chosen_genes(genes, tissue.genes),
         layers=names,
-        draws=draws,
+        draws=DrawOptions(**draws, denoise=target != "missing"),
         batch_size=batch_size,
         others=None if shard is None else rest,
     )
@@ -127,10 +126,7 @@ def impute(
         logger.info("impute: on the CPU because %s; --device cuda would refuse", fallback)
     settings = {
         "target": target,
-        "n_samples": n_samples,
-        "sampler": sampler,
-        "n_steps": n_steps,
-        "seed": seed,
+        **draws,
         "genes": None if genes is None else sorted(set(genes)),
         "layers": None if layers is None else names,
         "shard": shard,
@@ -226,7 +222,7 @@ class _Filling:
             return np.ones_like(x, dtype=bool) & self.genes
         entries = np.zeros_like(x, dtype=bool)
         if self.missing is not None:
-            entries = to_csr(rows_of(self.missing, slice(spots.start, spots.stop)), bool).toarray()
+            entries = to_csr(read_rows(self.missing, slice(spots.start, spots.stop)), bool).toarray()
         if self.target == "zeros":
             entries |= x == 0
         return entries & self.genes
@@ -263,7 +259,7 @@ class _Filling:
     def size(self, spots: range) -> float:
         """Bytes that the rows of some spots will take on disk, roughly."""
         share = len(spots) / self.tissue.n_spots
-        size = 0.0 if self.others is None else share * sum(map(stored, matrices(self.others).values()))
+        size = 0.0 if self.others is None else share * sum(map(disk_usage, matrices(self.others).values()))
         if self.target != "missing":
             return size + len(self.layers) * disk_size(0, 0, len(spots) * self.tissue.n_genes)
         if self.missing is not None:
@@ -306,5 +302,7 @@ def _chosen_genes(chosen: Sequence[str] | None, genes: tuple[str, ...]) -> np.nd
         return np.ones(len(genes), dtype=bool)
     unknown = [gene for gene in chosen if gene not in set(genes)]
     if unknown:
-        raise InputError(f"expected genes the file has, found {validation.some(unknown)}; correct the list (--genes)")
+        raise InputError(
+            f"expected genes the file has, found {validation.first_few(unknown)}; correct the list (--genes)"
+        )
     return np.isin(genes, list(chosen))

@@ -11,9 +11,9 @@ from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import validation
 from stmcdi_cli.errors import InputError, OptionError, in_file
 from stmcdi_cli.io.h5ad import matrices, shallow_copy
-from stmcdi_cli.io.stream import Block, Stream, stored
+from stmcdi_cli.io.stream import Block, Stream, disk_usage
 from stmcdi_cli.provenance import record
-from stmcdi_cli.sparse import by_rows, row_chunks, rows_of, to_csr
+from stmcdi_cli.sparse import as_row_major, read_rows, row_chunks, to_csr
 from stmcdi_cli.steps._step import step
 
 if TYPE_CHECKING:
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 @step
 def join(tissues: "Sequence[AnnData]", *, names: Sequence[str] = (), section_key: str | None = None) -> Stream:
-    """Put tissues one below the other.
+    """Concatenate tissues, spot by spot.
 
     Parameters
     ----------
     tissues
-        Raw counts with ``obsm['spatial']``, on at least partly the same genes.
+        Raw counts with ``obsm['spatial']``, with some genes in common.
     names
-        The tissues' names, different ones; 1, 2, ... where not given.
+        Names of the tissues, all different; 1, 2, ... where not given.
     section_key
         Column of ``obs`` that names the sections within each tissue.
 
@@ -76,7 +76,7 @@ def join(tissues: "Sequence[AnnData]", *, names: Sequence[str] = (), section_key
         empty = sp.csr_matrix(raw.shape, dtype=np.float32)
         joined = shallow_copy(joined, raw={"X": empty, "var": raw.var, "varm": dict(raw.varm)})
     record(joined, "join", {"names": list(names), "section_key": section_key})
-    size = sum(stored(matrix) for tissue in tissues for matrix in matrices(tissue).values())
+    size = sum(disk_usage(matrix) for tissue in tissues for matrix in matrices(tissue).values())
     return Stream(joined, _blocks(names, tissues, joined), size)
 
 
@@ -97,7 +97,7 @@ def _blocks(names: Sequence[str], tissues: "Sequence[AnnData]", joined: "AnnData
     sources = []
     for name, tissue in zip(names, tissues, strict=True):
         with in_file(f"tissue {name}"):
-            sources.append({key: by_rows(matrix) for key, matrix in matrices(tissue).items()})
+            sources.append({key: as_row_major(matrix) for key, matrix in matrices(tissue).items()})
     common = [key for key in sources[0] if all(key in source for source in sources)]
     dense = {key for key in common if not any(_is_sparse(source[key]) for source in sources)}
     dtype = {key: np.result_type(*(source[key].dtype for source in sources)) for key in common}
@@ -105,7 +105,7 @@ def _blocks(names: Sequence[str], tissues: "Sequence[AnnData]", joined: "AnnData
         column = {key: _columns(tissue, joined, key) for key in common}
         for rows in row_chunks(tissue.shape):
             with in_file(f"tissue {name}"):
-                block = {key: rows_of(source[key], rows)[:, column[key]] for key in common}
+                block = {key: read_rows(source[key], rows)[:, column[key]] for key in common}
             yield {
                 key: part.astype(dtype[key]) if key in dense else to_csr(part, dtype[key])
                 for key, part in block.items()

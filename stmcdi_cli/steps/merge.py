@@ -49,12 +49,12 @@ def merge(parts: "Sequence[AnnData]") -> Stream:
         counts.add(n)
     if len(counts) > 1:
         raise InputError(
-            f"expected shards of one division, found some of {validation.some(sorted(counts))}; run them again"
+            f"expected shards of one division, found some of {validation.first_few(sorted(counts))}; run them again"
         )
     n = counts.pop()
     absent = [f"{number}/{n}" for number in range(1, n + 1) if number not in by_number]
     if absent:
-        raise InputError(f"expected all {n} shards, but {validation.some(absent)} is not there; name its file too")
+        raise InputError(f"expected all {n} shards, but {validation.first_few(absent)} is not there; name its file too")
 
     ordered = [by_number[number] for number in sorted(by_number)]
     for number, part in enumerate(ordered[1:], start=2):

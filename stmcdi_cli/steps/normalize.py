@@ -9,20 +9,20 @@ import scipy.sparse as sp
 from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import validation
 from stmcdi_cli.errors import InputError
-from stmcdi_cli.io.h5ad import carried
+from stmcdi_cli.io.h5ad import copy_without
 from stmcdi_cli.io.stream import Block, Stream, disk_size
 from stmcdi_cli.provenance import record
 from stmcdi_cli.sparse import (
-    add_columns,
-    by_rows,
-    missing_entries,
-    nan_entries,
+    accumulate_by_column,
+    as_row_major,
+    mask_out,
+    missing_mask,
+    nan_mask,
+    read_rows,
     row_chunks,
     row_sums,
-    rows_of,
     scale_rows,
     to_csr,
-    without,
 )
 from stmcdi_cli.steps._step import step
 
@@ -73,17 +73,17 @@ def normalize(adata: "AnnData", *, layer: str | None = None, log: bool = True, s
         made.append(keys.MISSING)
 
     def blocks() -> Iterator[Block]:
-        kept = by_rows(adata.layers[keys.COUNTS]) if keeps_layer else None
+        kept = as_row_major(adata.layers[keys.COUNTS]) if keeps_layer else None
         for rows in row_chunks(adata.shape):
             values, missing = counts.read(rows)
             block = {
                 keys.X: values if skip else scale_rows(values, size_factor[rows], log=log),
-                keys.COUNTS: values if kept is None else without(to_csr(rows_of(kept, rows)), missing),
+                keys.COUNTS: values if kept is None else mask_out(to_csr(read_rows(kept, rows)), missing),
                 keys.MISSING: missing,
             }
             yield {name: block[name] for name in made}
 
-    header = carried(adata, without=made)
+    header = copy_without(adata, made)
     if not skip:
         header.obs[keys.SIZE_FACTOR] = size_factor
     header.obs[keys.EMPTY_SPOT] = counts.empty
@@ -114,7 +114,7 @@ class _Counts:
     """
 
     def __init__(self, adata: "AnnData", layer: str | None, *, whole: bool) -> None:
-        self.adata, self.source = adata, by_rows(counts_matrix(adata, layer))
+        self.adata, self.source = adata, as_row_major(counts_matrix(adata, layer))
         self.visible_total, self.gene_total = np.empty(adata.n_obs), np.zeros(adata.n_vars)
         self.empty, self.whole = np.empty(adata.n_obs, bool), True
         self.n_values = self.n_missing = self.n_nan = 0
@@ -126,21 +126,21 @@ class _Counts:
                 validation.counts(values, where)
             self.whole = self.whole and validation.is_counts(values)
             self.visible_total[rows], self.empty[rows] = row_sums(values), np.diff(values.indptr) == 0
-            self.gene_total = add_columns(self.gene_total, values.indices, values.data)
+            self.gene_total = accumulate_by_column(self.gene_total, values.indices, values.data)
             self.n_values, self.n_missing = self.n_values + values.nnz, self.n_missing + missing.nnz
-            self.n_nan += missing.nnz - missing_entries(adata, rows).nnz
+            self.n_nan += missing.nnz - missing_mask(adata, rows).nnz
         validation.some_value(self.n_values, where)
 
     def read(self, rows: slice) -> tuple[sp.csr_matrix, sp.csr_matrix]:
         """Give the visible values of some spots (CSR float32), and which entries have none (CSR bool)."""
-        values = to_csr(rows_of(self.source, rows))
-        missing = missing_entries(self.adata, rows) + nan_entries(values)
-        return without(values, missing), missing
+        values = to_csr(read_rows(self.source, rows))
+        missing = missing_mask(self.adata, rows) + nan_mask(values)
+        return mask_out(values, missing), missing
 
     def missing(self) -> Iterator[tuple[slice, sp.csr_matrix]]:
         """Go through the entries that have no value: runs of spots, and CSR bool, spots of the run x genes."""
         for rows in row_chunks(self.adata.shape):
-            yield rows, self.read(rows)[1] if self.n_nan else missing_entries(self.adata, rows)
+            yield rows, self.read(rows)[1] if self.n_nan else missing_mask(self.adata, rows)
 
     def size_factor(self) -> np.ndarray:
         """Total of each spot over the median total of the spots that have counts; 1 for the others [n]."""
@@ -157,10 +157,10 @@ def spot_totals(
 ) -> np.ndarray:
     """Total count of every spot, as it would be with no entry missing.
 
-    A plain sum of what is visible shrinks with what is missing: a spot that lacks its most abundant gene would look
-    shallow and be scaled up. So each visible sum is divided by the share of an average spot's counts that fall on the
-    genes visible there. Shares and totals depend on each other; this is the maximum-likelihood fit of independent
-    Poisson counts, total_j * share_i, to the visible entries, found by alternating the two.
+    The sum of the visible counts is smaller where more is missing: a spot that lacks its most abundant gene would seem
+    to have few counts, and be scaled up. So each visible sum is divided by the share of an average spot's counts that
+    fall on the genes visible there. Shares and totals depend on each other; this is the maximum-likelihood fit of
+    independent Poisson counts, total_j * share_i, to the visible entries, found by alternating the two.
 
     Parameters
     ----------
@@ -171,7 +171,7 @@ def spot_totals(
     """
 
     def hidden_by_gene(total: np.ndarray, rows: slice, mask: sp.csr_matrix, so_far: np.ndarray) -> np.ndarray:
-        return add_columns(so_far, mask.indices, np.repeat(total[rows], np.diff(mask.indptr)))
+        return accumulate_by_column(so_far, mask.indices, np.repeat(total[rows], np.diff(mask.indptr)))
 
     total, hidden = visible_total, np.zeros(gene_total.size)
     for rows, mask in missing():
@@ -198,7 +198,7 @@ def counts_matrix(adata: "AnnData", layer: str | None) -> Any:
     """
     if layer is not None and layer not in adata.layers:
         raise InputError(
-            f"expected counts in layers['{layer}'], found only {validation.some(adata.layers)}; correct --layer"
+            f"expected counts in layers['{layer}'], found only {validation.first_few(adata.layers)}; correct --layer"
         )
     if layer is None and adata.X is None:
         raise InputError("expected counts in X, found no X; name the layer with counts (--layer)")

@@ -61,7 +61,9 @@ def report(
 
     unknown = [gene for gene in genes or () if gene not in adata.var_names]
     if unknown:
-        raise InputError(f"expected genes the file has, found {validation.some(unknown)}; correct the list (--genes)")
+        raise InputError(
+            f"expected genes the file has, found {validation.first_few(unknown)}; correct the list (--genes)"
+        )
     output = Path(output)
     name = title or output.stem.removesuffix("_report")
     found = gather(adata, model_dir=model_dir, truth=truth, baseline=baseline)

@@ -45,7 +45,7 @@ def run(
     target, n_samples
         See `impute`.
     fraction
-        Share of entries to hide first, so that the result can be scored; 0 hides nothing.
+        Share of entries to hide first, so that the result can be measured; 0 hides nothing.
     seed
         Seed of every step.
     device

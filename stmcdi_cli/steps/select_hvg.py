@@ -10,10 +10,18 @@ import scipy.sparse as sp
 from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import validation
 from stmcdi_cli.errors import InputError, OptionError
-from stmcdi_cli.io.h5ad import carried, matrices, shallow_copy
-from stmcdi_cli.io.stream import Block, Stream, stored
+from stmcdi_cli.io.h5ad import copy_without, matrices, shallow_copy
+from stmcdi_cli.io.stream import Block, Stream, disk_usage
 from stmcdi_cli.provenance import record
-from stmcdi_cli.sparse import add_columns, by_rows, missing_entries, row_chunks, rows_of, scale_rows, to_csr
+from stmcdi_cli.sparse import (
+    accumulate_by_column,
+    as_row_major,
+    missing_mask,
+    read_rows,
+    row_chunks,
+    scale_rows,
+    to_csr,
+)
 from stmcdi_cli.steps._step import step
 
 if TYPE_CHECKING:
@@ -84,27 +92,27 @@ def select_hvg(
     else:
         if method == "seurat_v3":
             var["variances_norm"] = _seurat_v3(adata)
-        score = {"cv2-trend": keys.CV2_RESIDUAL, "cv": keys.CV, "seurat_v3": "variances_norm"}[method]
-        chosen = _highest(var[score].to_numpy(), n_genes, method, min_spots)
+        statistic = {"cv2-trend": keys.CV2_RESIDUAL, "cv": keys.CV, "seurat_v3": "variances_norm"}[method]
+        chosen = _highest(var[statistic].to_numpy(), n_genes, method, min_spots)
     var[keys.HIGHLY_VARIABLE] = chosen
 
     made = {name: matrix for name, matrix in matrices(adata).items() if name != keys.RAW_X} if subset else {}
-    header = carried(adata, without=made)
+    header = copy_without(adata, made)
     header.var = var
     if subset:
-        header.raw = None  # taken up again below, whole
+        header.raw = None  # comes back below, with all genes
         header = shallow_copy(header[:, chosen].copy(), raw=adata.raw)
     options = {"method": method, "n_genes": n_genes, "min_spots": min_spots, "subset": subset}
     record(header, "select-hvg", options if genes is None else {"genes": sorted(set(genes)), "subset": subset})
-    size = sum(map(stored, made.values()))
+    size = sum(map(disk_usage, made.values()))
     return Stream(header, _columns(made, adata.shape, np.flatnonzero(chosen)), size * chosen.mean())
 
 
 def _columns(source: Mapping[str | None, Any], shape: tuple[int, int], chosen: np.ndarray) -> Iterator[Block]:
-    """Yield some genes of matrices, for a few spots at a time."""
-    source = {name: by_rows(matrix) for name, matrix in source.items()}
+    """Yield the chosen genes of matrices, a few spots at a time."""
+    source = {name: as_row_major(matrix) for name, matrix in source.items()}
     for rows in row_chunks(shape) if source else ():
-        yield {name: rows_of(matrix, rows)[:, chosen] for name, matrix in source.items()}
+        yield {name: read_rows(matrix, rows)[:, chosen] for name, matrix in source.items()}
 
 
 class Statistics(NamedTuple):
@@ -129,12 +137,12 @@ class Statistics(NamedTuple):
 def _scaled_statistics(adata: "AnnData") -> Statistics:
     """Statistics on the linear scale, over the spots that have counts."""
     if keys.COUNTS in adata.layers and keys.SIZE_FACTOR in adata.obs:
-        values, size_factor = by_rows(adata.layers[keys.COUNTS]), adata.obs[keys.SIZE_FACTOR].to_numpy(np.float64)
+        values, size_factor = as_row_major(adata.layers[keys.COUNTS]), adata.obs[keys.SIZE_FACTOR].to_numpy(np.float64)
     else:
-        values, size_factor = by_rows(adata.X), np.ones(adata.n_obs)
+        values, size_factor = as_row_major(adata.X), np.ones(adata.n_obs)
 
     def read(rows: slice) -> sp.csr_matrix:
-        block = to_csr(rows_of(values, rows))
+        block = to_csr(read_rows(values, rows))
         validation.values(block, "X")
         return block
 
@@ -150,16 +158,16 @@ def _statistics(
     n_spots = 0
     hidden, total, squares, above = np.zeros((4, adata.n_vars))
     for rows in row_chunks(adata.shape):
-        block, missing = read(rows), missing_entries(adata, rows)
+        block, missing = read(rows), missing_mask(adata, rows)
         used = np.diff(block.indptr) > 0
         block = scale_rows(block.astype(np.float64), divisor[rows])
         if not empty_spots:
             missing = missing[used]
         n_spots += missing.shape[0]
-        hidden = add_columns(hidden, missing.indices, missing.data)
-        total = add_columns(total, block.indices, block.data)
-        squares = add_columns(squares, block.indices, block.data**2)
-        above = add_columns(above, block.indices, block.data > 0)
+        hidden = accumulate_by_column(hidden, missing.indices, missing.data)
+        total = accumulate_by_column(total, block.indices, block.data)
+        squares = accumulate_by_column(squares, block.indices, block.data**2)
+        above = accumulate_by_column(above, block.indices, block.data > 0)
     n = np.maximum(n_spots - hidden, 1)
     return Statistics(n, total / n, np.maximum(squares / n - (total / n) ** 2, 0), above / n)
 
@@ -186,10 +194,10 @@ def _seurat_v3(adata: "AnnData") -> np.ndarray:
         raise InputError(
             "--method seurat_v3 needs scikit-misc; install it with pip install 'stmcdi[seurat]'"
         ) from error
-    counts = by_rows(adata.layers.get(keys.COUNTS, adata.X))
+    counts = as_row_major(adata.layers.get(keys.COUNTS, adata.X))
 
     def read(rows: slice) -> sp.csr_matrix:
-        block = to_csr(rows_of(counts, rows))
+        block = to_csr(read_rows(counts, rows))
         validation.counts(block, f"layers['{keys.COUNTS}']")
         return block
 
@@ -211,20 +219,20 @@ def _seurat_v3(adata: "AnnData") -> np.ndarray:
     for rows in row_chunks(adata.shape):
         block = read(rows)
         values = np.minimum(block.data.astype(np.float64), clip[block.indices])
-        squares = add_columns(squares, block.indices, values**2 - 2 * mean[block.indices] * values)
+        squares = accumulate_by_column(squares, block.indices, values**2 - 2 * mean[block.indices] * values)
     return squares / ((n - 1) * sd**2)
 
 
-def _highest(score: np.ndarray, n_genes: int | None, method: str, min_spots: float) -> np.ndarray:
-    """Flag the genes with the highest score; among equals the first in the file wins."""
-    available = int(np.isfinite(score).sum())
+def _highest(statistic: np.ndarray, n_genes: int | None, method: str, min_spots: float) -> np.ndarray:
+    """Flag the genes where a statistic is highest; among equals the first in the file."""
+    available = int(np.isfinite(statistic).sum())
     which = f" that are seen in at least {min_spots:.3g} of the spots" if method == "cv2-trend" else ""
     if not available:
         raise InputError(f"expected genes{which}, found none; lower --min-spots or use another --method")
     if n_genes is not None and n_genes > available:
         raise InputError(f"expected {n_genes} genes{which}, found {available}; lower --n-genes or leave it out")
-    best = np.argsort(-score, kind="stable")[: min(n_genes or USUAL_N_GENES, available)]  # NaN comes last
-    chosen = np.zeros(score.size, bool)
+    best = np.argsort(-statistic, kind="stable")[: min(n_genes or USUAL_N_GENES, available)]  # NaN comes last
+    chosen = np.zeros(statistic.size, bool)
     chosen[best] = True
     return chosen
 
@@ -233,7 +241,7 @@ def _panel(adata: "AnnData", genes: Sequence[str]) -> np.ndarray:
     unknown = [gene for gene in dict.fromkeys(genes) if gene not in adata.var_names]
     if unknown:
         raise InputError(
-            f"expected every gene of the panel in the data, did not find {validation.some(unknown)}; correct it"
+            f"expected every gene of the panel in the data, did not find {validation.first_few(unknown)}; correct it"
         )
     if not len(genes):
         raise InputError("expected at least 1 gene in the panel, found none; give one name per line")

@@ -99,10 +99,7 @@ def train(
     tissue = Tissue.from_anndata(adata, spots)
     config["scale"] = tissue.count_scale
     if not quiet:
-        part = "" if spots is None else f" of {adata.n_obs}, in patches,"
-        logger.info("train: %d spots%s x %d genes on %s", tissue.n_spots, part, tissue.n_genes, chosen)
-        if fallback:
-            logger.info("train: on the CPU because %s; --device cuda would refuse", fallback)
+        _log_start(tissue, adata.n_obs, chosen, fallback)
     model_dir = Path(os.path.abspath(model_dir))
     checkpoint_file = Checkpoint(
         model_dir.with_name(f".{model_dir.name}.checkpoint") if checkpoint is None else Path(checkpoint),
@@ -128,6 +125,13 @@ def train(
         save_load.save(model, model_dir, history)
         checkpoint_file.remove()
     return model
+
+
+def _log_start(tissue: "Tissue", n_spots: int, device: "torch.device", fallback: str | None) -> None:
+    part = "" if tissue.n_spots == n_spots else f" of {n_spots}, in patches,"
+    logger.info("train: %d spots%s x %d genes on %s", tissue.n_spots, part, tissue.n_genes, device)
+    if fallback:
+        logger.info("train: on the CPU because %s; --device cuda would refuse", fallback)
 
 
 def _configuration(preset: str, seed: int, **changes: int | None) -> dict[str, Any]:

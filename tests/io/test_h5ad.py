@@ -9,8 +9,8 @@ from stmcdi_cli import provenance
 from stmcdi_cli.cli import files
 from stmcdi_cli.errors import InputError
 from stmcdi_cli.io import text
-from stmcdi_cli.io.h5ad import PatientFile, read_h5ad, shallow_copy, write_h5ad, write_h5ads
-from stmcdi_cli.io.output import check_output, whole_file
+from stmcdi_cli.io.h5ad import DeferredErrorFile, read_h5ad, shallow_copy, write_h5ad, write_h5ads
+from stmcdi_cli.io.output import atomic_file, check_output
 
 
 def test_a_file_comes_back_as_it_was(raw, tmp_path):
@@ -51,7 +51,7 @@ def test_what_is_no_anndata_is_refused(tmp_path):
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
     (tmp_path / "out.txt").write_text("old")
-    with pytest.raises(RuntimeError), whole_file(tmp_path / "out.txt") as temporary:
+    with pytest.raises(RuntimeError), atomic_file(tmp_path / "out.txt") as temporary:
         temporary.write_text("half")
         raise RuntimeError
     assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
@@ -60,7 +60,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
 def test_the_system_refusing_to_write_is_one_line(raw, tmp_path, monkeypatch):
     (tmp_path / "out.h5ad").write_text("old")
 
-    monkeypatch.setattr(PatientFile, "error", OSError(28, "No space left on device"))
+    monkeypatch.setattr(DeferredErrorFile, "error", OSError(28, "No space left on device"))
     with pytest.raises(InputError, match=r"out.h5ad: cannot be written \(No space left on device\); free space"):
         write_h5ad(raw, tmp_path / "out.h5ad")
     assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]

@@ -11,7 +11,7 @@ from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import resources, sparse
 from stmcdi_cli.errors import InputError, OptionError
 from stmcdi_cli.io import output, stream
-from stmcdi_cli.io.h5ad import PatientFile, carried, matrices, opened, write_h5ad
+from stmcdi_cli.io.h5ad import DeferredErrorFile, copy_without, matrices, open_h5ad, write_h5ad
 from stmcdi_cli.io.stream import Stream
 
 
@@ -33,19 +33,19 @@ def doubled(adata: ad.AnnData, names=(keys.X, "dense", "missing")) -> Stream:
 
     def blocks():
         for rows in sparse.row_chunks(adata.shape):
-            block = {name: sparse.rows_of(matrices(adata)[name], rows) for name in names}
+            block = {name: sparse.read_rows(matrices(adata)[name], rows) for name in names}
             yield {name: part if part.dtype == bool else part * 2 for name, part in block.items()}
 
-    return Stream(carried(adata, without=names), blocks())
+    return Stream(copy_without(adata, names), blocks())
 
 
 @pytest.mark.parametrize("entries", [1, 7 * 40, 2**22])
 def test_a_stream_is_the_same_in_memory_and_in_a_file_whatever_the_chunk(full, h5ad, tmp_path, monkeypatch, entries):
     source = h5ad(full)
-    expected = stream.gathered(doubled(full))
+    expected = stream.to_memory(doubled(full))
     monkeypatch.setattr(sparse, "CHUNK_ENTRIES", entries)
-    same(stream.gathered(doubled(full)), expected)
-    with opened(source) as adata:
+    same(stream.to_memory(doubled(full)), expected)
+    with open_h5ad(source) as adata:
         stream.write({tmp_path / "out.h5ad": doubled(adata)})
     back = ad.read_h5ad(tmp_path / "out.h5ad")
     expected.obs["note"] = expected.obs["note"].astype("category")
@@ -61,9 +61,9 @@ def test_a_stream_is_the_same_in_memory_and_in_a_file_whatever_the_chunk(full, h
 
 
 def test_a_file_is_encoded_as_anndata_does_it(full, h5ad, tmp_path):
-    with opened(h5ad(full)) as adata:
+    with open_h5ad(h5ad(full)) as adata:
         stream.write({tmp_path / "out.h5ad": doubled(adata)})
-    write_h5ad(stream.gathered(doubled(full)), tmp_path / "whole.h5ad")
+    write_h5ad(stream.to_memory(doubled(full)), tmp_path / "whole.h5ad")
 
     def structure(path):
         found = {}
@@ -83,15 +83,13 @@ def test_a_file_is_encoded_as_anndata_does_it(full, h5ad, tmp_path):
 
 
 def test_matrices_stay_on_disk(full, h5ad):
-    with opened(h5ad(full)) as adata:
+    with open_h5ad(h5ad(full)) as adata:
         assert all(map(sparse.on_disk, (adata.X, *adata.layers.values(), adata.raw.X)))
         for rows in (slice(0, 60), slice(10, 20), slice(59, 60), slice(20, 20)):
-            np.testing.assert_array_equal(dense(sparse.rows_of(adata.X, rows)), dense(full.X[rows]))
-            np.testing.assert_array_equal(sparse.rows_of(adata.layers["dense"], rows), full.layers["dense"][rows])
-            np.testing.assert_array_equal(
-                dense(sparse.missing_entries(adata, rows)), dense(full.layers["missing"][rows])
-            )
-        turned = sparse.by_rows(adata.layers["by_column"])
+            np.testing.assert_array_equal(dense(sparse.read_rows(adata.X, rows)), dense(full.X[rows]))
+            np.testing.assert_array_equal(sparse.read_rows(adata.layers["dense"], rows), full.layers["dense"][rows])
+            np.testing.assert_array_equal(dense(sparse.missing_mask(adata, rows)), dense(full.layers["missing"][rows]))
+        turned = sparse.as_row_major(adata.layers["by_column"])
         assert turned.format == "csr"
         np.testing.assert_array_equal(dense(turned), dense(full.X))
 
@@ -100,26 +98,26 @@ def test_a_file_that_says_what_it_lacks(raw, tmp_path):
     """As anndata's write_elem does it."""
     raw.X = None
     write_h5ad(raw, tmp_path / "a.h5ad")
-    with opened(tmp_path / "a.h5ad") as adata:
+    with open_h5ad(tmp_path / "a.h5ad") as adata:
         assert adata.X is None and adata.raw is None and not adata.layers
 
 
 def test_chosen_rows_are_read_alone(full, h5ad):
     chosen = np.array([0, 3, 4, 31, 59])
-    with opened(h5ad(full)) as adata:
+    with open_h5ad(h5ad(full)) as adata:
         for name in ("dense", "counts"):
             np.testing.assert_array_equal(
-                dense(sparse.take_rows(adata.layers[name], chosen)), dense(full.layers[name][chosen])
+                dense(sparse.select_rows(adata.layers[name], chosen)), dense(full.layers[name][chosen])
             )
-        np.testing.assert_array_equal(dense(sparse.take_rows(full.X, chosen)), dense(full.X[chosen]))
-        assert sparse.take_rows(adata.X, chosen[:0]).shape == (0, 40)
+        np.testing.assert_array_equal(dense(sparse.select_rows(full.X, chosen)), dense(full.X[chosen]))
+        assert sparse.select_rows(adata.X, chosen[:0]).shape == (0, 40)
 
 
 def test_columns_too_large_to_turn_are_refused(full, h5ad, monkeypatch):
     monkeypatch.setattr(resources, "room", lambda: 1000)
-    with opened(h5ad(full)) as adata:
+    with open_h5ad(h5ad(full)) as adata:
         with pytest.raises(InputError, match=r"by columns \(CSC\).*adata.X.tocsr\(\)"):
-            sparse.by_rows(adata.layers["by_column"])
+            sparse.as_row_major(adata.layers["by_column"])
 
 
 @pytest.mark.parametrize("part", ["indices", "indptr"])
@@ -127,8 +125,8 @@ def test_rows_that_are_not_sound_are_refused(full, h5ad, part):
     source = h5ad(full)
     with h5py.File(source, "r+") as file:
         file[f"X/{part}"][20] = 10**6
-    with opened(source) as adata, pytest.raises(InputError, match="a matrix cannot be read"):
-        sparse.rows_of(adata.X, slice(0, 60))
+    with open_h5ad(source) as adata, pytest.raises(InputError, match="a matrix cannot be read"):
+        sparse.read_rows(adata.X, slice(0, 60))
 
 
 def test_what_fails_halfway_leaves_the_old_files_and_no_other(full, h5ad, tmp_path):
@@ -140,8 +138,8 @@ def test_what_fails_halfway_leaves_the_old_files_and_no_other(full, h5ad, tmp_pa
         yield {keys.X: full.X[:30]}
         raise InputError("expected no negative value")
 
-    with opened(source) as adata:
-        header = carried(adata, without=[keys.X])
+    with open_h5ad(source) as adata:
+        header = copy_without(adata, [keys.X])
         streams = Stream(header, iter([{keys.X: full.X[:30]}, {keys.X: full.X[30:]}])), Stream(header, broken())
         with pytest.raises(InputError, match="^expected no negative"):
             stream.write(dict(zip((tmp_path / "a.h5ad", tmp_path / "b.h5ad"), streams, strict=True)))
@@ -157,9 +155,9 @@ def test_a_write_error_names_its_file_and_ends_the_work_at_once(full, tmp_path, 
             made.append(i)
             yield {keys.X: full.X[i : i + 1]}
 
-    monkeypatch.setattr(PatientFile, "error", OSError(28, "No space left on device"))
+    monkeypatch.setattr(DeferredErrorFile, "error", OSError(28, "No space left on device"))
     with pytest.raises(InputError, match=r"out.h5ad: cannot be written \(No space left on device\)"):
-        stream.write({tmp_path / "out.h5ad": Stream(carried(full, without=[keys.X]), blocks())})
+        stream.write({tmp_path / "out.h5ad": Stream(copy_without(full, [keys.X]), blocks())})
     assert list(tmp_path.iterdir()) == [] and len(made) == 1
 
 
@@ -178,8 +176,8 @@ def test_files_from_before_there_were_encodings_are_read(full, h5ad):
     source = h5ad(full)
     with h5py.File(source, "r+") as file:
         del file.attrs["encoding-type"], file.attrs["encoding-version"]
-    with opened(source) as adata:
-        np.testing.assert_array_equal(dense(sparse.rows_of(adata.X, slice(0, 60))), dense(full.X))
+    with open_h5ad(source) as adata:
+        np.testing.assert_array_equal(dense(sparse.read_rows(adata.X, slice(0, 60))), dense(full.X))
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def chain(tmp_path_factory) -> tuple[Path, dict[str, dict[str, float]]]:
 def test_data_steps_hold_a_chunk_not_the_tissue(chain):
     folder, costs = chain
     assert all(spent["peak_mb"] < MOST_MB for spent in costs.values()), costs
-    with h5ad.opened(folder / "masked.h5ad") as masked:
+    with h5ad.open_h5ad(folder / "masked.h5ad") as masked:
         n_entries = masked.n_obs * masked.n_vars
         assert masked.n_obs == SPOTS and masked.n_vars > 0.95 * GENES
         assert masked.layers["missing"].group["data"].size / n_entries == pytest.approx(0.2, abs=0.01)
@@ -67,15 +67,15 @@ def test_a_memory_limit_is_kept(chain):
     spent = cost(folder, "hold-out", "graph.h5ad", *out)
     assert spent["peak_mb"] < limit * 2**20 / 1e6 < costs["hold-out"]["peak_mb"]
     for strict, usual in (("strict.h5ad", "masked.h5ad"), ("answer.h5ad", "truth.h5ad")):
-        with h5ad.opened(folder / strict) as one, h5ad.opened(folder / usual) as other:
+        with h5ad.open_h5ad(folder / strict) as one, h5ad.open_h5ad(folder / usual) as other:
             hidden = [adata.layers["missing"].group["indices"][-10_000:].tolist() for adata in (one, other)]
             assert hidden[0] == hidden[1]
 
 
 def test_scores_hold_a_chunk_not_the_tissue(chain):
     folder, _ = chain
-    with h5ad.opened(folder / "masked.h5ad") as masked:
-        header = h5ad.carried(masked, without=[keys.X])
+    with h5ad.open_h5ad(folder / "masked.h5ad") as masked:
+        header = h5ad.copy_without(masked, [keys.X])
         stand_in = h5ad.matrices(masked)
         blocks = ({keys.X: part, keys.IMPUTED: part} for part in _parts(stand_in[keys.X]))
         stream.write({folder / "imputed.h5ad": stream.Stream(header, blocks)})
@@ -86,9 +86,9 @@ def test_scores_hold_a_chunk_not_the_tissue(chain):
 
 
 def _parts(matrix):
-    from stmcdi_cli.sparse import row_chunks, rows_of
+    from stmcdi_cli.sparse import read_rows, row_chunks
 
-    return (rows_of(matrix, rows) for rows in row_chunks(matrix.shape))
+    return (read_rows(matrix, rows) for rows in row_chunks(matrix.shape))
 
 
 @pytest.mark.real_data

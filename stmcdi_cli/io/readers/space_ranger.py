@@ -13,7 +13,7 @@ from stmcdi_cli import validation
 from stmcdi_cli.errors import InputError, in_file
 from stmcdi_cli.io import safety
 from stmcdi_cli.io.text import read_text
-from stmcdi_cli.sparse import check_sound
+from stmcdi_cli.sparse import check_csr
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -67,7 +67,8 @@ def read(folder: Path) -> tuple["AnnData", Path]:
     unplaced = adata.obs_names.difference(positions.index)
     if len(unplaced):
         raise InputError(
-            f"{folder / 'spatial'}: expected a position for every spot, found none for {validation.some(unplaced)}; "
+            f"{folder / 'spatial'}: expected a position for every spot, "
+            f"found none for {validation.first_few(unplaced)}; "
             "matrix and positions are of different runs"
         )
     place = positions.loc[adata.obs_names]
@@ -94,7 +95,7 @@ def _read_h5(path: Path) -> "AnnData":
             parts = (matrix["data"][()].astype(np.float32), matrix["indices"][()], matrix["indptr"][()])
             counts = sp.csr_matrix(parts, shape=(n_spots, n_features))
             spots = matrix["barcodes"][()].astype(str)
-            check_sound(counts, "the matrix")
+            check_csr(counts, "the matrix")
         return _assemble(counts, spots, ids, names, kinds)
 
 

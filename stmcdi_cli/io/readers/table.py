@@ -71,13 +71,15 @@ def read_coordinates(path: Path) -> "DataFrame":
     if pair is None:
         numbers = list(table.columns[[np.issubdtype(kind, np.number) for kind in table.dtypes]])
         if len(numbers) != 2:
-            raise InputError(f"{path}: expected columns x and y, found {validation.some(table.columns)}; name them so")
+            raise InputError(
+                f"{path}: expected columns x and y, found {validation.first_few(table.columns)}; name them so"
+            )
         pair = numbers[0], numbers[1]
     table = table[list(pair)]
     if not table.index.is_unique:
         again = table.index[table.index.duplicated()]
         raise InputError(
-            f"{path}: expected each spot once, found {validation.some(again)} more than once; remove repeats"
+            f"{path}: expected each spot once, found {validation.first_few(again)} more than once; remove repeats"
         )
     return table
 
@@ -86,7 +88,9 @@ def match(place: "DataFrame", spots: "Index", path: Path) -> np.ndarray:
     """Give the coordinates of some spots, in their order, spots x 2."""
     unplaced = spots.difference(place.index)
     if len(unplaced):
-        raise InputError(f"{path}: expected a row for every spot, found none for {validation.some(unplaced)}; add them")
+        raise InputError(
+            f"{path}: expected a row for every spot, found none for {validation.first_few(unplaced)}; add them"
+        )
     return _numbers(place.loc[spots], path)
 
 

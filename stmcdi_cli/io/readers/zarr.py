@@ -81,9 +81,9 @@ def read_spatialdata(path: Path, table: str | None) -> "AnnData":
             data = spatialdata.read_zarr(path)
     names = list(data.tables)
     if table is None and len(names) != 1:
-        raise InputError(f"{path}: expected one table, found {validation.some(names)}; name one (--table)")
+        raise InputError(f"{path}: expected one table, found {validation.first_few(names)}; name one (--table)")
     if table is not None and table not in names:
-        raise InputError(f"{path}: expected a table {table}, found {validation.some(names)}; correct --table")
+        raise InputError(f"{path}: expected a table {table}, found {validation.first_few(names)}; correct --table")
     adata = data.tables[table or names[0]]
     if keys.SPATIAL not in adata.obsm:
         adata.obsm[keys.SPATIAL] = _centres(data, adata, path)

@@ -1,7 +1,7 @@
 """Random numbers that are functions of their key, (seed, spot, sample, stream, dimension).
 
-A spot's draws never depend on the batch it sits in, on the order of batches or on threads, because no generator carries
-state from one number to the next: each number is a hash of its key.
+Each number is a hash of its key, and no generator keeps a state between numbers. So the draws of a spot do not depend
+on its batch, on the order of batches or on threads.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ _CHUNK = 1 << 13  # hashes at a time: the buffers of one chunk fit the second-le
 
 
 def _mix(z: np.ndarray, scratch: np.ndarray | None = None) -> np.ndarray:
-    """Scramble uint64 in place: a bijection in which each input bit moves every output bit (splitmix64's finaliser)."""
+    """Mix uint64 in place: a bijection in which each input bit affects every output bit (finaliser of splitmix64)."""
     scratch = np.empty_like(z) if scratch is None else scratch
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         np.right_shift(z, np.uint64(shift), out=scratch)
@@ -25,7 +25,7 @@ def _mix(z: np.ndarray, scratch: np.ndarray | None = None) -> np.ndarray:
 
 
 def _absorb(state: np.ndarray, word: np.ndarray) -> np.ndarray:
-    """Take one more word of the key into a hash state, with broadcasting."""
+    """Add one word of the key to a hash state, with broadcasting."""
     return _mix((state ^ _mix(word * _GOLDEN + _GOLDEN)) * _GOLDEN + _GOLDEN)
 
 
@@ -69,11 +69,11 @@ def normal(seed: int, spots: np.ndarray, samples: np.ndarray, stream: int, n: in
     spots
         int64 [B], the spots' positions in the tissue.
     samples
-        int64 [S], the samples' numbers.
+        int64 [S], the numbers of the samples.
     stream
-        What the numbers are for, such as the step of a sampler.
+        Purpose of the numbers, such as the step of a sampler.
     n
-        How many dimensions; a longer row begins with the numbers of a shorter one.
+        Number of dimensions; a longer row begins with the numbers of a shorter one.
 
     Returns
     -------
@@ -103,7 +103,7 @@ def normal(seed: int, spots: np.ndarray, samples: np.ndarray, stream: int, n: in
 
 
 def uniform(seed: int, spots: np.ndarray, samples: np.ndarray, stream: int, n: int) -> np.ndarray:
-    """Numbers uniform on [0, 1) by their keys; parameters and shape as for `normal`, which they are independent of."""
+    """Numbers uniform on [0, 1) by their keys; parameters and shape as for `normal`, and independent of it."""
     out = np.empty((len(samples) * len(spots), n), dtype=np.float32)
     for rows, columns, z in _hashes(_row_keys(seed, spots, samples, stream, _KIND_UNIFORM), n):
         np.right_shift(z, np.uint64(8), out=z)  # the low half keeps 24 bits, the high half is masked below
@@ -114,5 +114,5 @@ def uniform(seed: int, spots: np.ndarray, samples: np.ndarray, stream: int, n: i
 
 
 def mirrored(uniform: np.ndarray) -> np.ndarray:
-    """Mirror image of such numbers, on [0, 1) too: 0 must not become 1, at which every quantile is infinite."""
+    """1 - u for `uniform` numbers, less the smallest step: on [0, 1) too, because at 1 every quantile is infinite."""
     return np.float32(1 - 2**-24) - uniform

@@ -1,7 +1,7 @@
-"""Ways to run the reverse process from pure noise with one trained network: Algorithm 2, and its faster and older kin.
+"""Samplers that run the reverse process from pure noise with one trained network: Algorithm 2 and three others.
 
 Every sampler is driven by the same ``predict(x_t, t) -> eps_hat`` and takes its random numbers from ``noise(stream)``,
-stream 0 being the start and each later kick the next number, so that the caller can key them. Shapes are [..., d].
+where stream 0 is the start and every later addition of noise takes the next number. Shapes are [..., d].
 """
 
 from collections.abc import Callable
@@ -19,9 +19,9 @@ Noise = Callable[[int], Tensor]
 def ddpm(predict: Predict, schedule: Schedule, noise: Noise, n_steps: int) -> Tensor:
     """Ancestral sampling (Algorithm 2): at each step draw from q(x_s | x_t, x_0) at the predicted x_0 (eq. 15-16).
 
-    The variance is 1 - abar_t / abar_s (beta_t when no step is skipped), which is what the reverse of a step has where
-    x_t has unit variance, as standardised expression has. That of eq. 15 is right where x_0 is known, and leaves
-    samples some 6 % too narrow here.
+    The variance is 1 - abar_t / abar_s (beta_t when no step is skipped), the variance of a reverse step where x_t has
+    unit variance, as with standardised expression. That of eq. 15 is correct where x_0 is known; here it makes samples
+    about 6 % too narrow.
     """
     steps = schedule.timesteps(n_steps, spacing="uniform")
     x = noise(0)
@@ -34,7 +34,7 @@ def ddpm(predict: Predict, schedule: Schedule, noise: Noise, n_steps: int) -> Te
 
 
 def ddim(predict: Predict, schedule: Schedule, noise: Noise, n_steps: int) -> Tensor:
-    """Deterministic sampling: keep the predicted noise, lower its level. The start is the only random thing."""
+    """Deterministic sampling: reduce the level of the predicted noise. Only the start is random."""
     steps = schedule.timesteps(n_steps, spacing="uniform")
     x = noise(0)
     for t, s in zip(steps, [*steps[1:], 0], strict=True):
@@ -46,8 +46,8 @@ def ddim(predict: Predict, schedule: Schedule, noise: Noise, n_steps: int) -> Te
 def dpm(predict: Predict, schedule: Schedule, noise: Noise, n_steps: int) -> Tensor:
     """DPM-Solver++(2M): DDIM with the x_0 of the middle of each step, extrapolated from the last two predictions.
 
-    The error of a step falls with the square of its width in the log signal-to-noise ratio: at 15 passes samples of a
-    Gaussian are 2 % too wide, where DDIM leaves them 10 % too narrow.
+    The error of a step decreases with the square of its width in the log signal-to-noise ratio: with 15 passes samples
+    of a Gaussian are 2 % too wide, and with DDIM 10 % too narrow.
     """
     steps = schedule.timesteps(n_steps, spacing="log_snr")
     levels = schedule.log_snr
@@ -56,7 +56,7 @@ def dpm(predict: Predict, schedule: Schedule, noise: Noise, n_steps: int) -> Ten
     for t, s in zip(steps, [*steps[1:], 0], strict=True):
         x_0 = middle = schedule.x0_from_noise(x, predict(x, t), t)
         width = levels[s] - levels[t]
-        if last_x_0 is not None and s > 0:  # the step to the data has no middle: its end lies at infinity
+        if last_x_0 is not None and s > 0:  # the last step, to the data, has infinite width and so no middle
             middle = x_0 + float(width / (2 * last_width)) * (x_0 - last_x_0)
         x = schedule.q_sample(middle, s, schedule.noise_from_x0(x, middle, t))
         last_x_0, last_width = x_0, width
@@ -66,16 +66,16 @@ def dpm(predict: Predict, schedule: Schedule, noise: Noise, n_steps: int) -> Ten
 LANGEVIN_MOVES = 4
 """Langevin moves at each noise level."""
 LANGEVIN_MEMORY = 0.5
-"""Share of its noise that a sample keeps in one Langevin move."""
+"""Share of the noise in a sample that one Langevin move keeps."""
 
 
 def langevin(predict: Predict, schedule: Schedule, noise: Noise, n_steps: int) -> Tensor:
     """Annealed Langevin dynamics (A.3, A.6) with the score -eps_hat / sqrt(1 - abar_t).
 
     Runs on y = x_t / sqrt(abar_t) = x_0 + sigma_t noise, which needs no rescaling between levels. A move is eq. 11 with
-    step size 2 (1 - memory) sigma^2: y + step / 2 * score + (a little less than sqrt(step)) * noise. The full
-    sqrt(step) is right only for steps that go to 0, and leaves samples 15 % too wide at this one; the width used keeps
-    a point blurred by sigma at sigma, whatever the step.
+    step size 2 (1 - memory) sigma^2: y + step / 2 * score + (slightly less than sqrt(step)) * noise. The full
+    sqrt(step) is correct only in the limit of small steps, and makes samples 15 % too wide at this one. With the width
+    used, a point with noise of width sigma keeps that width, for any step.
     """
     n_levels = max(1, min(n_steps // LANGEVIN_MOVES, schedule.T))
     y = None
@@ -92,12 +92,12 @@ def langevin(predict: Predict, schedule: Schedule, noise: Noise, n_steps: int) -
             kick = float(np.sqrt(1 - LANGEVIN_MEMORY**2)) * sigma
             y = y + (1 - LANGEVIN_MEMORY) * sigma**2 * score + kick * noise(stream)
     assert y is not None
-    return y - sigma * predict(root * y, t)  # what noise the last level left is taken off
+    return y - sigma * predict(root * y, t)  # remove the noise of the last level
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """A sampler and the network passes it takes unless told otherwise (None: one per diffusion step)."""
+    """A sampler and its default number of network passes (None: one per diffusion step)."""
 
     run: Callable[[Predict, Schedule, Noise, int], Tensor]
     n_steps: int | None
@@ -133,9 +133,9 @@ def sample(
     noise
         Stream number to standard normal numbers [..., d].
     n_steps
-        Network passes; None for the sampler's own choice, never more than it can use.
+        Network passes; None for the sampler's default. More than the sampler can use are reduced to that.
     target
-        1 where a value is wanted [..., d]; all else stays 0 from the start to the end. None: everything is wanted.
+        1 where a value is wanted [..., d]; all others stay 0 from start to end. None: all values are wanted.
     """
     chosen = SAMPLERS[sampler]
     n_steps = n_steps or chosen.n_steps or schedule.T

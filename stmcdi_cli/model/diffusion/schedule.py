@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 Step = int | Tensor
-"""A diffusion step t, counted from 1: one for everything, or a tensor that gives each row of a batch its own."""
+"""A diffusion step t, counted from 1: one number for all rows, or a tensor with the step of each row of a batch."""
 
 
 class Schedule:
@@ -46,15 +46,16 @@ class Schedule:
             return 0.5 * (np.log(self.alpha_bars) - np.log1p(-self.alpha_bars))
 
     def timesteps(self, n_steps: int | None = None, *, spacing: str = "log_snr") -> list[int]:
-        """Falling subsequence of T..1 for a sampler of `n_steps` network passes, from T to 1.
+        """Decreasing subsequence of T..1, from T to 1, for a sampler with `n_steps` network passes.
 
         Parameters
         ----------
         n_steps
-            How many; None for all T.
+            Number of steps; None for all T.
         spacing
-            Equally far apart in ``"log_snr"``, in which a high-order step's error depends on its width alone, or in t,
-            ``"uniform"``, which spends more passes where there is much noise and is better for first-order steps.
+            ``"log_snr"``: at equal distances in the log signal-to-noise ratio, on whose width alone the error of a
+            high-order step depends; or ``"uniform"``: at equal distances in t, with more passes where there is much
+            noise, which is better for first-order steps.
         """
         n_steps = self.T if n_steps is None else n_steps
         if not 1 <= n_steps <= self.T:
@@ -62,9 +63,9 @@ class Schedule:
         levels = self.log_snr[1:] if spacing == "log_snr" else -np.arange(1.0, self.T + 1)
         wanted = np.linspace(levels[-1], levels[0], n_steps)
         steps = np.abs(levels[None, :] - wanted[:, None]).argmin(1) + 1
-        for i in range(1, n_steps):  # neighbours that fell on the same step move down to the next free one,
+        for i in range(1, n_steps):  # a step that is taken already moves down to the next free one,
             steps[i] = min(steps[i], steps[i - 1] - 1)
-        for i in range(n_steps):  # and the whole row moves up again where that ran out of steps
+        for i in range(n_steps):  # and all move up again where no step below is free
             steps[i] = max(steps[i], n_steps - i)
         return [int(t) for t in steps]
 
@@ -93,7 +94,7 @@ class Schedule:
         mean = float(from_x_0) * x_0 + float(from_x_t) * x_t
         return mean, float((1 - alpha) * (1 - abar_s) / (1 - abar_t))
 
-    # One prediction, four views of it: the noise, the data, v = d x_t / d angle, and the score.
+    # Four equivalent forms of one prediction: the noise, the data, v and the score.
 
     def x0_from_noise(self, x_t: Tensor, noise: Tensor, t: Step) -> Tensor:
         """The x_0 that `noise` turned into `x_t` (eq. 10 solved for x_0)."""
@@ -114,11 +115,6 @@ class Schedule:
         """The noise that belongs to `v`."""
         abar = self.alpha_bar(t, x_t)
         return abar.sqrt() * v + (1 - abar).sqrt() * x_t
-
-    def x0_from_v(self, x_t: Tensor, v: Tensor, t: Step) -> Tensor:
-        """The x_0 that belongs to `v`."""
-        abar = self.alpha_bar(t, x_t)
-        return abar.sqrt() * x_t - (1 - abar).sqrt() * v
 
     def score_from_noise(self, noise: Tensor, t: Step) -> Tensor:
         """The score, grad log q(x_t) = -noise / sqrt(1 - abar_t) (eq. 23)."""

@@ -1,8 +1,8 @@
-"""Counting noise: what a Poisson or negative binomial count looks like on the scale expression is given in.
+"""Counting noise: moments of a Poisson or negative binomial count on the scale of the expression.
 
-A spot of depth s (size factor) shows a gene of mean count mu as x = g(count, s), for instance log1p(count / s). Its
-mean and variance on that scale have no closed form, but they are smooth in (log s, log mu): tabulated once, then
-interpolated.
+In a spot of depth s (size factor), a gene of mean count mu has the expression x = g(count, s), for instance
+log1p(count / s). Its mean and variance have no closed form, but they are smooth in (log s, log mu): they are tabulated
+once, then interpolated.
 """
 
 from collections.abc import Callable
@@ -28,9 +28,9 @@ class CountTable:
     dispersion
         Negative binomial dispersion; 0 is Poisson.
     size_factor
-        Depths that will be asked for.
+        Depths of the spots.
     max_mean
-        Largest mean count that will be asked for.
+        Largest mean count in the table.
     """
 
     def __init__(self, scale: str, dispersion: float, size_factor: np.ndarray, max_mean: float) -> None:
@@ -38,7 +38,7 @@ class CountTable:
         self.log_s = np.linspace(low - 1e-6, high + 1e-6, 96)
         self.log_mu = np.linspace(np.log(1e-9), np.log(max(max_mean, 1.0)), 320)
         self.step = self.log_mu[1] - self.log_mu[0]
-        # Every small count by itself; of the large ones, bins a hundredth wide.
+        # One bin for each small count; for large ones, bins about 1 % wide.
         most = max(max_mean, 1.0) * (20 if dispersion == 0 else 20 + 20 * dispersion)
         large = np.unique(np.geomspace(_EXACT_COUNTS, max(most, 2 * _EXACT_COUNTS), 400).round())
         last = np.concatenate([np.arange(_EXACT_COUNTS), large])  # the largest count of each bin
@@ -96,7 +96,7 @@ class CountTable:
 
 
 class MeanInverse:
-    """Mean counts by the mean of x: one row per spot, on grids even in log x, so that a look-up is arithmetic."""
+    """Mean counts as a function of the mean of x: one row per spot, on grids even in log x, so no search is needed."""
 
     def __init__(self, log_mu: np.ndarray, means: np.ndarray, n_grid: int = 1024) -> None:
         log_x = np.log(np.maximum(means, 1e-300))
@@ -109,7 +109,7 @@ class MeanInverse:
         self.low, self.step = self.low[:, 0].astype(np.float32), self.step[:, 0].astype(np.float32)
 
     def __call__(self, x: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Mean counts, float32, whose x has the means `x` at the spots `rows`; both of any one shape."""
+        """Mean counts, float32, for the means `x` at the spots `rows`, two arrays of the same shape."""
         at = np.log(np.maximum(x, 1e-12))
         at -= self.low[rows]
         at /= self.step[rows]

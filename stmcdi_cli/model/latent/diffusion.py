@@ -22,7 +22,8 @@ from stmcdi_cli.model.base import DrawOptions
 from stmcdi_cli.model.diffusion import keyed_noise as keyed
 from stmcdi_cli.model.diffusion.samplers import sample
 from stmcdi_cli.model.diffusion.schedule import Schedule
-from stmcdi_cli.model.latent.factor_model import BLOCK, SpatialFactorModel
+from stmcdi_cli.model.latent.blocks import BLOCK
+from stmcdi_cli.model.latent.factor_model import SpatialFactorModel
 from stmcdi_cli.model.latent.gaussian import LatentPosterior, neighbor_mean, unwhiten, variances
 from stmcdi_cli.model.tissue import Tissue
 
@@ -204,7 +205,7 @@ class LatentDiffusion:
 
     def encode(self, tissue: Tissue, known: LatentPosterior | None = None) -> LatentPosterior:
         """Compute the posterior of every spot of a tissue, unless it is `known`, and keep it for the conditions."""
-        self.encoder.use_table(tissue)
+        self.encoder.use_tissue(tissue)
         self._depth = torch.from_numpy(tissue.depth.astype(np.float32))
         return self._set_posterior(tissue, known)
 

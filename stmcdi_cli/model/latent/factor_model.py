@@ -15,7 +15,6 @@ over the graph (Besag 1974). The linear link takes a, b and v at the mean rate o
 again, every few sweeps, at the rate that the current latents give (Gauss-Newton, as for a generalised linear model).
 """
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -24,8 +23,8 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
 
-from stmcdi_cli.model.device import parallel_map
-from stmcdi_cli.model.latent.count_moments import CountTable
+from stmcdi_cli.model.latent.blocks import BlockFunction, in_parallel, in_sequence, split
+from stmcdi_cli.model.latent.counting_noise import CountingNoise, gene_rates
 from stmcdi_cli.model.latent.gaussian import (
     LatentPosterior,
     neighbor_mean,
@@ -36,12 +35,8 @@ from stmcdi_cli.model.latent.gaussian import (
     unpack,
     with_constant,
 )
-from stmcdi_cli.model.scales import SHALLOWEST
 from stmcdi_cli.model.tissue import Tissue
 from stmcdi_cli.model.training.checkpoint import NO_CHECKPOINT, Stage
-
-BLOCK = 256
-"""Spots per block; fixed, so that no result depends on how many spots are asked for at once."""
 
 LINKS = ("linear", "log")
 
@@ -49,8 +44,6 @@ _MAX_LINEARISED_ETA = 1.5
 """Largest |eta| at which the log link is linearised: beyond it, single counts have too much weight."""
 _ETA_RANGE = (-8.0, 4.0)
 """Range of eta that the log link can predict."""
-HEADROOM = 20
-"""Largest mean count in the tables, relative to that of the most abundant gene in the deepest spot."""
 _SPOTS_PER_FACTOR = 10
 """Spots that a factor needs: a factor that only fewer spots have shrinks to 0 over the sweeps."""
 _MIN_ALPHA = 1.0
@@ -61,9 +54,6 @@ _SWEEPS_PER_LINEARISATION = 5
 _LINEARISATIONS = 3
 _DATA_LIMIT = 250_000_000
 """Entries up to which responses are kept in memory between sweeps; above, they are computed again in every sweep."""
-
-BlockFunction = Callable[[np.ndarray, Tensor, Tensor], None]
-"""Receives (spots, response, weight) of one block of spots."""
 
 
 class SpatialFactorModel:
@@ -116,42 +106,9 @@ class SpatialFactorModel:
 
     # Data: response and weight of every entry
 
-    def _start(self, tissue: Tissue) -> None:
-        """Take each gene's rate, or its mean and standard deviation, from visible entries."""
-        n_visible = np.maximum(tissue.n_visible, 1)
-        if tissue.count_scale is None:
-            mean = np.asarray(tissue.x.sum(0)).ravel() / n_visible
-            second = np.asarray(tissue.x.multiply(tissue.x).sum(0)).ravel() / n_visible
-            rate, scale = mean, np.sqrt(np.maximum(second - mean**2, 1e-6))
-        else:
-            counts = tissue.counts()
-            total_depth = tissue.depth.sum() - tissue.missing.T @ tissue.depth
-            # A tenth of a count is added: a gene without counts, or without visible entries, has a small rate, not 0.
-            rate = (np.asarray(counts.sum(0)).ravel() + 0.1) / np.maximum(total_depth, 1)
-            scale = np.ones(tissue.n_genes)
-        self.rate = torch.tensor(rate, dtype=torch.float32)
-        self.scale = torch.tensor(scale, dtype=torch.float32)
-
-    def use_table(self, tissue: Tissue) -> None:
-        """Tabulate the Poisson moments over the depths of a tissue."""
-        self._table = None
-        if tissue.count_scale is not None:
-            depth = tissue.depth
-            self._table = CountTable(tissue.count_scale, 0.0, depth, HEADROOM * depth.max() * float(self.rate.max()))
-
-    def _log_mean(self, depth: np.ndarray) -> np.ndarray:
-        """Log mean count of every gene at its mean rate [B, G]."""
-        log_rate = np.log(self.rate.numpy().astype(np.float64))
-        return np.log(np.maximum(depth, SHALLOWEST))[:, None] + log_rate[None, :]
-
-    def moments(self, depth: np.ndarray, log_rate: np.ndarray | float = 0.0) -> tuple[np.ndarray, ...]:
-        """a, b and v of spots of some depths at log rates relative to the gene's [B, G]; each float32 [B, G]."""
-        if self._table is None:
-            shape = (len(depth), len(self.rate))
-            scale = np.broadcast_to(self.scale.numpy(), shape)
-            return np.broadcast_to(self.rate.numpy(), shape), scale, scale**2
-        a, b, v = self._table.moments(depth, self._log_mean(depth) + log_rate)
-        return a, np.maximum(b, 1e-9), np.maximum(v, 1e-12)
+    def use_tissue(self, tissue: Tissue) -> None:
+        """Tabulate the moments for the depths of a tissue, before any of its spots is encoded or decoded."""
+        self._noise = CountingNoise(tissue, self.rate, self.scale)
 
     def evidence(
         self, tissue: Tissue, spots: np.ndarray, at: LatentPosterior | None = None, loadings: Tensor | None = None
@@ -180,7 +137,7 @@ class SpatialFactorModel:
             w = loadings[:, :-1]
             # E[exp(eta)] = exp(mean + variance / 2): the uncertainty of the latents adds to the expected rate.
             spread = (here.cov.flatten(1) @ (w[:, :, None] * w[:, None, :]).flatten(1).T).clamp_(0, 2).numpy() / 2
-        a, b, v = self.moments(depth, eta + spread)
+        a, b, v = self._noise.moments(depth, eta + spread)
         visible = ~tissue.missing[spots].toarray()
         response = np.where(visible, (tissue.x[spots].toarray() - a) / b + eta, 0)
         weight = np.where(visible, np.minimum(1, depth / self.full_depth)[:, None] * b * b / v, 0)
@@ -191,7 +148,7 @@ class SpatialFactorModel:
         loadings = None if at is None else self.loadings
 
         def blocks() -> Iterator:
-            for spots in _split(tissue.n_spots):
+            for spots in split(tissue.n_spots):
                 yield spots, *self.evidence(tissue, spots, at, loadings)
 
         if tissue.n_spots * tissue.n_genes > _DATA_LIMIT:
@@ -230,21 +187,21 @@ class SpatialFactorModel:
         done, at, blocks = 0, None, None
         if stage.state is not None:
             done, latents, at = self._restore(stage.state)
-            self.use_table(tissue)
+            self.use_tissue(tissue)
         elif start is None:
-            self._start(tissue)
-            self.use_table(tissue)
+            self.rate, self.scale = gene_rates(tissue)
+            self.use_tissue(tissue)
             blocks = self._blocks(tissue)
             first = self._first_latents(blocks, tissue, seed)
             latents = LatentPosterior(first, pack(torch.zeros(1, self.rank, self.rank)).repeat(tissue.n_spots, 1))
         elif start is self:
-            self.use_table(tissue)
+            self.use_tissue(tissue)
             at = latents = self.encode(tissue)
         else:
             self.load_state({name: value.clone() for name, value in start.state().items()})
             self._alpha = start._alpha
-            self.use_table(tissue)
-            latents = self._update_latents(_in_sequence(self._blocks(tissue)), mean_of_neighbors, tissue.n_spots)
+            self.use_tissue(tissue)
+            latents = self._update_latents(in_sequence(self._blocks(tissue)), mean_of_neighbors, tissue.n_spots)
         for sweep in range(done, sweeps):
             assert latents is not None
             if sweep % _SWEEPS_PER_LINEARISATION == 0:
@@ -257,7 +214,7 @@ class SpatialFactorModel:
             blocks = blocks or self._blocks(tissue, at)
             self._update_loadings(blocks(), latents)
             latents = self._update_latents(
-                _in_sequence(blocks), mean_of_neighbors, tissue.n_spots, start=latents.mean, sweeps=1
+                in_sequence(blocks), mean_of_neighbors, tissue.n_spots, start=latents.mean, sweeps=1
             )
             self._update_innovation(latents, mean_of_neighbors)
         stage.save(self._checkpoint(sweeps))
@@ -366,11 +323,11 @@ class SpatialFactorModel:
             total = information + self.prior(mean_of_neighbors, latents) / self.innovation
             new = torch.empty_like(total)
 
-            def update(first: int, total: Tensor = total, new: Tensor = new) -> None:
-                some = slice(first, first + BLOCK)
+            def update(spots: np.ndarray, total: Tensor = total, new: Tensor = new) -> None:
+                some = slice(int(spots[0]), int(spots[-1]) + 1)
                 new[some] = torch.einsum("nab,nb->na", unpack(cov[some], self.rank), total[some])
 
-            deque(parallel_map(update, range(0, n_spots, BLOCK)), maxlen=0)
+            in_parallel(update, n_spots)
             latents = new
         return LatentPosterior(latents, cov)
 
@@ -386,7 +343,7 @@ class SpatialFactorModel:
                 def one(spots: np.ndarray) -> None:
                     function(spots, *self.evidence(tissue, spots, at))
 
-                deque(parallel_map(one, _split(tissue.n_spots)), maxlen=0)
+                in_parallel(one, tissue.n_spots)
 
             start = None if latents is None else latents.mean
             latents = self._update_latents(for_each_block, mean_of_neighbors, tissue.n_spots, start=start)
@@ -404,15 +361,16 @@ class SpatialFactorModel:
     def decoder(self, depth: np.ndarray) -> Callable[[Tensor], Tensor]:
         """Give the map from latents [B, r] of spots of depths [B] to expected expression on X's scale, >= 0 [B, G]."""
         if self.link == "log":
-            assert self._table is not None
-            expected, log_mean = self._table.expectation(depth), self._log_mean(depth).astype(np.float32)
+            assert self._noise.table is not None
+            expected = self._noise.table.expectation(depth)
+            log_mean = self._noise.log_mean(depth).astype(np.float32)
 
             def decode_rate(latents: Tensor) -> Tensor:
                 eta = (with_constant(latents) @ self.loadings.T).clamp_(*_ETA_RANGE).numpy()
                 return torch.from_numpy(expected(eta + log_mean))
 
             return decode_rate
-        a, b, _ = (torch.from_numpy(np.ascontiguousarray(m)) for m in self.moments(depth))
+        a, b, _ = (torch.from_numpy(np.ascontiguousarray(m)) for m in self._noise.moments(depth))
 
         def decode(latents: Tensor) -> Tensor:
             return torch.addcmul(a, b, with_constant(latents) @ self.loadings.T).clamp_(min=0)
@@ -439,18 +397,3 @@ class SpatialFactorModel:
             if state[name].shape != shapes[name] or not state[name].is_floating_point():
                 raise ValueError(f"{name} are not numbers of shape {shapes[name]}")
             setattr(self, name, state[name])
-
-
-def _split(n_spots: int) -> Iterator[np.ndarray]:
-    """Iterate over the positions of the spots of every block."""
-    return (np.arange(first, min(first + BLOCK, n_spots)) for first in range(0, n_spots, BLOCK))
-
-
-def _in_sequence(blocks: Callable[[], Iterable]) -> Callable[[BlockFunction], None]:
-    """Give a function that calls another with each block, in order."""
-
-    def for_each_block(function: BlockFunction) -> None:
-        for block in blocks():
-            function(*block)
-
-    return for_each_block

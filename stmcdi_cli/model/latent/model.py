@@ -20,9 +20,11 @@ from stmcdi_cli.errors import InputError
 from stmcdi_cli.model.base import DrawCallback, DrawOptions, ImputationModel
 from stmcdi_cli.model.diffusion import keyed_noise as keyed
 from stmcdi_cli.model.diffusion.schedule import Schedule
+from stmcdi_cli.model.latent.blocks import BLOCK
 from stmcdi_cli.model.latent.count_moments import DISPERSIONS
+from stmcdi_cli.model.latent.counting_noise import largest_mean
 from stmcdi_cli.model.latent.diffusion import LatentDiffusion, Masking
-from stmcdi_cli.model.latent.factor_model import BLOCK, HEADROOM, SpatialFactorModel
+from stmcdi_cli.model.latent.factor_model import SpatialFactorModel
 from stmcdi_cli.model.latent.gaussian import LatentPosterior
 from stmcdi_cli.model.latent.observation import Observation, Observer
 from stmcdi_cli.model.latent.training import train_denoisers
@@ -195,8 +197,7 @@ class LatentModel(ImputationModel):
 
     def _observation(self, tissue: Tissue) -> Observation:
         assert tissue.count_scale is not None
-        largest = HEADROOM * tissue.depth.max() * float(self.branches[0].encoder.rate.max())
-        return Observation(tissue.count_scale, tissue.depth, largest)
+        return Observation(tissue.count_scale, tissue.depth, largest_mean(tissue, self.branches[0].encoder.rate))
 
     # Imputation
 

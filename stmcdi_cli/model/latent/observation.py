@@ -1,4 +1,4 @@
-"""The observation model: what would be counted at an expected expression, counting noise included."""
+"""The observation model: draws of expression around its expected value, with counting noise."""
 
 from collections.abc import Iterable
 
@@ -13,16 +13,16 @@ _MOST_TERMS = 5000
 
 
 class Observation:
-    """Negative binomial counts of each gene's own dispersion, on the scale of ``X``.
+    """Negative binomial counts on the scale of ``X``, with one dispersion per gene.
 
     Parameters
     ----------
     scale
         A name in `scales.SCALES`.
     depth
-        Depths of the spots that will be asked for.
+        Depths of the spots.
     max_mean
-        Largest mean count that will be asked for.
+        Largest mean count in the tables.
     """
 
     def __init__(self, scale: str, depth: np.ndarray, max_mean: float) -> None:
@@ -35,9 +35,9 @@ class Observation:
         Parameters
         ----------
         parts
-            Blocks of (depth [B], expected expression [B, G], counts [B, G], which of them to use [B, G]).
+            Blocks of (depth [B], expected expression [B, G], counts [B, G], mask of the entries to use [B, G]).
         n_genes
-            G.
+            Number of genes, G.
         """
         total = np.zeros((len(DISPERSIONS), n_genes))
         for depth, expected, counts, use in parts:
@@ -49,12 +49,12 @@ class Observation:
 
 
 class Observer:
-    """Observes some entries of one block of spots as often as asked.
+    """Draw observations of some entries of one block of spots, any number of times.
 
     Parameters
     ----------
     observation
-        The model of the whole tissue.
+        The observation model of the tissue.
     depth
         Depths [B].
     which
@@ -97,13 +97,13 @@ class Observer:
 def count_quantile(u: np.ndarray, mean: np.ndarray, dispersion: np.ndarray) -> np.ndarray:
     """Smallest counts whose cumulative negative binomial probability exceeds `u`; all [n], dispersion 0 is Poisson.
 
-    Small counts by adding up probabilities, which most entries need one or two of; large ones by the gamma distribution
-    of the same mean and variance.
+    Small counts are found by adding up probabilities, and most entries need one or two of them; large counts use the
+    gamma distribution of the same mean and variance.
     """
     count = np.zeros(len(u))
     large = mean > _LARGE_MEAN
     if large.any():
-        # Half a count up: a gamma variable rounded down would be half a count short on average.
+        # Half a count is added, because a gamma variable rounded down is half a count too small on average.
         variance = mean[large] * (1 + dispersion[large] * mean[large])
         shape = mean[large] ** 2 / variance
         count[large] = np.floor(gammaincinv(shape, u[large]) * variance / mean[large] + 0.5)
@@ -116,11 +116,11 @@ def count_quantile(u: np.ndarray, mean: np.ndarray, dispersion: np.ndarray) -> n
     cumulative = probability.copy()
     k = 0
     while True:
-        keep = u >= cumulative
-        if not keep.any() or k >= _MOST_TERMS:
+        unfinished = u >= cumulative
+        if not unfinished.any() or k >= _MOST_TERMS:
             break
-        left, u, cumulative = left[keep], u[keep], cumulative[keep]
-        dispersion, ratio, probability = dispersion[keep], ratio[keep], probability[keep]
+        left, u, cumulative = left[unfinished], u[unfinished], cumulative[unfinished]
+        dispersion, ratio, probability = dispersion[unfinished], ratio[unfinished], probability[unfinished]
         probability = probability * ratio * (1 + dispersion * k) / (k + 1)
         cumulative += probability
         k += 1
@@ -134,7 +134,7 @@ def log_probability(counts: np.ndarray, mean: np.ndarray, dispersion: float) -> 
     r = 1 / dispersion if dispersion > 0 else np.inf
     spread = np.log1p(mean * dispersion)
     out = -r * spread if dispersion > 0 else -mean
-    some = counts > 0  # most entries are 0, and for them that is all
+    some = counts > 0  # most entries are 0 and need no other term
     n, mean, spread = counts[some], mean[some], spread[some]
     if dispersion > 0:
         out[some] += gammaln(n + r) - gammaln(r) - gammaln(n + 1) + n * (np.log(mean * dispersion) - spread)

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from stmcdi_cli import __version__
 from stmcdi_cli.errors import InputError, Stopped
-from stmcdi_cli.io.output import take_away_strays, whole_file
+from stmcdi_cli.io.output import atomic_file, remove_stale_temporaries
 from stmcdi_cli.model.tissue import Tissue
 from stmcdi_cli.model.training import distributed
 from stmcdi_cli.model.training.signals import listening
@@ -94,7 +94,7 @@ class Checkpoint:
         data = save(tensors, {_CONTENT: json.dumps(content)})
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with whole_file(self.path, private=True) as temporary:
+            with atomic_file(self.path, private=True) as temporary:
                 temporary.write_bytes(data)
         except (OSError, InputError) as error:
             logger.warning("train: no checkpoint: %s", error)
@@ -108,7 +108,7 @@ class Checkpoint:
             return
         try:
             self.path.unlink(missing_ok=True)
-            take_away_strays(self.path)
+            remove_stale_temporaries(self.path)
         except OSError as error:
             reason = os.strerror(error.errno) if error.errno else str(error)
             logger.warning("train: %s: cannot be removed (%s); it is no longer needed", self.path, reason)

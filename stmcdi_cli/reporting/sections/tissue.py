@@ -11,7 +11,7 @@ from stmcdi_cli.reporting.maps import Layout, draw
 from stmcdi_cli.reporting.reliability import CAUTION, DONT, RARE_SHARE, TRUST, UNFILLED, filled_entries
 from stmcdi_cli.reporting.statistics import SHALLOW, Findings
 from stmcdi_cli.reporting.visible import dense_rows
-from stmcdi_cli.sparse import missing_entries, row_chunks
+from stmcdi_cli.sparse import missing_mask, row_chunks
 
 N_MAPS = 6
 MOST_CANDIDATES = 100
@@ -131,7 +131,7 @@ def _columns(found: Findings, genes: Sequence[str]) -> list[tuple[np.ndarray, ..
         before[:, rows] = dense_rows(adata.X, rows)[:, column].T
         after[:, rows] = dense_rows(adata.layers[keys.IMPUTED], rows)[:, column].T
         spread[:, rows] = dense_rows(adata.layers[keys.IMPUTED_SD], rows)[:, column].T
-        seen[:, rows] = ~missing_entries(adata, rows)[:, column].toarray().T
+        seen[:, rows] = ~missing_mask(adata, rows)[:, column].toarray().T
         filled[:, rows] = filled_entries(adata, rows)[:, column].T
     return list(zip(before, after, spread, seen, filled, strict=True))
 

@@ -161,7 +161,9 @@ def test_draws_do_not_depend_on_the_batch(fitted):
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpm", "langevin"])
 def test_draws_are_on_the_scale_of_x(fitted, sampler):
     model, _, data, x, missing = fitted
-    samples = model.draw(np.arange(data.n_spots), replace(OPTIONS, sampler=sampler, n_steps=None)).samples
+    spots = np.arange(0, data.n_spots, 3)  # one block
+    x, missing = x[spots], missing[spots]
+    samples = model.draw(spots, replace(OPTIONS, sampler=sampler, n_steps=None)).samples
     assert samples.dtype == np.float32
     assert samples.shape == (2, *x.shape)
     assert samples.min() >= 0
@@ -198,7 +200,7 @@ def test_a_denoised_value_does_not_see_itself(fitted):
 
 def test_training_lowers_the_validation_loss():
     data, _, _ = tissue()
-    config = {**CONFIG, "training": {"epochs": 40, "batch_size": 16, "lr": 1e-2, "ema_decay": 0.9}}
+    config = {**CONFIG, "training": {"epochs": 20, "batch_size": 16, "lr": 1e-2, "ema_decay": 0.9}}
     model = AttentionModel(config, data.genes)
     rows = []
     model.fit(data, seed=0, device=CPU, report=rows.append)

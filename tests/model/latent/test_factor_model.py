@@ -61,7 +61,7 @@ def skill(prediction, x, missing):
 
 
 def decode(model, data):
-    model.use_table(data)
+    model.use_tissue(data)
     latents, _ = model.encode(data)
     return model.decoder(data.depth)(latents).numpy()
 
@@ -109,7 +109,7 @@ def test_rates_exponential_in_the_latents_are_found(drawn):
     linear = SpatialFactorModel(rank=RANK, smoothing=0.9, full_depth=0.25)
     linear.fit(data, sweeps=30, seed=0)
     log = as_log(data, linear)
-    expected = log._table.moments(data.depth, np.log(truth))[0]
+    expected = log._noise.table.moments(data.depth, np.log(truth))[0]
     ceiling = skill(expected, x, drawn.missing)
     reached = [skill(decode(model, data), x, drawn.missing) for model in (linear, log)]
     assert reached[0] < reached[1] < 1.02 * ceiling
@@ -149,7 +149,7 @@ def test_posterior_is_that_of_a_joint_gaussian(drawn):
     spots = np.array([0, 7, 250])
     fixed = SpatialFactorModel(rank=model.rank, smoothing=0.9, full_depth=0.25)
     fixed.load_state({**model.state(), "loadings_cov": torch.zeros_like(model.loadings_cov)})
-    fixed.use_table(drawn.data)
+    fixed.use_tissue(drawn.data)
     response, weight = fixed.evidence(drawn.data, spots)
     prior = torch.randn(len(spots), model.rank, generator=torch.Generator().manual_seed(0))
     mean, factor = fixed.posterior(response, weight, prior)
@@ -247,11 +247,11 @@ def test_a_shallow_spot_says_less(drawn):
     depth[1] = 2.0
     x = np.zeros((N, GENES))
     data = make_tissue(x, np.zeros(x.shape, dtype=bool), drawn.data.graph, depth)
-    drawn.model.use_table(data)
+    drawn.model.use_tissue(data)
     response, weight = drawn.model.evidence(data, np.array([0, 1]))
     _, factor = drawn.model.posterior(response, weight, torch.zeros(2, drawn.model.rank))
     spread = torch.cholesky_inverse(factor).diagonal(dim1=1, dim2=2)
-    drawn.model.use_table(drawn.data)
+    drawn.model.use_tissue(drawn.data)
     assert (weight[0] < 0.05 * weight[1]).all()
     assert (spread[0] > spread[1]).all()
 

@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import threading
 import time
@@ -16,6 +17,8 @@ from stmcdi_cli.errors import Stopped
 from stmcdi_cli.model import save_load
 from stmcdi_cli.model.training import checkpoint as module
 from stmcdi_cli.model.training.checkpoint import Checkpoint
+
+pytestmark = pytest.mark.usefixtures("few_masks")
 
 FILES = {"model.safetensors", "config.yaml", "history.tsv"}
 
@@ -75,20 +78,23 @@ def test_goes_on_to_the_same_model_wherever_it_was_stopped(masked, tmp_path, mon
 
 
 @pytest.fixture
-def stopped(masked, tmp_path, monkeypatch):
-    """A training that was stopped in the middle; its checkpoint."""
-    with monkeypatch.context() as patch:
-        save = module.Stage.save
+def stopped(masked, tmp_path, monkeypatch, tmp_path_factory):
+    """A training that was stopped in the middle; its checkpoint. All tests get copies of the same one."""
+    kept = tmp_path_factory.getbasetemp() / "stopped"
+    if not kept.exists():
+        with monkeypatch.context() as patch:
+            save = module.Stage.save
 
-        def stop(self, state):
-            save(self, state)
-            if self.name == "training" and callable(state) and state()["epoch"] == 3:
-                raise Killed
+            def stop(self, state):
+                save(self, state)
+                if self.name == "training" and callable(state) and state()["epoch"] == 3:
+                    raise Killed
 
-        patch.setattr(module.Stage, "save", stop)
-        with pytest.raises(Killed):
-            train(masked, tmp_path / "model", checkpoint_every=0)
-    return tmp_path / ".model.checkpoint"
+            patch.setattr(module.Stage, "save", stop)
+            with pytest.raises(Killed):
+                train(masked, tmp_path / "model", checkpoint_every=0)
+        (tmp_path / ".model.checkpoint").rename(kept)
+    return Path(shutil.copy2(kept, tmp_path / ".model.checkpoint"))
 
 
 def test_says_that_it_goes_on(masked, stopped, tmp_path, caplog):

@@ -49,12 +49,12 @@ def test_neighbours_come_along_from_every_section(adata, monkeypatch):
 
 
 def test_a_tissue_of_some_spots_is_that_of_the_file_cut_to_them(adata, tmp_path):
-    from stmcdi_cli.io.h5ad import opened
+    from stmcdi_cli.io.h5ad import open_h5ad
 
     adata.write_h5ad(tmp_path / "a.h5ad")
     chosen = patches(graph_of(adata), 500, seed=0)
     expected = Tissue.from_anndata(adata[chosen].copy())
-    with opened(tmp_path / "a.h5ad") as on_disk:
+    with open_h5ad(tmp_path / "a.h5ad") as on_disk:
         for found in (Tissue.from_anndata(adata, chosen), Tissue.from_anndata(on_disk, chosen)):
             assert (found.x != expected.x).nnz == (found.missing != expected.missing).nnz == 0
             assert (found.graph != expected.graph).nnz == 0

@@ -1,0 +1,72 @@
+"""Rates of the genes of a tissue, and the moments of expression around them that the factor model is built on."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stmcdi_cli.model.latent.count_moments import CountTable
+from stmcdi_cli.model.scales import SHALLOWEST
+from stmcdi_cli.model.tissue import Tissue
+
+_HEADROOM = 20
+"""Largest mean count in the tables, relative to that of the most abundant gene in the deepest spot."""
+
+
+def gene_rates(tissue: Tissue) -> tuple[Tensor, Tensor]:
+    """Rate and standard deviation of every gene [G] from the visible entries, as `CountingNoise` takes them."""
+    n_visible = np.maximum(tissue.n_visible, 1)
+    if tissue.count_scale is None:
+        mean = np.asarray(tissue.x.sum(0)).ravel() / n_visible
+        second = np.asarray(tissue.x.multiply(tissue.x).sum(0)).ravel() / n_visible
+        rate, scale = mean, np.sqrt(np.maximum(second - mean**2, 1e-6))
+    else:
+        counts = tissue.counts()
+        total_depth = tissue.depth.sum() - tissue.missing.T @ tissue.depth
+        # A tenth of a count is added: a gene without counts, or without visible entries, has a small rate, not 0.
+        rate = (np.asarray(counts.sum(0)).ravel() + 0.1) / np.maximum(total_depth, 1)
+        scale = np.ones(tissue.n_genes)
+    return torch.tensor(rate, dtype=torch.float32), torch.tensor(scale, dtype=torch.float32)
+
+
+def largest_mean(tissue: Tissue, rate: Tensor) -> float:
+    """Largest mean count to tabulate for a tissue, given the rates of its genes [G]."""
+    return _HEADROOM * tissue.depth.max() * float(rate.max())
+
+
+class CountingNoise:
+    """Mean, slope and variance of expression in the spots of one tissue.
+
+    Parameters
+    ----------
+    tissue
+        Gives the depths, and how expression was computed from counts.
+    rate
+        Mean count of each gene at depth 1 (its mean, where counts are not modelled) [G].
+    scale
+        Standard deviation of each gene, used where counts are not modelled [G].
+
+    Attributes
+    ----------
+    table
+        Poisson moments over the depths of the tissue; None where counts are not modelled.
+    """
+
+    def __init__(self, tissue: Tissue, rate: Tensor, scale: Tensor) -> None:
+        self._rate, self._scale = rate.numpy(), scale.numpy()
+        self.table = None
+        if tissue.count_scale is not None:
+            self.table = CountTable(tissue.count_scale, 0.0, tissue.depth, largest_mean(tissue, rate))
+
+    def log_mean(self, depth: np.ndarray) -> np.ndarray:
+        """Log mean count of every gene at its mean rate, in spots of some depths [B, G]."""
+        log_rate = np.log(self._rate.astype(np.float64))
+        return np.log(np.maximum(depth, SHALLOWEST))[:, None] + log_rate[None, :]
+
+    def moments(self, depth: np.ndarray, log_rate: np.ndarray | float = 0.0) -> tuple[np.ndarray, ...]:
+        """a, b and v of spots of some depths at log rates relative to the gene's [B, G]; each float32 [B, G]."""
+        if self.table is None:
+            shape = (len(depth), len(self._rate))
+            scale = np.broadcast_to(self._scale, shape)
+            return np.broadcast_to(self._rate, shape), scale, scale**2
+        a, b, v = self.table.moments(depth, self.log_mean(depth) + log_rate)
+        return a, np.maximum(b, 1e-9), np.maximum(v, 1e-12)
