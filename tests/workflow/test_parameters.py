@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 CHOSEN = {  # every parameter of the schema that is not about this run alone
-    "input": "samples.csv", "outdir": "out", "evaluate": True, "save_intermediates": True, "publish_dir_mode": "copy", "keep_going": False,
+    "input": "samples.csv", "outdir": "out", "evaluate": True, "save_intermediates": True, "publish_dir_mode": "copy",
+    "keep_going": False,
     "layer": "counts", "log": False, "skip_normalize": True,
     "hvg_method": "cv", "n_genes": 30, "min_spots": 0.1,
     "graph_method": "radius", "n_neighbors": 4, "radius": 120.5, "n_rings": 2, "fraction": 0.3,
