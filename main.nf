@@ -106,14 +106,17 @@ workflow {
     def done = new java.util.concurrent.ConcurrentLinkedQueue()
     STMCDI.out.report.subscribe { meta, _html -> done.add(meta.id) }
     workflow.onComplete {
-        if (run.success && !run.preview) {
-            log.info("Results: ${outdir}/SAMPLE/, reports: ${outdir}/SAMPLE/SAMPLE_report.html")
+        def names = sheet.samples.collect { meta, _h5ad -> meta.group ?: meta.id }.unique()
+        def trace = file("${outdir}/pipeline_info/execution_trace_${suffix}.txt")
+        def failed = parameters.keep_going ? failedSamples(names, done, trace, run.workDir) : []
+        if (run.preview) {
+            return
         }
-        if (parameters.keep_going && !run.success) {
-            def names = sheet.samples.collect { meta, _h5ad -> meta.group ?: meta.id }.unique()
-            def trace = file("${outdir}/pipeline_info/execution_trace_${suffix}.txt")
-            def failed = failedSamples(names, done, trace, run.workDir)
+        if (failed) {
             log.error("${failed.size()} of ${names.size()} failed; the others are in ${outdir}\n  ${failed.join('\n  ')}")
+        }
+        else if (run.success) {
+            log.info("Results: ${outdir}/SAMPLE/, reports: ${outdir}/SAMPLE/SAMPLE_report.html")
         }
     }
 }
