@@ -2,6 +2,7 @@
 # make demo   simulate a tissue, run the workflow on it, say how well it did
 # make test   every test, JOBS=2 files at a time; make lint, make image, make clean as named
 # make benchmark   every method on every case that has no result yet: hours; see benchmarks/README.md
+# make publish REGISTRY=...   the images that were built into a registry
 # make test-podman, test-slurm, test-k8s   the workflow in the real image, under real Slurm, against a Kubernetes API
 
 SHELL := /bin/bash
@@ -14,7 +15,7 @@ BIN := $(VENV)/bin
 # CPU-only torch, where its index can be reached: make env TORCH_INDEX_URL=https://...
 TORCH_INDEX_URL ?=
 
-.PHONY: env demo test test-podman test-slurm test-k8s benchmark lint image clean
+.PHONY: env demo test test-podman test-slurm test-k8s benchmark lint image publish clean
 
 # Stamps are written last, so an interrupted install is taken up again and a finished one costs nothing.
 env: $(VENV)/.python-done $(VENV)/.nextflow-done
@@ -42,7 +43,7 @@ demo: env
 JOBS ?= 2
 
 test: env
-	@tools/install-test-programs.sh podman slurm strict-syntax
+	@tools/install-test-programs.sh podman slurm chromium strict-syntax
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 test-podman test-slurm: test-%: env
@@ -63,6 +64,8 @@ lint: env
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/hadolint containers/Containerfile
+	@if command -v actionlint >/dev/null; then actionlint; \
+	    else echo "make lint: .github/workflows not checked: no actionlint on PATH" >&2; fi
 
 # ENGINE=docker builds with Docker; VARIANT=cuda makes the GPU image; BASE_IMAGE is another base with Python 3.11 to 3.13;
 # BUILD_OPTIONS goes to the engine as it is.
@@ -78,6 +81,24 @@ image:
 	    $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) \
 	    $(if $(TORCH_INDEX_URL),--build-arg TORCH_INDEX_URL=$(TORCH_INDEX_URL)) \
 	    $(BUILD_OPTIONS) .
+
+# Tags and pushes every variant that was built. ENGINE=echo only shows the commands. Log in first: podman login ...
+REGISTRY ?=
+
+publish:
+	@if [ -z "$(REGISTRY)" ]; then \
+	    echo "make publish: name where to push: make publish REGISTRY=host/owner" >&2; exit 2; \
+	fi
+	@pushed=; for variant in cpu cuda; do \
+	    image=stmcdi:$(VERSION)-$$variant; \
+	    if ! $(ENGINE) image inspect "localhost/$$image" >/dev/null 2>&1; then continue; fi; \
+	    $(ENGINE) tag "localhost/$$image" "$(REGISTRY)/$$image"; \
+	    $(ENGINE) push "$(REGISTRY)/$$image"; \
+	    pushed=yes; \
+	done; \
+	if [ -z "$$pushed" ]; then \
+	    echo "make publish: no image of version $(VERSION) was built; run make image ENGINE=$(ENGINE)" >&2; exit 2; \
+	fi
 
 clean:
 	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache .nextflow .nextflow.log* work

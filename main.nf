@@ -5,6 +5,7 @@ include { failedSamples            } from './workflows/failures'
 include { metricsRow               } from './workflows/metrics'
 include { chosenParameters ; helpText ; typedParameters ; validateParameters } from './workflows/parameters'
 include { readSamplesheet          } from './workflows/samplesheet'
+include { missingImage             } from './workflows/images'
 
 // Nextflow writes its reports into pipeline_info by itself; a run that does nothing shall leave nothing.
 def removeReports(outdir, suffix) {
@@ -47,6 +48,9 @@ workflow {
     def sheet = samplesheet ? readSamplesheet(samplesheet, parameters.input) : [faults: []]
     if (sheet.faults) {
         fault = firstFaults(sheet.faults)
+    }
+    if (!asked && !fault && !workflow.preview) {
+        fault = missingImage(nextflow.Global.session.config, workflow.containerEngine, parameters)
     }
     if (asked || fault) {
         // Plain streams: Nextflow's own error adds lines of no use here.
@@ -102,14 +106,17 @@ workflow {
     def done = new java.util.concurrent.ConcurrentLinkedQueue()
     STMCDI.out.report.subscribe { meta, _html -> done.add(meta.id) }
     workflow.onComplete {
-        if (run.success && !run.preview) {
-            log.info("Results: ${outdir}/SAMPLE/, reports: ${outdir}/SAMPLE/SAMPLE_report.html")
+        def names = sheet.samples.collect { meta, _h5ad -> meta.group ?: meta.id }.unique()
+        def trace = file("${outdir}/pipeline_info/execution_trace_${suffix}.txt")
+        def failed = parameters.keep_going ? failedSamples(names, done, trace, run.workDir) : []
+        if (run.preview) {
+            return
         }
-        if (parameters.keep_going && !run.success) {
-            def names = sheet.samples.collect { meta, _h5ad -> meta.group ?: meta.id }.unique()
-            def trace = file("${outdir}/pipeline_info/execution_trace_${suffix}.txt")
-            def failed = failedSamples(names, done, trace, run.workDir)
+        if (failed) {
             log.error("${failed.size()} of ${names.size()} failed; the others are in ${outdir}\n  ${failed.join('\n  ')}")
+        }
+        else if (run.success) {
+            log.info("Results: ${outdir}/SAMPLE/, reports: ${outdir}/SAMPLE/SAMPLE_report.html")
         }
     }
 }

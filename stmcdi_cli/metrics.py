@@ -4,7 +4,7 @@ All functions take the hidden entries alone, as vectors of equal length: ``truth
 """
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -73,49 +73,15 @@ def pinball(quantiles: dict[float, np.ndarray], truth: np.ndarray) -> float:
     return float(np.mean(pinball_each(quantiles, truth)))
 
 
-class Hidden(NamedTuple):
-    """The hidden entries, one element each.
-
-    Attributes
-    ----------
-    mask
-        Which entries they are, CSR bool, spots x genes.
-    gene
-        Column of each entry.
-    truth
-        The hidden value, on the scale of the imputed file's ``X``.
-    predicted
-        The imputed value.
-    guess
-        Mean of the entry's gene over visible entries.
-    """
-
-    mask: sp.csr_matrix
-    gene: np.ndarray
-    truth: np.ndarray
-    predicted: np.ndarray
-    guess: np.ndarray
-
-
-def hidden_entries(imputed: "AnnData", truth: "AnnData", layer: str) -> Hidden:
-    """Take the hidden entries out of both files; parameters and errors are those of :func:`evaluate`."""
-    comparison = Comparison(imputed, truth, layer)
-    blocks = [
-        (mask, values_at(values, mask), comparison.predicted(rows, mask)) for rows, mask, values in comparison.rows()
-    ]
-    mask = sp.vstack([mask for mask, _, _ in blocks], format="csr", dtype=bool)
-    t, p = (np.concatenate([block[i] for block in blocks]) for i in (1, 2))
-    return Hidden(mask, mask.indices, t, p, comparison.guess[mask.indices])
-
-
 class Comparison:
     """Imputed values beside the hidden ones. Both files, on disk or in memory, are read a few spots at a time.
 
-    Parameters and errors are those of :func:`evaluate`.
+    Parameters and errors are those of :func:`evaluate`; ``spots``, bool, are the only ones looked at, where given.
     """
 
-    def __init__(self, imputed: "AnnData", truth: "AnnData", layer: str) -> None:
+    def __init__(self, imputed: "AnnData", truth: "AnnData", layer: str, spots: np.ndarray | None = None) -> None:
         self.imputed, self.truth, self.layer, self.column = imputed, truth, layer, _column(imputed, truth, layer)
+        self.spots = spots
         self.x = as_row_major(truth.X)
         names = {name: f"{layer}_{name}" for name in ("sd", "median", "q05", "q95")}
         self.layers = {name: as_row_major(imputed.layers[key]) for name, key in names.items() if key in imputed.layers}
@@ -125,22 +91,30 @@ class Comparison:
     def rows(self) -> Iterator[tuple[slice, sp.csr_matrix, sp.csr_matrix]]:
         """Yield a run of spots, its hidden entries (CSR bool) and its true values on the imputed file's scale."""
         for rows in row_chunks(self.truth.shape):
-            mask = to_csr(missing_mask(self.truth, rows)[:, self.column], bool)
-            values = to_csr(read_rows(self.x, rows), np.float64)[:, self.column]
-            yield rows, mask, _on_scale_of(self.imputed, self.truth, values, rows)
+            if self.spots is None or self.spots[rows].any():
+                mask = to_csr(missing_mask(self.truth, rows)[:, self.column], bool)
+                values = to_csr(read_rows(self.x, rows), np.float64)[:, self.column]
+                values = _on_scale_of(self.imputed, self.truth, values, rows)
+                yield rows, self._chosen(mask, rows), self._chosen(values, rows)
+
+    def _chosen(self, block: Any, rows: slice) -> Any:
+        """Rows of a block that are to be looked at."""
+        return block if self.spots is None else block[self.spots[rows]]
 
     def predicted(self, rows: slice, mask: sp.csr_matrix) -> np.ndarray:
         """Imputed values at the hidden entries of a run of spots."""
-        return values_at(read_rows(self.values, rows), mask)
+        return values_at(self._chosen(read_rows(self.values, rows), rows), mask)
 
     def spread(self, rows: slice, mask: sp.csr_matrix) -> dict[str, np.ndarray]:
-        """Values of the other layers at these entries, by name."""
-        return {name: values_at(read_rows(layer, rows), mask) for name, layer in self.layers.items()}
+        """What else is said of these entries, by the names of the layers that are there."""
+        return {
+            name: values_at(self._chosen(read_rows(layer, rows), rows), mask) for name, layer in self.layers.items()
+        }
 
     def _find_means(self) -> None:
         """Find what the metrics are relative to: each gene's mean over visible entries, and over hidden ones."""
         visible, unseen, n, t_sum, p_sum = np.zeros((5, self.column.size))
-        self.n_spots, ranges = 0, []
+        n_of_spot, ranges = np.zeros(self.truth.n_obs, dtype=int), []
         for rows, mask, values in self.rows():
             t, p = values_at(values, mask), self.predicted(rows, mask)
             if not np.isfinite(p).all():
@@ -148,21 +122,24 @@ class Comparison:
                     f"expected a finite value at every hidden entry of layers['{self.layer}'], "
                     "found NaN or infinite ones"
                 )
-            hidden = mask + missing_mask(self.imputed, rows)
+            hidden = mask + self._chosen(missing_mask(self.imputed, rows), rows)
             shown = mask_out(values, hidden)
             visible = accumulate_by_column(visible, shown.indices, shown.data)
             unseen = accumulate_by_column(unseen, hidden.indices, hidden.data)
             n = accumulate_by_column(n, mask.indices, mask.data)
-            t_sum = accumulate_by_column(t_sum, mask.indices, t)
-            p_sum = accumulate_by_column(p_sum, mask.indices, p)
-            self.n_spots += int(np.count_nonzero(np.diff(mask.indptr)))
+            t_sum, p_sum = (accumulate_by_column(total, mask.indices, of) for total, of in ((t_sum, t), (p_sum, p)))
+            n_of_spot[self._chosen(np.arange(rows.start, rows.stop), rows)] = np.diff(mask.indptr)
             if t.size:
                 ranges.append((p.min(), p.max(), t.min(), t.max()))
         if not ranges:
             raise InputError("expected hidden entries among these genes, found none; give the truth of hold-out")
         low, high = np.min(ranges, axis=0), np.max(ranges, axis=0)
         self.constant = high[1] == low[0] or high[3] == low[2]
-        self.n, self.guess = n, visible / np.maximum(self.truth.n_obs - unseen, 1)
+        self.n, self.guess = (
+            n,
+            visible / np.maximum((self.truth.n_obs if self.spots is None else self.spots.sum()) - unseen, 1),
+        )
+        self.n_of_spot, self.n_spots = n_of_spot, int(np.count_nonzero(n_of_spot))
         self.t_mean, self.p_mean = t_sum / np.maximum(n, 1), p_sum / np.maximum(n, 1)
 
     def sums(self) -> "Sums":

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# install-test-programs.sh [podman] [slurm] [strict-syntax]: what the tests run and read the workflow with. Installs what is
-# absent, programs as root on Debian alone, and never fails: tests whose programs are not there say so and are skipped.
-# NO_INSTALL=1 installs nothing.
+# install-test-programs.sh [podman] [slurm] [chromium] [strict-syntax]: what the tests run the workflow and open the report
+# with. Installs what is absent, programs as root on Debian alone, and never fails: tests whose programs are not there say
+# so and are skipped. NO_INSTALL=1 installs nothing.
 set -euo pipefail
 
 packages=()
@@ -16,6 +16,12 @@ for name in "$@"; do
             if [ -d "$jars" ] || [ -n "${NO_INSTALL:-}" ] || ! command -v mvn >/dev/null; then continue; fi
             if mvn -q -B -f "$(dirname "$0")/strict-syntax/pom.xml" dependency:copy-dependencies \
                 "-DoutputDirectory=$(realpath -m "$jars.part")" >/dev/null 2>&1; then mv "$jars.part" "$jars"; fi
+            ;;
+        chromium)
+            for program in chromium chromium-browser google-chrome; do
+                if command -v "$program" >/dev/null; then continue 2; fi
+            done
+            packages+=(chromium)
             ;;
         slurm) { command -v slurmctld && command -v munged; } >/dev/null || packages+=(slurm-wlm munge) ;;
     esac

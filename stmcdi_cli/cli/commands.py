@@ -302,20 +302,24 @@ def evaluate(imputed: Path, truth: Path, metrics: Path, tsv: Path | None, **opti
 @GENES
 @click.option("--title", default=None, help="Heading and sample name (default: OUTPUT without _report).")
 @click.option("--multiqc/--no-multiqc", default=True, help="Write *_mqc.json files for MultiQC beside OUTPUT.")
+@MEMORY_LIMIT
 def report(input: Path, output: Path, truth: Path | None, baseline: tuple[Path, ...], **options: Any) -> None:
     """Say in one page (HTML) what was imputed and which genes to trust; OUTPUT.tsv has the table of genes."""
+    from contextlib import ExitStack
+
     from stmcdi_cli.errors import in_file
-    from stmcdi_cli.io.h5ad import read_h5ad
+    from stmcdi_cli.io.h5ad import open_h5ad
     from stmcdi_cli.io.output import check_output
     from stmcdi_cli.steps.report import report
 
     inputs = [path for path in (input, truth, *baseline) if path is not None]
     check_output(output, *inputs)
     check_output(output.with_suffix(".tsv"), *inputs, output)
-    adata = read_h5ad(input)
-    answer, others = None if truth is None else read_h5ad(truth), [read_h5ad(path) for path in baseline]
-    with in_file(input):
-        report(adata, output, truth=answer, baseline=others, **options)
+    with ExitStack() as files:
+        adata, *others = (files.enter_context(open_h5ad(path)) for path in (input, *baseline))
+        answer = None if truth is None else files.enter_context(open_h5ad(truth))
+        with in_file(input):
+            report(adata, output, truth=answer, baseline=others, **options)
 
 
 @main.command(epilog=example("run raw.h5ad imputed.h5ad --evaluate metrics.json"))

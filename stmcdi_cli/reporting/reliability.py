@@ -12,13 +12,14 @@ This rests on the model alone. Two properties of the data can lower the verdict:
 few of its entries were filled. Where a run hid values, the report also shows the measured correlation.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli.provenance import parameters_of
-from stmcdi_cli.sparse import column_sums, mask_out, missing_mask, row_chunks, to_csr
+from stmcdi_cli.reporting.visible import Visible, dense_rows, visible_entries
+from stmcdi_cli.sparse import missing_mask, row_chunks
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -37,7 +38,7 @@ FEW_FILLED = 20
 """Filled entries of a gene below which V is too uncertain for more than caution."""
 
 
-def reliability(adata: "AnnData", sections: np.ndarray | None = None) -> "DataFrame":
+def reliability(adata: "AnnData", sections: np.ndarray | None = None, visible: Visible | None = None) -> "DataFrame":
     """Give a verdict on every gene of an imputed file.
 
     Parameters
@@ -46,6 +47,8 @@ def reliability(adata: "AnnData", sections: np.ndarray | None = None) -> "DataFr
         Output of ``impute``, with ``layers['imputed_sd']``.
     sections
         Integer code of each spot's section, where there are several.
+    visible
+        What `visible_entries` found, where that is known.
 
     Returns
     -------
@@ -57,19 +60,17 @@ def reliability(adata: "AnnData", sections: np.ndarray | None = None) -> "DataFr
     """
     import pandas as pd
 
-    missing = missing_mask(adata)
-    x = mask_out(to_csr(adata.X), missing)
-    n_visible = adata.n_obs - column_sums(missing)
-    n_seen = np.diff(x.tocsc().indptr)
-    seen = n_seen / np.maximum(n_visible, 1)
-    mean = column_sums(x) / np.maximum(n_visible, 1)
+    sections = np.zeros(adata.n_obs, dtype=int) if sections is None else sections
+    visible = visible_entries(adata, sections) if visible is None else visible
+    n_visible = np.maximum(adata.n_obs - visible.missing.sum(0), 1)
+    n_seen = visible.seen.sum(0).astype(int)
+    seen, mean = n_seen / n_visible, visible.total.sum(0) / n_visible
 
-    one = np.zeros(adata.n_obs, dtype=int)
-    n, between, spread = _moments(adata, one)
+    n, between, within, spread = _moments(adata, sections)
     expected = _correlation(between, spread)
     columns = {"expected_r": expected}
-    if sections is not None and sections.max() > 0:
-        columns["within_r"] = _correlation(_moments(adata, sections)[1], spread)
+    if sections.max() > 0:
+        columns["within_r"] = _correlation(within, spread)
     table = pd.DataFrame(columns, index=adata.var_names.rename("gene"))
     table["seen"], table["mean"], table["n_filled"] = seen, mean, n
     table["gain"] = expected * (1 - n_seen / adata.n_obs)
@@ -80,12 +81,12 @@ def reliability(adata: "AnnData", sections: np.ndarray | None = None) -> "DataFr
     return table
 
 
-def _moments(adata: "AnnData", group: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Per gene over its filled entries: their number, Var(expected) within groups, mean squared sd."""
+def _moments(adata: "AnnData", group: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Per gene over its filled entries: their number, Var(expected) in all and within groups, mean squared sd."""
     n_groups, n_genes = int(group.max()) + 1, adata.n_vars
     n, total, square, spread = (np.zeros((n_groups, n_genes)) for _ in range(4))
     for rows in row_chunks(adata.shape):
-        value, sd = (_dense(adata.layers[name], rows) for name in (keys.IMPUTED, keys.IMPUTED_SD))
+        value, sd = (dense_rows(adata.layers[name], rows) for name in (keys.IMPUTED, keys.IMPUTED_SD))
         filled = filled_entries(adata, rows)
         for code in np.unique(group[rows]):
             here = group[rows] == code
@@ -94,10 +95,11 @@ def _moments(adata: "AnnData", group: np.ndarray) -> tuple[np.ndarray, np.ndarra
             total[code] += (value[here] * use).sum(0)
             square[code] += (value[here] ** 2 * use).sum(0)
             spread[code] += (sd[here] ** 2 * use).sum(0)
-    within = (square - total**2 / np.maximum(n, 1)).sum(0)
     n_all = n.sum(0)
     share = 1 / np.maximum(n_all, 1)
-    return n_all.astype(int), np.maximum(within, 0) * share, spread.sum(0) * share
+    between = square.sum(0) - total.sum(0) ** 2 * share
+    within = (square - total**2 / np.maximum(n, 1)).sum(0)
+    return n_all.astype(int), np.maximum(between, 0) * share, np.maximum(within, 0) * share, spread.sum(0) * share
 
 
 def filled_entries(adata: "AnnData", rows: slice) -> np.ndarray:
@@ -112,9 +114,9 @@ def filled_entries(adata: "AnnData", rows: slice) -> np.ndarray:
     else:
         filled = missing_mask(adata, rows).toarray()
         if target == "zeros":
-            filled |= _dense(adata.X, rows) == 0
+            filled |= dense_rows(adata.X, rows) == 0
         elif target != "missing":
-            filled |= _dense(adata.layers[keys.IMPUTED_SD], rows) > 0
+            filled |= dense_rows(adata.layers[keys.IMPUTED_SD], rows) > 0
     if "genes" in parameters:
         filled &= np.isin(adata.var_names, np.asarray(parameters["genes"], dtype=str))
     return filled
@@ -141,8 +143,3 @@ def _verdict(r: float, seen: float, n_seen: int, n_filled: int, within: float) -
     if within < POOR_R:
         return CAUTION, f"{reason}, nearly all of it the difference between sections"
     return TRUST, reason
-
-
-def _dense(layer: Any, rows: slice) -> np.ndarray:
-    part = layer[rows]
-    return np.asarray(part.toarray() if hasattr(part, "toarray") else part, dtype=np.float64)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import scipy.sparse as sp
 
 from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import validation
@@ -17,15 +16,20 @@ from stmcdi_cli.io.h5ad import shallow_copy
 from stmcdi_cli.io.text import read_text, read_yaml
 from stmcdi_cli.provenance import parameters_of
 from stmcdi_cli.reporting.reliability import reliability
-from stmcdi_cli.sparse import mask_out, missing_mask, row_sums, to_csr, values_at
+from stmcdi_cli.reporting.visible import Visible, visible_entries
+from stmcdi_cli.sparse import accumulate_by_column, as_row_major, values_at
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from pandas import DataFrame
 
+    from stmcdi_cli.metrics import Comparison
+
 SHALLOW = 0.25
 """In spots with less than this share of the median depth, imputed values come from the neighbours for the most part."""
 N_BINS = 12
+MOST_FOR_BINS = 1_000_000
+"""Hidden entries from which the bins of the calibration are made; every entry counts in them."""
 
 Metrics = Mapping[str, float | int | None]
 
@@ -64,6 +68,8 @@ class Findings:
         Depth of each spot over the median.
     overview
         A row per section, or one row: spots, depth, genes seen, zeros, missing.
+    visible
+        Sums over the visible entries.
     genes
         The table of `reliability`, with ``measured_r``, ``measured_skill`` and ``n_hidden`` where values were hidden.
     methods
@@ -82,6 +88,7 @@ class Findings:
     xy: np.ndarray
     depth: np.ndarray
     overview: list[dict[str, float | int | str]]
+    visible: Visible
     genes: "DataFrame"
     methods: list[tuple[str, Metrics]] = field(default_factory=list)
     section_metrics: list[Metrics] = field(default_factory=list)
@@ -121,15 +128,18 @@ def gather(
     if section_key is not None and section_key in adata.obs:
         labels = adata.obs[section_key].astype("category").cat.remove_unused_categories()
         sections, names = labels.cat.codes.to_numpy().astype(int), [str(name) for name in labels.cat.categories]
-    depth = _depth(adata)
+    adata = _stored_by_rows(adata)
+    visible = visible_entries(adata, sections)
+    depth = _depth(adata, visible)
     found = Findings(
         adata=adata,
         sections=sections,
         section_names=names,
         xy=xy,
         depth=depth,
-        overview=_overview(adata, sections, names, depth),
-        genes=reliability(adata, sections),
+        overview=_overview(adata, sections, names, depth, visible),
+        visible=visible,
+        genes=reliability(adata, sections, visible),
     )
     if truth is not None:
         _measure(found, truth, baseline)
@@ -140,32 +150,36 @@ def gather(
     return found
 
 
-def _depth(adata: "AnnData") -> np.ndarray:
+def _stored_by_rows(adata: "AnnData") -> "AnnData":
+    """Give a file whose matrices can be read a few rows at a time."""
+    layers = {name: as_row_major(layer) for name, layer in adata.layers.items()}
+    return shallow_copy(adata, X=as_row_major(adata.X), layers=layers)
+
+
+def _depth(adata: "AnnData", visible: Visible) -> np.ndarray:
     """Depth of every spot over the median: its size factor, else the sum of its values."""
     if keys.SIZE_FACTOR in adata.obs:
         return adata.obs[keys.SIZE_FACTOR].to_numpy(np.float64)
-    total = row_sums(to_csr(adata.X))
-    return total / (np.median(total) or 1)
+    return visible.depth / (np.median(visible.depth) or 1)
 
 
 def _overview(
-    adata: "AnnData", sections: np.ndarray, names: list[str], depth: np.ndarray
+    adata: "AnnData", sections: np.ndarray, names: list[str], depth: np.ndarray, visible: Visible
 ) -> list[dict[str, float | int | str]]:
     """Table of the sections: `Findings.overview`."""
-    missing, rows = missing_mask(adata), []
+    rows = []
     for code, name in enumerate(names):
         here = sections == code
-        x = mask_out(to_csr(adata.X[here]), missing[here])
-        n_entries, n_missing = x.shape[0] * x.shape[1], missing[here].nnz
+        n_entries, n_missing = int(here.sum()) * adata.n_vars, int(visible.n_missing[here].sum())
         row: dict[str, float | int | str] = {"section": name, "spots": int(here.sum())}
-        if keys.COUNTS in adata.layers:
-            row["counts"] = float(np.median(row_sums(to_csr(adata.layers[keys.COUNTS][here]))))
+        if visible.counts is not None:
+            row["counts"] = float(np.median(visible.counts[here]))
         rows.append(
             row
             | {
                 "depth": float(np.median(depth[here])),
-                "genes": float(np.median(np.diff(x.indptr))),
-                "zeros": 1 - x.nnz / max(n_entries - n_missing, 1),
+                "genes": float(np.median(visible.genes_seen[here])),
+                "zeros": 1 - visible.genes_seen[here].sum() / max(n_entries - n_missing, 1),
                 "missing": n_missing / n_entries,
             }
         )
@@ -174,54 +188,56 @@ def _overview(
 
 def _measure(found: Findings, truth: "AnnData", baseline: "Sequence[AnnData]") -> None:
     """Measure the imputation, each gene's mean and the baselines on the hidden entries."""
-    from stmcdi_cli.metrics import Comparison, gene_metrics, hidden_entries, overall_metrics
+    from stmcdi_cli.metrics import Comparison, gene_metrics, overall_metrics
 
-    def metrics_of(imputed: "AnnData", truth: "AnnData", layer: str = keys.IMPUTED) -> Metrics:
-        return overall_metrics(Comparison(imputed, truth, layer).sums())
+    def metrics_of(imputed: "AnnData", layer: str = keys.IMPUTED, spots: np.ndarray | None = None) -> Metrics:
+        return overall_metrics(Comparison(imputed, truth, layer, spots).sums())
 
     adata = found.adata
-    sums = Comparison(adata, truth, keys.IMPUTED).sums()
+    hidden = Comparison(adata, truth, keys.IMPUTED)
+    sums = hidden.sums()
     found.methods = [("stmcdi", overall_metrics(sums))]
-    hidden = hidden_entries(adata, truth, keys.IMPUTED)
     per_gene = gene_metrics(sums, adata)
     found.genes["measured_r"], found.genes["measured_skill"] = per_gene["pcc"], per_gene["skill"]
     found.genes["n_hidden"] = per_gene["n_hidden"]
 
     with_mean = shallow_copy(adata)
-    with_mean.layers["gene mean"] = sp.csr_matrix((hidden.guess, hidden.mask.indices, hidden.mask.indptr), adata.shape)
-    found.methods.append(("each gene's mean", metrics_of(with_mean, truth, "gene mean")))
+    with_mean.layers["gene mean"] = np.broadcast_to(hidden.guess, adata.shape)
+    found.methods.append(("each gene's mean", metrics_of(with_mean, "gene mean")))
     for k, other in enumerate(baseline, start=1):
         name = parameters_of(other, "baseline").get("method")
         if name is None or str(name) != "gene-mean":
-            found.methods.append((str(name or f"baseline {k}"), metrics_of(other, truth)))
+            found.methods.append((str(name or f"baseline {k}"), metrics_of(other)))
 
-    q05, q95 = (
-        values_at(adata.layers[name], hidden.mask) if name in adata.layers else None
-        for name in (keys.IMPUTED_Q05, keys.IMPUTED_Q95)
-    )
-    found.calibration = _calibrate(hidden.predicted, hidden.truth, q05, q95)
+    found.calibration = _calibrate(hidden)
     if len(found.section_names) > 1:
         for code in range(len(found.section_names)):
             here = found.sections == code
-            found.section_metrics.append(metrics_of(adata[here], truth[here]) if hidden.mask[here].nnz else {})
+            found.section_metrics.append(metrics_of(adata, spots=here) if hidden.n_of_spot[here].any() else {})
 
 
-def _calibrate(
-    predicted: np.ndarray, truth: np.ndarray, low: np.ndarray | None, high: np.ndarray | None
-) -> Calibration:
+def _calibrate(hidden: "Comparison") -> Calibration:
+    """Average hidden values in bins of the imputed value."""
+    step, n_before, some = max(1, int(hidden.n.sum()) // MOST_FOR_BINS), 0, []
+    for rows, mask, _ in hidden.rows():
+        some.append(hidden.predicted(rows, mask)[-n_before % step :: step])
+        n_before += mask.nnz
+    predicted = np.concatenate(some)
     edges = np.unique(np.quantile(predicted, np.linspace(0, 1, N_BINS + 1)[1:-1]))
-    which = np.searchsorted(edges, predicted, side="right")
-    n = np.bincount(which, minlength=len(edges) + 1)
+    n, p_sum, t_sum, below, above = np.zeros((5, len(edges) + 1))
+    for rows, mask, values in hidden.rows():
+        t, p = values_at(values, mask), hidden.predicted(rows, mask)
+        which, spread = np.searchsorted(edges, p, side="right"), hidden.spread(rows, mask)
+        n = accumulate_by_column(n, which, np.ones(p.size))
+        p_sum, t_sum = accumulate_by_column(p_sum, which, p), accumulate_by_column(t_sum, which, t)
+        if "q05" in spread:
+            below = accumulate_by_column(below, which, t < spread["q05"])
+        if "q95" in spread:
+            above = accumulate_by_column(above, which, t > spread["q95"])
     kept = n > 0
-
-    def mean(values: np.ndarray) -> np.ndarray:
-        return np.bincount(which, values, len(n))[kept] / n[kept]
-
+    p_mean, t_mean, below, above = (sums[kept] / n[kept] for sums in (p_sum, t_sum, below, above))
     return Calibration(
-        mean(predicted),
-        mean(truth),
-        None if low is None else mean(truth < low),
-        None if high is None else mean(truth > high),
+        p_mean, t_mean, below if "q05" in hidden.layers else None, above if "q95" in hidden.layers else None
     )
 
 

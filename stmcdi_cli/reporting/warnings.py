@@ -7,7 +7,6 @@ import numpy as np
 from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli.reporting.reliability import RARE_SHARE, RARE_SPOTS, TRUST
 from stmcdi_cli.reporting.statistics import SHALLOW, Findings, Metrics
-from stmcdi_cli.sparse import to_csr
 
 ALIKE = 0.8
 """Correlation of two sections' mean expression below which one model may not fit both."""
@@ -81,8 +80,7 @@ def _sections(found: Findings) -> Iterator[str]:
     names = found.section_names
     if len(names) < 2:
         return
-    x = to_csr(found.adata.X)
-    mean = np.stack([np.asarray(x[found.sections == code].mean(0)).ravel() for code in range(len(names))])
+    mean: np.ndarray = found.visible.total / np.bincount(found.sections)[:, None]
     with np.errstate(invalid="ignore", divide="ignore"):
         alike = np.nan_to_num(np.corrcoef(mean), nan=0.0)
     least, i, j = min((alike[i, j], i, j) for i in range(len(names)) for j in range(i))

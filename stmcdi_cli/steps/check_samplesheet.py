@@ -109,8 +109,7 @@ def check_samplesheet(
                 _check_content(row["h5ad"], row["section_key"] or None, layer, skip, where)
     _check_groups(sheet, samples, faults)
     if faults:
-        more = f"; and {len(faults) - MOST_FAULTS} more" if len(faults) > MOST_FAULTS else ""
-        raise InputError("; ".join(faults[:MOST_FAULTS]) + more)
+        raise InputError(_together(sheet, faults))
 
     with atomic_file(output) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
         columns = dict.fromkeys([*COLUMNS, *filter(None, header)])
@@ -126,6 +125,13 @@ def _collected(faults: list[str]) -> Iterator[None]:
         yield
     except InputError as error:
         faults.append(str(error))
+
+
+def _together(sheet: Path, faults: list[str]) -> str:
+    """One message of several, with the sheet's name in the first alone."""
+    others = [fault.removeprefix(f"{sheet}, ").removeprefix(f"{sheet}: ") for fault in faults[1:MOST_FAULTS]]
+    more = [f"and {len(faults) - MOST_FAULTS} more"] if len(faults) > MOST_FAULTS else []
+    return "; ".join([faults[0], *others, *more])
 
 
 def _read(sheet: Path) -> list[tuple[int, list[str]]]:
@@ -166,7 +172,7 @@ def _header(sheet: Path, rows: list[tuple[int, list[str]]]) -> list[str]:
             if column not in header:
                 raise InputError(f"{sheet}, line 1: expected a column '{column}', found {', '.join(header)}; add it")
     if faults:
-        raise InputError("; ".join(faults[:MOST_FAULTS]))
+        raise InputError(_together(sheet, faults))
     return header
 
 

@@ -58,15 +58,62 @@ def test_uris_are_passed_through(folder):
     assert [row["h5ad"] for row in rows] == ["s3://bucket/a.h5ad", "https://host/b.h5ad?x=1"]
 
 
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_quotes_separators_header_case_and_columns_of_one_s_own(folder, separator):
+    lines = [["Sample", "H5AD", "patient", ""], ["A", "data/a.h5ad", 'P,1;"x"', ""]]
+    text = "".join(separator.join('"' + cell.replace('"', '""') + '"' for cell in line) + "\n" for line in lines)
+    (row,) = checked(folder, text)
+    assert row == {
+        "sample": "A", "h5ad": str(folder / "data/a.h5ad"), "section_key": "", "group": "", "patient": 'P,1;"x"',
+    }  # fmt: skip
+
+
+def test_a_leading_tilde_is_the_home_folder(folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder / "data"))
+    assert checked(folder, "sample,h5ad\nA,~/a.h5ad\n")[0]["h5ad"] == str(folder / "data/a.h5ad")
+
+
+def test_all_faults_are_in_one_message(folder, refused):
+    path = sheet(folder, "sample,h5ad\nA b,data/none.h5ad\nB\nC,data\n")
+    line = refused("check-samplesheet", path, folder / "valid.csv")
+    for message in (
+        "line 2: expected sample", "line 2: no file", "line 3: expected 2 cells", "line 4: expected an h5ad",
+    ):  # fmt: skip
+        assert message in line
+    path = sheet(folder, "sample,h5ad\n" + "".join(f"S{i},none.h5ad\n" for i in range(30)))
+    assert refused("check-samplesheet", path, folder / "valid.csv").endswith("; and 20 more")
+
+
+def test_content_names_every_bad_file(folder, refused):
+    bad = make_raw(5, 5)
+    bad.X = bad.X * 0.5
+    bad.write_h5ad(folder / "data/a.h5ad")
+    del bad.obsm["spatial"]
+    bad.write_h5ad(folder / "data/b.h5ad")
+    (folder / "data/c.h5ad").write_text("no HDF5")
+    make_raw(5, 5).write_h5ad(folder / "data/d.h5ad")
+    text = "sample,h5ad,section_key\n" + "".join(f"{name},data/{name}.h5ad,\n" for name in "abc")
+    path = sheet(folder, text + "d,data/d.h5ad,nowhere\n")
+    line = refused("check-samplesheet", "--content", path, folder / "valid.csv")
+    for message in (
+        "line 2: {}/data/a.h5ad: expected whole counts in X",
+        "line 3: {}/data/b.h5ad: expected spot coordinates",
+        "line 4: {}/data/c.h5ad: not an HDF5 file",
+        "line 5: {}/data/d.h5ad: expected sections in obs['nowhere']",
+    ):
+        assert message.format(folder) in line
+    assert len(checked(folder, "sample,h5ad\nA,data/a.h5ad\n", content=True, skip=True)) == 1
+
+
 GOOD = "A,data/a.h5ad\n"
 BAD = {
     "empty file": ("", "expected a header, found an empty file; start it with sample,h5ad"),
     "header only": ("sample,h5ad\n", "expected at least 1 sample, found none"),
     "missing file": ("sample,h5ad\nA,data/none.h5ad\n", "line 2: no file 'data/none.h5ad'"),
-    "folder for a file": ("sample,h5ad\nA,data\n", "line 2: no file 'data'"),
+    "folder for a file": ("sample,h5ad\nA,data\n", "line 2: expected an h5ad file, found the folder 'data'"),
     "empty path": ("sample,h5ad\nA,\n", "line 2: expected a path in h5ad"),
     "duplicate": (f"sample,h5ad\n{GOOD}{GOOD}", "line 3: sample 'A' is also in line 2"),
-    "unknown column": (f"sample,h5ad,color\n{GOOD}", "line 1: expected columns"),
+    "reserved column": (f"sample,h5ad,shard\n{GOOD}", "line 1: expected no column 'shard'"),
     "repeated column": (f"sample,sample,h5ad\nA,{GOOD}", "line 1: expected column 'sample' once"),
     "missing column": ("sample,group\nA,x\n", "line 1: expected a column 'h5ad', found sample, group"),
     "ragged, short": ("sample,h5ad,group\nA,data/a.h5ad\n", "line 2: expected 3 cells, found 2"),

@@ -6,7 +6,9 @@ import pandas as pd
 import pytest
 
 import stmcdi_cli as stmcdi
+from stmcdi_cli import sparse
 from stmcdi_cli.errors import InputError
+from stmcdi_cli.io.h5ad import open_h5ad
 from stmcdi_cli.reporting.statistics import gather
 from stmcdi_cli.reporting.warnings import find_warnings
 
@@ -213,3 +215,14 @@ def test_the_function_refuses_as_the_command_does(imputed_run, tmp_path):
     with pytest.raises(InputError, match="expected genes the file has"):
         stmcdi.report(imputed_run.imputed, tmp_path / "a.html", genes=["nobody"])
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_on_disk_read_in_small_blocks_gives_the_same_report(imputed_run, tmp_path, monkeypatch):
+    truth = imputed_run.truth
+    whole = stmcdi.report(imputed_run.imputed, tmp_path / "whole.html", truth=truth, title="tissue", multiqc=False)
+    imputed_run.imputed.copy().write_h5ad(tmp_path / "imputed.h5ad")
+    truth.copy().write_h5ad(tmp_path / "truth.h5ad")
+    monkeypatch.setattr(sparse, "CHUNK_ENTRIES", 50 * truth.n_vars)
+    with open_h5ad(tmp_path / "imputed.h5ad") as imputed, open_h5ad(tmp_path / "truth.h5ad") as hidden:
+        parts = stmcdi.report(imputed, tmp_path / "parts.html", truth=hidden, title="tissue", multiqc=False)
+    pd.testing.assert_frame_equal(parts, whole, rtol=1e-9)

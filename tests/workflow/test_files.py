@@ -16,7 +16,7 @@ from stmcdi_cli import __version__
 from stmcdi_cli.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
-MODULES = sorted((ROOT / "modules/local/stmcdi").iterdir())
+MODULES = sorted(path for path in (ROOT / "modules/local/stmcdi").iterdir() if path.is_dir())
 SCHEMA = json.loads((ROOT / "nextflow_schema.json").read_text())
 PARAMETERS = {name: rule for group in SCHEMA["$defs"].values() for name, rule in group["properties"].items()}
 

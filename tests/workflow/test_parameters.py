@@ -7,13 +7,15 @@ import pytest
 import yaml
 
 CHOSEN = {  # every parameter of the schema that is not about this run alone
-    "input": "samples.csv", "outdir": "out", "evaluate": True, "save_intermediates": True, "publish_dir_mode": "copy", "keep_going": False,
+    "input": "samples.csv", "outdir": "out", "evaluate": True, "save_intermediates": True, "publish_dir_mode": "copy",
+    "keep_going": False,
     "layer": "counts", "log": False, "skip_normalize": True,
     "hvg_method": "cv", "n_genes": 30, "min_spots": 0.1,
     "graph_method": "radius", "n_neighbors": 4, "radius": 120.5, "n_rings": 2, "fraction": 0.3,
     "preset": "paper", "epochs": 7, "batch_size": 12, "device": "cpu", "target": "zeros", "n_samples": 9,
     "sampler": "ddim", "n_steps": 6, "impute_batch_size": 99, "impute_shards": 2, "seed": 3,
-    "container": "ours/stmcdi:1", "queue": "short", "gpu_queue": "gpu", "cluster_options": "--account=lab",
+    "container": "ours/stmcdi:1", "gpu_container": "ours/stmcdi:2",
+    "queue": "short", "gpu_queue": "gpu", "cluster_options": "--account=lab",
     "gpus_per_task": 2, "gpu_type": "a100", "gpu_options": "--gpus=1", "gpu_forks": 3, "require_gpu": False,
     "config_profile_name": "ours", "config_profile_description": "a site", "config_profile_contact": "us",
     "config_profile_url": "none", "trace_report_suffix": "today",

@@ -1,6 +1,6 @@
 """What must end a run before any work is done, and how it says so."""
 
-import pytest
+from stmcdi_cli import __version__
 
 
 def test_a_mistyped_parameter_ends_the_run_in_one_line(nextflow, root, tmp_path, samplesheet):
@@ -58,19 +58,66 @@ def test_help_comes_from_the_schema(nextflow, root, tmp_path):
     assert not (tmp_path / "results").exists()
 
 
-@pytest.mark.parametrize(
-    ("rows", "message"),
-    [
-        (["A,a.h5ad", "A,a.h5ad"], "line 3: sample 'A' is also in line 2"),
-        (["A,nowhere.h5ad"], "line 2: no file 'nowhere.h5ad'"),
-        (["../A,a.h5ad"], "found '../A'"),
-    ],
-)
-def test_a_wrong_samplesheet_is_refused_in_the_command_line_s_words(
-    nextflow, root, tmp_path, samplesheet, files_of, rows, message
-):
-    done = nextflow(tmp_path, "run", root, "--input", samplesheet(*rows))
-    assert done.returncode != 0
-    said = [line.strip() for line in done.stdout.splitlines() if "stmcdi check-samplesheet: samples.csv" in line]
-    assert len(said) == 1 and message in said[0]
-    assert files_of(tmp_path / "results") <= {"pipeline_info/versions.yml"}
+def test_the_version(nextflow, root, tmp_path):
+    done = nextflow(tmp_path, "-q", "run", root, "--version")
+    assert (done.returncode, done.stdout) == (0, f"stmcdi {__version__}\n")
+
+
+def test_all_faults_of_a_samplesheet_are_named_before_any_task(nextflow, root, tmp_path, samplesheet, files_of):
+    sheet = samplesheet("A,a.h5ad", "A,a.h5ad", "B,nowhere.h5ad", "../C,a.h5ad")
+    done = nextflow(tmp_path, "-q", "run", root, "--input", "samples.csv")
+    assert (done.returncode, done.stdout) == (2, "")
+    first, *others = done.stderr.splitlines()
+    assert first == "ERROR: samples.csv, line 3: sample 'A' is also in line 2; give each sample its own name"
+    assert [line.strip()[:44] for line in others] == [
+        f"samples.csv, line 4: no file 'nowhere.h5ad' in {sheet.parent}"[:44],
+        "samples.csv, line 5: expected sample to be made of"[:44],
+    ]
+    assert not (tmp_path / "results").exists()
+
+
+BROKEN = """#!/usr/bin/env bash
+# Stands in for the command line: empty outputs, and two samples that no step can read.
+for last; do :; done
+case $1 in
+    --version) echo stmcdi, version 0 ;;
+    train) mkdir "$last"; touch "$last/config.yaml" ;;
+    report) touch "$last" "${last%.html}.tsv" "${last%.html}_scores_mqc.json" ;;
+    normalize)
+        if [[ $* == *bad*.h5ad* ]]; then echo "stmcdi normalize: bad.h5ad: expected counts" >&2; exit 2; fi
+        touch "$last" ;;
+    *) touch "$last" ;;
+esac
+"""
+
+
+def test_keep_going_finishes_the_good_samples_and_lists_the_others(nextflow, root, tmp_path, samplesheet):
+    program = tmp_path / "bin/stmcdi"
+    program.parent.mkdir()
+    program.write_text(BROKEN)
+    program.chmod(0o755)
+    for name in ("bad_1", "bad_2"):
+        (tmp_path / f"{name}.h5ad").touch()
+    sheet = samplesheet("one,bad_1.h5ad", "good,a.h5ad", "two,bad_2.h5ad")
+    (tmp_path / "small.config").write_text("process { cpus = 1; withName: 'STMCDI_.*' { cpus = 1; memory = 1.GB } }")
+    arguments = ["run", root, "-c", "small.config", "--input", sheet, "--keep_going"]
+    done = nextflow(tmp_path, *arguments, path=program.parent)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert (tmp_path / "results/good/good_report.html").exists()
+    assert "2 of 3 failed; the others are in results" in done.stdout
+    for sample in ("one", "two"):
+        assert f"  {sample}: stmcdi normalize: bad.h5ad: expected counts\n" in done.stdout
+
+
+def test_every_bad_file_is_named_and_a_good_run_says_where_results_are(nextflow, root, tmp_path, samplesheet):
+    for name in ("bad_1", "bad_2"):
+        (tmp_path / f"{name}.h5ad").write_text("no HDF5")
+    sheet = samplesheet("one,bad_1.h5ad", "two,bad_2.h5ad")
+    done = nextflow(tmp_path, "run", root, "--input", sheet)
+    assert done.returncode == 1
+    (said,) = [line for line in done.stdout.splitlines() if "stmcdi check-samplesheet: " in line]
+    for name in ("bad_1", "bad_2"):
+        assert f"{name}.h5ad: not an HDF5 file" in said
+    assert "NORMALIZE" not in done.stdout
+    done = nextflow(tmp_path, "run", root, "-stub-run", "--input", sheet)
+    assert "Results: results/SAMPLE/, reports: results/SAMPLE/SAMPLE_report.html" in done.stdout

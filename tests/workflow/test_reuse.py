@@ -187,3 +187,37 @@ def test_a_foreign_pipeline_keeps_the_gpu_under_a_site_s_own_label(nextflow, roo
     assert {step for step, text in asked.items() if "--gres=gpu:1" in text} == {"TRAIN", "IMPUTE"}
     for step in ("TRAIN", "IMPUTE"):  # the site's own block did apply
         assert "#SBATCH --mem 2048M" in asked[step]
+
+
+def test_memory_follows_the_size_of_the_files(nextflow, root, tmp_path):
+    (tmp_path / "small.h5ad").touch()
+    with open(tmp_path / "large.h5ad", "wb") as file:
+        file.truncate(2**30)
+    (tmp_path / "main.nf").write_text(f"""
+include {{ memoryFor }} from '{root}/modules/local/stmcdi/memory'
+
+workflow {{
+    def (small, large) = [file('small.h5ad'), file('large.h5ad')]
+    println([
+        memoryFor(1.GB, 4, small, 1), memoryFor(1.GB, 4, large, 1), memoryFor(1.GB, 4, large, 3),
+        memoryFor(1.GB, 0.5, [large, [large, small]], 1), memoryFor(1.GB, 2, file('absent.h5ad'), 1),
+    ].join(', '))
+}}
+""")
+    done = nextflow(tmp_path, "-q", "run", "main.nf")
+    assert done.stdout == "1 GB, 5 GB, 15 GB, 2 GB, 3 GB\n", done.stdout + done.stderr
+
+
+def test_a_large_sample_asks_for_more_memory(nextflow, root, tmp_path, samplesheet, queue):
+    sheet = samplesheet("small,a.h5ad", "large,large.h5ad")
+    with open(tmp_path / "large.h5ad", "wb") as file:
+        file.truncate(2**28)
+    (tmp_path / "fast.config").write_text("executor { pollInterval = '1 sec'; queueStatInterval = '1 sec' }")
+    arguments = ["-stub-run", "-profile", "slurm", "-c", "fast.config", "--input", sheet]
+    done = nextflow(tmp_path, "-q", "run", root, *arguments, path=queue)
+    assert done.returncode == 0, done.stdout + done.stderr
+    asked = {
+        re.search(r"^#SBATCH -J nf-(\S+)", text, re.M)[1]: re.search(r"^#SBATCH --mem (\w+)", text, re.M)[1]
+        for text in (script.read_text() for script in tmp_path.glob("work/*/*/.command.run"))
+    }
+    assert asked["STMCDI_STMCDI_NORMALIZE_(small"] == "2048M" and asked["STMCDI_STMCDI_NORMALIZE_(large"] == "6144M"

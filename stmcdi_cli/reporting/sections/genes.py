@@ -9,7 +9,6 @@ from stmcdi_cli.reporting import charts
 from stmcdi_cli.reporting.formatting import STYLES
 from stmcdi_cli.reporting.reliability import CAUTION, DONT, FEW_FILLED, GOOD_R, POOR_R, RARE_SHARE, RARE_SPOTS, TRUST
 from stmcdi_cli.reporting.statistics import Findings
-from stmcdi_cli.sparse import column_sums, mask_out, missing_mask, to_csr
 
 MOST_DOTS = 3000
 
@@ -98,7 +97,5 @@ def _medians(table: pd.DataFrame) -> str:
 
 
 def _seen_in(found: Findings, code: int) -> np.ndarray:
-    here = found.sections == code
-    missing = missing_mask(found.adata)[here]
-    x = mask_out(to_csr(found.adata.X[here]), missing)
-    return np.diff(x.tocsc().indptr) / np.maximum(here.sum() - column_sums(missing), 1)
+    n_spots = (found.sections == code).sum()
+    return found.visible.seen[code] / np.maximum(n_spots - found.visible.missing[code], 1)

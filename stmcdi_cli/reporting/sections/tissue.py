@@ -10,12 +10,17 @@ from stmcdi_cli.reporting import charts
 from stmcdi_cli.reporting.maps import Layout, draw
 from stmcdi_cli.reporting.reliability import CAUTION, DONT, RARE_SHARE, TRUST, UNFILLED, filled_entries
 from stmcdi_cli.reporting.statistics import SHALLOW, Findings
-from stmcdi_cli.sparse import missing_mask
+from stmcdi_cli.reporting.visible import dense_rows
+from stmcdi_cli.sparse import missing_mask, row_chunks
 
 N_MAPS = 6
 MOST_CANDIDATES = 100
 MAP_BYTES = 2_200_000
 """Maps of genes take no more than this, so that the page stays below 5 MB with the table of 20,000 genes."""
+GENES_AT_A_TIME = 10
+"""Genes whose values at every spot are held at one time."""
+MOST_SPOTS = 100_000
+"""Spots, evenly chosen, on which the patterns of genes are compared."""
 COLUMNS = {
     "section": "section",
     "spots": "spots",
@@ -70,14 +75,20 @@ def _depth_histogram(found: Findings, logged: np.ndarray) -> charts.Drawing:
 def maps(found: Findings, layout: Layout, genes: Sequence[str] | None) -> dict[str, Any]:
     """Maps of the genes the user named and of those that gained most: for ``maps.html.j2``."""
     named = list(dict.fromkeys(genes or ()))
+    wanted = [*named, *_gained(found, set(named))]
     drawn: list[dict[str, Any]] = []
     size, left_out = 0, []
-    for gene in [*named, *_gained(found, set(named))]:
+    for start in range(0, len(wanted), GENES_AT_A_TIME):
+        some = wanted[start : start + GENES_AT_A_TIME]
         if drawn and size + size / len(drawn) > MAP_BYTES:
-            left_out.append(gene)
+            left_out += some
             continue
-        drawn.append(_gene_maps(found, gene, layout))
-        size += sum(drawn[-1][name].size for name in ("before", "after", "uncertainty"))
+        for gene, columns in zip(some, _columns(found, some), strict=True):
+            if drawn and size + size / len(drawn) > MAP_BYTES:
+                left_out.append(gene)
+                continue
+            drawn.append(_gene_maps(found, gene, layout, *columns))
+            size += sum(drawn[-1][name].size for name in ("before", "after", "uncertainty"))
     target = found.parameters.get("impute", {}).get("parameters", {}).get("target")
     return {"genes": drawn, "left_out": left_out[:20], "only_missing": target == "missing", "wide": layout.wide}
 
@@ -89,8 +100,14 @@ def _gained(found: Findings, known: set[str]) -> list[str]:
     ranked = candidates.sort_values(["verdict", "gain"], ascending=[True, False], kind="stable").index[:MOST_CANDIDATES]
     if not len(ranked):
         return []
-    imputed = found.adata[:, ranked].layers[keys.IMPUTED]
-    values = np.asarray(imputed.toarray() if hasattr(imputed, "toarray") else imputed, dtype=np.float64)
+    adata = found.adata
+    column, step = adata.var_names.get_indexer(ranked), -(-adata.n_obs // MOST_SPOTS)
+    values = np.concatenate(
+        [
+            dense_rows(adata.layers[keys.IMPUTED], rows)[-rows.start % step :: step, column]
+            for rows in row_chunks(adata.shape)
+        ]
+    )
     with np.errstate(invalid="ignore", divide="ignore"):
         alike = np.nan_to_num(np.corrcoef(values.T)).reshape(len(ranked), len(ranked))
     chosen: list[int] = []
@@ -101,14 +118,36 @@ def _gained(found: Findings, known: set[str]) -> list[str]:
     return [str(ranked[k]) for k in chosen]
 
 
-def _gene_maps(found: Findings, gene: str, layout: Layout) -> dict[str, Any]:
-    """Numbers and maps of one gene; both maps of expression have the same colour scale."""
+def _columns(found: Findings, genes: Sequence[str]) -> list[tuple[np.ndarray, ...]]:
+    """Of each gene: values, imputed values and standard deviations, whether measured and whether filled, each [spots].
+
+    Goes through the file once, a few spots at a time.
+    """
     adata = found.adata
+    column = adata.var_names.get_indexer(genes)
+    before, after, spread = np.zeros((3, len(genes), adata.n_obs))
+    seen, filled = np.zeros((2, len(genes), adata.n_obs), dtype=bool)
+    for rows in row_chunks(adata.shape):
+        before[:, rows] = dense_rows(adata.X, rows)[:, column].T
+        after[:, rows] = dense_rows(adata.layers[keys.IMPUTED], rows)[:, column].T
+        spread[:, rows] = dense_rows(adata.layers[keys.IMPUTED_SD], rows)[:, column].T
+        seen[:, rows] = ~missing_mask(adata, rows)[:, column].toarray().T
+        filled[:, rows] = filled_entries(adata, rows)[:, column].T
+    return list(zip(before, after, spread, seen, filled, strict=True))
+
+
+def _gene_maps(
+    found: Findings,
+    gene: str,
+    layout: Layout,
+    before: np.ndarray,
+    after: np.ndarray,
+    spread: np.ndarray,
+    seen: np.ndarray,
+    filled: np.ndarray,
+) -> dict[str, Any]:
+    """Numbers and maps of one gene; both maps of expression have the same colour scale."""
     row: Any = found.genes.loc[gene]
-    one = adata[:, int(adata.var_names.get_loc(gene))]
-    before, after, spread = (_column(layer) for layer in (one.X, one.layers[keys.IMPUTED], one.layers[keys.IMPUTED_SD]))
-    seen = ~missing_mask(one).toarray()[:, 0]
-    filled = filled_entries(one, slice(0, adata.n_obs))[:, 0]
     top = max(float(np.quantile(np.concatenate([before[seen], after]), 0.99)), 1e-6)
     most = max(float(np.quantile(spread[filled], 0.99)) if filled.any() else 0.0, 1e-6)
     measured = "measured_r" in found.genes and np.isfinite(row["measured_r"])
@@ -123,8 +162,3 @@ def _gene_maps(found: Findings, gene: str, layout: Layout) -> dict[str, Any]:
         "after": draw(layout, after, np.ones_like(seen), "expression", (0, top), f"{gene}: imputed"),
         "uncertainty": draw(layout, spread, filled, "spread", (0, most), f"{gene}: uncertainty"),
     }
-
-
-def _column(layer: Any) -> np.ndarray:
-    """A layer of one gene as a vector, sparse or not."""
-    return np.asarray(layer.toarray() if hasattr(layer, "toarray") else layer, dtype=np.float64).ravel()

@@ -1,8 +1,11 @@
+include { memoryFor } from '../memory'
+
 // Builds the graph of neighbouring spots; within sections, where meta.section_key names the obs column that tells them
 // apart.
 process STMCDI_BUILD_GRAPH {
     tag "${meta.id}"
     label 'process_low'
+    memory { memoryFor(1.GB, 6, h5ad, task.attempt) }
 
     input:
     tuple val(meta), path(h5ad)

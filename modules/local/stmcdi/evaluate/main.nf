@@ -1,7 +1,10 @@
+include { memoryFor } from '../memory'
+
 // Scores an imputation on the hidden values.
 process STMCDI_EVALUATE {
     tag "${meta.id}"
     label 'process_low'
+    memory { memoryFor(1.GB, 1, [imputed, truth], task.attempt) }
 
     input:
     tuple val(meta), path(imputed), path(truth)

@@ -1,7 +1,10 @@
+include { memoryFor } from '../memory'
+
 // Hides some of the known values, so that an imputation can be scored on them. The truth goes into a file of its own.
 process STMCDI_HOLD_OUT {
     tag "${meta.id}"
     label 'process_low'
+    memory { memoryFor(1.GB, 8, h5ad, task.attempt) }
 
     input:
     tuple val(meta), path(h5ad)

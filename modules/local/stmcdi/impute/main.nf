@@ -1,3 +1,5 @@
+include { memoryFor } from '../memory'
+
 // Draws the missing values from a trained model. Chooses its device as STMCDI_TRAIN does. Where meta.shard is set, such as to
 // '2/5', it fills that part of the spots alone, for STMCDI_MERGE. A task that is tried again takes the batches of spots that the one
 // before had done, if both are given the same folder `checkpoints`.
@@ -5,6 +7,7 @@ process STMCDI_IMPUTE {
     tag "${meta.shard ? "${meta.id} ${meta.shard}" : meta.id}"
     label 'process_high'
     label 'process_gpu'
+    memory { memoryFor(3.GB, 6, h5ad, task.attempt) }
 
     input:
     tuple val(meta), path(h5ad), path(model)

@@ -1,7 +1,10 @@
+include { memoryFor } from '../memory'
+
 // Puts the samples of a group into one file, as sections of one tissue. meta.samples holds their names, in their order.
 process STMCDI_JOIN {
     tag "${meta.id}"
     label 'process_medium'
+    memory { memoryFor(2.GB, 16, h5ads, task.attempt) }
 
     input:
     tuple val(meta), path(h5ads, stageAs: 'samples/?/*')

@@ -1,7 +1,10 @@
+include { memoryFor } from '../memory'
+
 // Puts the shards of an imputation together: the same content as from one task.
 process STMCDI_MERGE {
     tag "${meta.id}"
     label 'process_medium'
+    memory { memoryFor(1.GB, 2, shards, task.attempt) }
 
     input:
     tuple val(meta), path(shards, stageAs: 'shards/*')

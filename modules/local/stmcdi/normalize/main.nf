@@ -1,7 +1,10 @@
+include { memoryFor } from '../memory'
+
 // Scales every spot to the median total count and takes log(1 + x).
 process STMCDI_NORMALIZE {
     tag "${meta.id}"
     label 'process_medium'
+    memory { memoryFor(2.GB, 16, h5ad, task.attempt) }
 
     input:
     tuple val(meta), path(h5ad)

@@ -1,7 +1,10 @@
+include { memoryFor } from '../memory'
+
 // Says in one page what was imputed and which genes to trust; `truth` may be an empty list.
 process STMCDI_REPORT {
     tag "${meta.id}"
     label 'process_low'
+    memory { memoryFor(1.GB, 1, [imputed, truth], task.attempt) }
 
     input:
     tuple val(meta), path(imputed), path(model), path(truth)
@@ -14,10 +17,11 @@ process STMCDI_REPORT {
 
     script:
     def args = task.ext.args ?: ''
+    def memory = task.memory ? "--memory-limit ${task.memory.toMega().intdiv(2)}M" : ''
     def prefix = task.ext.prefix ?: meta.id
     def hidden = truth ? "--truth \"${truth}\"" : ''
     """
-    stmcdi report ${args} --model-dir "${model}" ${hidden} "${imputed}" "${prefix}_report.html"
+    stmcdi report ${memory} ${args} --model-dir "${model}" ${hidden} "${imputed}" "${prefix}_report.html"
 
     cat > versions.yml <<-END_VERSIONS
     "${task.process}":

@@ -1,7 +1,10 @@
+include { memoryFor } from '../memory'
+
 // Keeps the genes worth imputing, or those of a list.
 process STMCDI_SELECT_HVG {
     tag "${meta.id}"
     label 'process_medium'
+    memory { memoryFor(1.GB, 4, h5ad, task.attempt) }
 
     input:
     tuple val(meta), path(h5ad)

@@ -1,3 +1,5 @@
+include { memoryFor } from '../memory'
+
 // Trains the diffusion model on the visible entries of one sample, on every GPU that the task was given. Where it sees
 // none it says so and computes on the CPU; with --device cuda in ext.args it fails instead. A task that is tried again
 // goes on where the one before was stopped, if both are given the same folder `checkpoints`.
@@ -5,6 +7,7 @@ process STMCDI_TRAIN {
     tag "${meta.id}"
     label 'process_high'
     label 'process_gpu'
+    memory { memoryFor(4.GB, 4, h5ad, task.attempt) }
 
     input:
     tuple val(meta), path(h5ad)

@@ -1,0 +1,91 @@
+"""Which image a step gets, and what is said before any work where the default image was never built."""
+
+import json
+
+import pytest
+
+ABSENT = """#!/usr/bin/env bash
+# Stands in for a container engine without images.
+echo "Error response from daemon: No such image: $3" >&2
+exit 1
+"""
+CPU, CUDA = "localhost/stmcdi:0.1.0-cpu", "localhost/stmcdi:0.1.0-cuda"
+ELSE = "in ROOT, or name another by --container"
+FILE = "make an image file of it (docs/hpc.md) and name that by --container /path/to/stmcdi.sif"
+SAID = {  # profile: the images and how to get them
+    "docker": (CPU, f"build it by `make image ENGINE=docker` {ELSE}"),
+    "podman,gpu": (f"{CPU}, {CUDA}", f"build it by `make image` and `make image VARIANT=cuda` {ELSE}"),
+    "apptainer": (CPU, FILE),
+    "singularity": (CPU, FILE),
+}
+
+
+@pytest.fixture
+def programs(tmp_path):
+    folder = tmp_path / "programs"
+    folder.mkdir()
+    for engine in ("docker", "podman", "singularity", "apptainer"):
+        (folder / engine).write_text(ABSENT)
+        (folder / engine).chmod(0o755)
+    return folder
+
+
+@pytest.mark.parametrize("profile", SAID)
+def test_an_image_that_was_never_built_ends_the_run_in_one_line(
+    nextflow, root, tmp_path, samplesheet, programs, profile
+):
+    arguments = ["-stub-run", "-profile", profile, "--input", samplesheet("A,a.h5ad")]
+    done = nextflow(tmp_path, "-q", "run", root, *arguments, path=programs)
+    assert (done.returncode, done.stdout) == (2, "")
+    images, how = SAID[profile]
+    assert done.stderr == f"ERROR: no image {images} on this machine; {how.replace('ROOT', str(root))}\n"
+    assert not (tmp_path / "results").exists() and not any((tmp_path / "work").iterdir())
+
+
+NOT_LOOKED_FOR = {
+    "another image": "process.container = 'registry.example/stmcdi:1'",
+    "an image of some steps": "process { withName: 'STMCDI_.*' { container = 'registry.example/stmcdi:1' } }",
+    "a cluster's nodes": "process.executor = 'slurm'",
+}
+
+
+@pytest.mark.parametrize("case", NOT_LOOKED_FOR)
+def test_no_other_image_is_looked_for(nextflow, root, tmp_path, programs, case):
+    (tmp_path / "main.nf").write_text(f"""
+include {{ missingImage }} from '{root}/workflows/images'
+
+workflow {{
+    println(missingImage(nextflow.Global.session.config, 'podman', params))
+}}
+""")
+    settings = f"params.device = 'cpu'\nprocess.container = '{CPU}'\npodman.enabled = true\n{NOT_LOOKED_FOR[case]}\n"
+    (tmp_path / "nextflow.config").write_text(settings)
+    done = nextflow(tmp_path, "-q", "run", "main.nf", path=programs)
+    assert done.stdout == "null\n", done.stdout + done.stderr
+
+
+IMAGES = {  # arguments: images of the steps without and with a GPU
+    (): (CPU, CUDA),
+    ("--container", "registry.example/stmcdi:2-cpu"): (
+        "registry.example/stmcdi:2-cpu",
+        "registry.example/stmcdi:2-cuda",
+    ),
+    ("--container", "stmcdi.sif"): ("stmcdi.sif", "stmcdi.sif"),
+    ("--gpu_container", "mine"): (CPU, "mine"),
+    ("-c", "site.config"): ("theirs", "theirs"),
+}
+
+
+@pytest.mark.parametrize("arguments", IMAGES)
+def test_steps_with_a_gpu_get_its_image_and_no_other_step(nextflow, root, tmp_path, arguments):
+    (tmp_path / "site.config").write_text("process.container = 'theirs'\n")
+    first = [option for option in arguments if arguments[0] == "-c"]
+    rest = [option for option in arguments if not first]
+    done = nextflow(tmp_path, *first, "inspect", root, "-profile", "test,docker,gpu", *rest)
+    assert done.returncode == 0, done.stdout + done.stderr
+    processes = json.loads(done.stdout[done.stdout.index("{") :])["processes"]
+    images = {process["name"].rpartition(":")[2]: process["container"] for process in processes}
+    without, with_gpu = IMAGES[arguments]
+    gpu_steps = ("STMCDI_TRAIN", "STMCDI_IMPUTE")
+    assert images == {step: with_gpu if step in gpu_steps else without for step in images}
+    assert set(gpu_steps) < set(images)
