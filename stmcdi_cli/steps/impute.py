@@ -179,6 +179,7 @@ def _model_and_tissue(
 
 def _record(header: "AnnData", model: "ImputationModel", settings: Mapping[str, Any]) -> None:
     trained = {name: model.config.get(name) for name in ("preset", "seed", "device", "cpu_fallback", "seconds")}
+    trained |= {"count_scale": model.config.get("scale") or "none", "odd_spots": model.config.get("odd_spots")}
     record(header, "train", trained)  # train writes a model, not this file
     record(header, "impute", {**settings, "preset": trained["preset"], "seconds": 0})
 

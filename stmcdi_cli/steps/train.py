@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
     from anndata import AnnData
+    from pandas import Index
 
     from stmcdi_cli.model.base import ImputationModel
     from stmcdi_cli.model.tissue import Tissue
@@ -97,8 +98,9 @@ def train(
     fallback = cpu_fallback(device, chosen)
     spots = _training_spots(adata, config, seed)
     tissue = Tissue.from_anndata(adata, spots)
-    config["scale"] = tissue.count_scale
+    config |= {"scale": tissue.count_scale, "odd_spots": int(tissue.odd_spots.sum())}
     if not quiet:
+        _log_scale(tissue, adata.obs_names if spots is None else adata.obs_names[spots])
         part = "" if spots is None else f" of {adata.n_obs}, in patches,"
         logger.info("train: %d spots%s x %d genes on %s", tissue.n_spots, part, tissue.n_genes, chosen)
         if fallback:
@@ -128,6 +130,22 @@ def train(
         save_load.save(model, model_dir, history)
         checkpoint_file.remove()
     return model
+
+
+def _log_scale(tissue: "Tissue", names: "Index") -> None:
+    """Say where counting noise is not modelled: in the whole tissue, or in spots that are unlike all others."""
+    if tissue.count_scale is None:
+        logger.warning(
+            "train: X holds whole counts on no known scale (log1p-normalised, normalised or raw): its values are taken "
+            "as Gaussian, without counting noise; run `stmcdi normalize` on raw counts to have it modelled"
+        )
+    elif tissue.odd_spots.any():
+        logger.warning(
+            "train: %d of %d spots hold no whole counts, unlike the others (%s); nothing is learnt from them",
+            tissue.odd_spots.sum(),
+            tissue.n_spots,
+            validation.some(names[tissue.odd_spots]),
+        )
 
 
 def _configuration(preset: str, seed: int, **changes: int | None) -> dict[str, Any]:

@@ -1,10 +1,9 @@
 import numpy as np
 import pytest
-import scipy.sparse as sp
 from scipy import stats
 
 from stmcdi_cli.model.latent.count_moments import DISPERSIONS, CountTable
-from stmcdi_cli.model.scales import SCALES, detect_scale
+from stmcdi_cli.model.scales import SCALES
 
 DEPTHS = np.array([0.05, 0.4, 1.0, 3.7])
 MEANS = np.array([1e-3, 0.03, 0.4, 1.0, 6.3, 40.0, 300.0])
@@ -64,53 +63,10 @@ def test_inverse_of_nothing_is_next_to_nothing():
     assert np.isfinite(back).all() and (0 <= back).all() and (back < 1e-6).all()
 
 
-def data(seed=0, n=80, genes=30):
-    random = np.random.default_rng(seed)
-    s = random.gamma(4, 0.25, n)
-    return random, s, random.poisson(random.gamma(0.5, 6, genes) * s[:, None])
-
-
-@pytest.mark.parametrize("scale", SCALES)
-@pytest.mark.parametrize("known", [True, False])
-def test_scale_is_recognised(scale, known):
-    _, s, counts = data()
-    depth = s if known else np.ones(len(s))
-    x = sp.csr_matrix(SCALES[scale][0](counts, depth[:, None]).astype(np.float32))
-    found = detect_scale(x, depth if known else None)
-    # Without depths, linear values and counts are one and the same thing.
-    assert {found} | {scale} <= ({"linear", "counts"} if not known and scale != "log1p" else {scale})
-
-
-def test_scale_of_large_counts_survives_single_precision():
-    _, s, counts = data()
-    counts = np.where(np.arange(counts.size).reshape(counts.shape) % 3, counts, counts * 5000)
-    x = sp.csr_matrix(np.log1p(counts / s[:, None]).astype(np.float32))
-    assert detect_scale(x, s) == "log1p"
-
-
-OTHER = {
-    "smooth": lambda random, counts, s: random.gamma(2, 1, counts.shape),
-    "other normalisation": lambda random, counts, s: np.log1p(1e4 * counts / counts.sum(1, keepdims=True)),
-    "log2": lambda random, counts, s: np.log2(1 + counts / s[:, None]),
-    "one value off": lambda random, counts, s: np.where(np.arange(counts.size).reshape(counts.shape) == 7, 2.5, counts),
-    "intensities": lambda random, counts, s: random.uniform(50, 600, counts.shape),
-    "large intensities": lambda random, counts, s: random.uniform(2e3, 6e4, counts.shape),
-}
-
-
-@pytest.mark.parametrize("kind", OTHER)
-def test_other_values_are_no_counts(kind):
-    random, s, counts = data()
-    x = sp.csr_matrix(OTHER[kind](random, counts, s).astype(np.float32))
-    assert detect_scale(x, None) is None
-    assert detect_scale(x, s) is None
-
-
-def test_counts_that_are_all_large_are_counts():
-    random, s, counts = data()
-    x = sp.csr_matrix((counts + 50).astype(np.float32))
-    assert detect_scale(x, s) == "counts"
-
-
-def test_nothing_has_no_scale():
-    assert detect_scale(sp.csr_matrix((4, 3), dtype=np.float32), None) is None
+def test_a_shallow_or_deep_spot_changes_nothing_for_the_others():
+    """The table's points do not move with the range of depths and rates that it covers."""
+    log_mu = np.broadcast_to(np.log(MEANS), (len(DEPTHS), len(MEANS)))
+    alone = CountTable("log1p", 0.25, DEPTHS, max_mean=400.0)
+    wider = CountTable("log1p", 0.25, np.append(DEPTHS, [7e-5, 60.0]), max_mean=9000.0)
+    for one, other in zip(alone.moments(DEPTHS, log_mu), wider.moments(DEPTHS, log_mu), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
