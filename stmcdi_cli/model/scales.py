@@ -26,6 +26,8 @@ _HALF_ROUNDING = 2.0**-11
 """What float16 can change in a value, relative to it."""
 _LARGEST = 1e4
 """Largest count that is evidence: by rounding or by size, every number far above it is whole."""
+_IMPOSSIBLE = 1e8
+"""Counts of one gene in one spot above this are no counts."""
 _COARSEST = 0.25
 """Largest rounding of a count at which it is still evidence."""
 
@@ -89,6 +91,6 @@ def _judge(x: sp.csr_matrix, depth: np.ndarray, name: str) -> tuple[np.ndarray, 
         rounding = np.where(half[spot], to_count(value * (1 + _HALF_ROUNDING), s) - count, _ROUNDING * whole)
         tolerance = _TOLERANCE + rounding
         evidence = (whole <= _LARGEST) & (tolerance < _COARSEST)
-        wrong = ~np.isfinite(count) | (evidence & ((np.abs(count - whole) > tolerance) | (whole < 1)))
+        wrong = ~(count < _IMPOSSIBLE) | (evidence & ((np.abs(count - whole) > tolerance) | (whole < 1)))
     fits = np.bincount(spot, wrong, n_spots) == 0
     return fits, 2 * np.bincount(spot, evidence, n_spots) >= np.maximum(n_values, 1)
