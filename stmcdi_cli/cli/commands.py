@@ -22,6 +22,7 @@ from stmcdi_cli.cli.options import (
     PRESET,
     SAMPLER,
     TARGET,
+    TARGET_HELP,
     example,
     split_names,
 )
@@ -213,7 +214,7 @@ def train(input: Path, model_dir: Path, **options: Any) -> None:
 @click.argument("input", type=PATH)
 @click.argument("model_dir", type=PATH)
 @click.argument("output", type=PATH)
-@click.option("--target", type=TARGET, default="missing", help="Entries to fill; zeros: missing and zero ones.")
+@click.option("--target", type=TARGET, default="auto", help=TARGET_HELP)
 @click.option("--n-samples", type=int, default=50, help="Draws per entry.")
 @click.option("--sampler", type=SAMPLER, default="dpm", help="How the reverse process is run.")
 @click.option("--n-steps", type=int, default=None, help="Network passes per draw (default: the sampler's).")
@@ -333,7 +334,7 @@ def report(input: Path, output: Path, truth: Path | None, baseline: tuple[Path, 
 @GENES
 @click.option("--n-neighbors", type=int, default=5, help="Neighbours per spot.")
 @click.option("--preset", type=PRESET, default="default", help="Settings of model and training; paper: as published.")
-@click.option("--target", type=TARGET, default="missing", help="Entries to fill; zeros: missing and zero ones.")
+@click.option("--target", type=TARGET, default="auto", help=TARGET_HELP)
 @click.option("--n-samples", type=int, default=50, help="Draws per entry.")
 @click.option(
     "--evaluate",

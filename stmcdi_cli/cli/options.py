@@ -6,7 +6,8 @@ import click
 
 PATH = click.Path(path_type=Path)
 DEVICE = click.Choice(["auto", "cpu", "cuda"])
-TARGET = click.Choice(["missing", "zeros", "all"])
+TARGET = click.Choice(["auto", "missing", "zeros", "all"])
+TARGET_HELP = "Entries to fill; zeros: missing and zero ones; auto: missing ones, or all where none is marked missing."
 SAMPLER = click.Choice(["dpm", "ddim", "ddpm", "langevin"])
 PRESET = click.Choice(["default", "paper"])
 FORMAT = click.Choice(["auto", "space-ranger", "visium-hd", "table", "h5ad", "zarr", "spatialdata"])

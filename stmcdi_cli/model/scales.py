@@ -12,43 +12,85 @@ SCALES: dict[str, tuple[Callable, Callable]] = {
     "counts": (lambda count, s: count + 0 * s, lambda x, s: x + 0 * s),
 }
 
-SHALLOWEST = 1e-4
-"""Smallest depth: shallower spots are treated as if they had it, because spots without counts have depth 0."""
+SHALLOWEST = 1e-9
+"""Depth below which a spot counts as this deep: no logarithm of 0, and below the depth of any spot with a count."""
+FITTING_SHARE = 0.9
+"""Share of the spots that have to be whole counts on a scale before it is taken for the scale of a tissue."""
+RECORDED_SHARE = 0.5
+"""The same for the scale that the record of `normalize` names: fewer spots have to confirm what is written there."""
+
 _TOLERANCE = 2e-3
 _ROUNDING = 2e-6
-"""Largest relative rounding error of a count in float32, on any of the scales."""
-_SMALL = 1e4
-"""Half of the counts must be at most this large: of much larger values, all are whole within the tolerance."""
+"""What float32 can change in a count, relative to it, on any of the scales."""
+_HALF_ROUNDING = 2.0**-11
+"""What float16 can change in a value, relative to it."""
+_LARGEST = 1e4
+"""Largest count that is evidence: by rounding or by size, every number far above it is whole."""
+_IMPOSSIBLE = 1e8
+"""Counts of one gene in one spot above this are no counts."""
+_COARSEST = 0.25
+"""Largest rounding of a count at which it is still evidence."""
 
 
 class ScaleSearch:
-    """Search for the scale of a matrix of which some rows are given at a time.
+    """Search for the scale on which a matrix is whole counts; rows are seen a few at a time.
 
-    The values decide, not the history of the file, so that files normalised elsewhere are recognised too.
+    A scale is judged by spots: one odd value, or one nearly empty spot, decides nothing for the others.
+
+    Parameters
+    ----------
+    recorded
+        Scale that the record of an earlier step names, if any.
     """
 
-    def __init__(self) -> None:
-        # Numbers of all and of small values by scale. Raw counts come first: no other values fit them by accident.
-        self._left = {name: [0, 0] for name in reversed(SCALES)}
+    def __init__(self, recorded: str | None = None) -> None:
+        self._recorded = recorded
+        # Per scale and block of rows: whether each spot fits, and whether it is evidence.
+        self._found: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {name: [] for name in SCALES}
+        self._n_with_values = 0
 
     def see(self, x: sp.csr_matrix, depth: np.ndarray) -> None:
-        """Exclude the scales on which some value of these rows [n, G], with depths [n], is not a whole count."""
-        if x.nnz == 0:
-            return
-        s = np.repeat(depth, np.diff(x.indptr))
-        for name in list(self._left):
-            with np.errstate(over="ignore"):
-                counts = SCALES[name][1](x.data.astype(np.float64), s)
-            whole = np.round(counts)
-            if np.isinf(counts).any() or not (
-                np.all(np.abs(counts - whole) <= _TOLERANCE + _ROUNDING * whole) and whole.min() >= 1
-            ):
-                del self._left[name]
-                continue
-            self._left[name][0] += len(counts)
-            self._left[name][1] += int(np.count_nonzero(counts <= _SMALL))
+        """Look at rows of a matrix, and the depths of these."""
+        self._n_with_values += int(np.count_nonzero(np.diff(x.indptr)))
+        for name in SCALES:
+            self._found[name].append(_judge(x, depth, name))
 
     @property
     def scale(self) -> str | None:
-        """The first scale on which all values were whole counts and most of them small; None where there is none."""
-        return next((name for name, (n, n_small) in self._left.items() if n and 2 * n_small >= n), None)
+        """Name of the scale; None where the values are whole counts on none of them."""
+        if self._recorded is not None and self._fitting_share(self._recorded) >= RECORDED_SHARE:
+            return self._recorded
+        # The plainest first: nothing fits raw counts by accident.
+        return next((name for name in reversed(SCALES) if self._fitting_share(name) >= FITTING_SHARE), None)
+
+    @property
+    def odd_spots(self) -> np.ndarray:
+        """Spots whose values are no whole counts on the scale of the others, bool [n]; none where there is no scale."""
+        name = self.scale
+        fits = np.concatenate([np.empty(0, bool), *(fits for fits, _ in self._found[name or "counts"])])
+        return ~fits if name else np.zeros(len(fits), bool)
+
+    def _fitting_share(self, name: str) -> float:
+        """Share of the spots that fit, of those that are evidence; 0 where most spots with values are none."""
+        n_evidence = sum(int(np.count_nonzero(evidence)) for _, evidence in self._found[name])
+        n_fitting = sum(int(np.count_nonzero(fits & evidence)) for fits, evidence in self._found[name])
+        return n_fitting / n_evidence if 2 * n_evidence >= max(1, self._n_with_values) else 0.0
+
+
+def _judge(x: sp.csr_matrix, depth: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Whether all values of each spot are whole counts on a scale, and whether most of them can tell; both bool [B]."""
+    n_spots = x.shape[0]
+    n_values = np.diff(x.indptr)
+    spot = np.repeat(np.arange(n_spots), n_values)
+    value, s = x.data.astype(np.float64), depth[spot]
+    with np.errstate(over="ignore", invalid="ignore"):
+        to_count = SCALES[name][1]
+        count = to_count(value, s)
+        whole = np.round(count)
+        half = np.bincount(spot, x.data.astype(np.float16) != x.data, n_spots) == 0  # a spot stored as float16
+        rounding = np.where(half[spot], to_count(value * (1 + _HALF_ROUNDING), s) - count, _ROUNDING * whole)
+        tolerance = _TOLERANCE + rounding
+        evidence = (whole <= _LARGEST) & (tolerance < _COARSEST)
+        wrong = ~(count < _IMPOSSIBLE) | (evidence & ((np.abs(count - whole) > tolerance) | (whole < 1)))
+    fits = np.bincount(spot, wrong, n_spots) == 0
+    return fits, 2 * np.bincount(spot, evidence, n_spots) >= np.maximum(n_values, 1)

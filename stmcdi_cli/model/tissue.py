@@ -12,6 +12,7 @@ from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli.errors import InputError
 from stmcdi_cli.model.diffusion import keyed_noise
 from stmcdi_cli.model.scales import SCALES, SHALLOWEST, ScaleSearch
+from stmcdi_cli.provenance import parameters_of
 from stmcdi_cli.sparse import as_row_major, mask_out, read_rows, row_chunks, select_rows, to_csr, vstack
 from stmcdi_cli.sparse import on_disk as is_on_disk
 
@@ -65,6 +66,9 @@ class Tissue:
         Function of the counts that `x` is, a name in `scales.SCALES`; None where it is not a function of counts.
     genes
         Gene names in order.
+    odd_spots
+        Spots whose values are no whole counts on the scale of the others, bool [n]. All their entries are missing
+        here: no model can read them, and none may learn from them.
     """
 
     x: sp.csr_matrix
@@ -73,6 +77,7 @@ class Tissue:
     depth: np.ndarray
     count_scale: str | None
     genes: tuple[str, ...]
+    odd_spots: np.ndarray
 
     @property
     def n_spots(self) -> int:
@@ -106,7 +111,8 @@ class Tissue:
     def from_anndata(cls, adata: "AnnData", spots: np.ndarray | None = None, *, on_disk: bool = False) -> "Tissue":
         """Take the visible part of an AnnData object; values of ``X`` at missing entries are dropped here.
 
-        All entries of a spot flagged as empty are missing: nothing was measured there, which is not a measured 0.
+        All entries of a spot flagged as empty are missing: nothing was measured there, which is not a measured 0. The
+        same holds for spots that are no whole counts where nearly all others are.
 
         Parameters
         ----------
@@ -129,7 +135,7 @@ class Tissue:
             graph, obs = graph[spots][:, spots], obs.iloc[spots]
             X, missing = select_rows(X, spots), None if missing is None else select_rows(missing, spots)
         shape = (len(obs), adata.n_vars)
-        empty = obs[keys.EMPTY_SPOT].to_numpy(bool) if keys.EMPTY_SPOT in obs else np.zeros(len(obs), bool)
+        unseen = obs[keys.EMPTY_SPOT].to_numpy(bool).copy() if keys.EMPTY_SPOT in obs else np.zeros(len(obs), bool)
         size_factor = obs[keys.SIZE_FACTOR].to_numpy(np.float64) if keys.SIZE_FACTOR in obs else np.ones(len(obs))
         depth = np.maximum(size_factor, SHALLOWEST)
         every_gene = sp.csr_matrix(np.ones((1, adata.n_vars), bool))
@@ -138,34 +144,51 @@ class Tissue:
             part = sp.csr_matrix((rows.stop - rows.start, shape[1]), dtype=bool)
             if missing is not None:
                 part = to_csr(read_rows(missing, rows), bool)
-            if empty[rows].any():
-                part = to_csr(part + sp.csr_matrix(empty[rows, None]) @ every_gene, bool)
+            if unseen[rows].any():
+                part = to_csr(part + sp.csr_matrix(unseen[rows, None]) @ every_gene, bool)
             return part
 
         def visible_rows(rows: slice) -> sp.csr_matrix:
             return mask_out(to_csr(read_rows(X, rows)), missing_rows(rows))
 
+        search, parts = ScaleSearch(_recorded_scale(adata)), []
         lazy = on_disk and (is_on_disk(X) or is_on_disk(missing))
-        search, parts, n_values, n_missing = ScaleSearch(), [], 0, 0
         for rows in row_chunks(shape):
             x = visible_rows(rows)
-            if not np.isfinite(x.data).all():
-                raise InputError("X has NaN or infinite values; run `stmcdi normalize`, which marks NaN as missing")
-            if x.nnz and x.data.min() < 0:
-                raise InputError("X has negative values; give normalised expression or counts, not centred values")
+            _check_values(x)
             search.see(x, depth[rows])
-            hidden = missing_rows(rows)
-            n_values, n_missing = n_values + x.nnz, n_missing + hidden.nnz
-            if not lazy:
-                parts.append((x, hidden))
+            parts.append((x.nnz, missing_rows(rows).nnz) if lazy else (x, missing_rows(rows)))
+        odd_spots = search.odd_spots
+        if odd_spots.any():
+            unseen |= odd_spots  # read below by both functions
+            again = ((visible_rows(rows), missing_rows(rows)) for rows in row_chunks(shape))
+            parts = [(x.nnz, hidden.nnz) if lazy else (x, hidden) for x, hidden in again]
+        x, hidden = zip(*parts, strict=True)
         return cls(
-            x=Rows(visible_rows, shape, n_values) if lazy else vstack([x for x, _ in parts]),
-            missing=Rows(missing_rows, shape, n_missing) if lazy else vstack([part for _, part in parts]),
+            x=Rows(visible_rows, shape, sum(x)) if lazy else vstack(x),
+            missing=Rows(missing_rows, shape, sum(hidden)) if lazy else vstack(hidden),
             graph=graph,
             depth=depth,
             count_scale=search.scale,
             genes=tuple(map(str, adata.var_names)),
+            odd_spots=odd_spots,
         )
+
+
+def _recorded_scale(adata: "AnnData") -> str | None:
+    """Scale on which `normalize` left whole counts, where it is on record; a later program may have changed them."""
+    done = parameters_of(adata, "normalize")
+    if done.get("skip", True):
+        return None
+    return "log1p" if done.get("log") else "linear"
+
+
+def _check_values(x: sp.csr_matrix) -> None:
+    """Refuse values that no model can use."""
+    if not np.isfinite(x.data).all():
+        raise InputError("X has NaN or infinite values; run `stmcdi normalize`, which marks NaN as missing")
+    if x.nnz and x.data.min() < 0:
+        raise InputError("X has negative values; give normalised expression or counts, not centred values")
 
 
 def graph_of(adata: "AnnData") -> sp.csr_matrix:

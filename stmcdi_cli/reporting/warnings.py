@@ -46,6 +46,17 @@ def _settings(found: Findings) -> Iterator[str]:
             "The preset paper does not calibrate its uncertainty, so the verdicts are less reliable than with the "
             "preset default."
         )
+    train = found.parameters.get("train", {}).get("parameters", {})
+    if train.get("count_scale") == "none":
+        yield (
+            "The values were whole counts on no known scale, so they were taken as Gaussian: counting noise was not "
+            "modelled, and shallow spots count as much as deep ones. Start from raw counts if there are any."
+        )
+    elif train.get("odd_spots"):
+        yield (
+            f"{train['odd_spots']} spots held no whole counts, unlike the others. Nothing was learnt from them: "
+            "correct or remove them."
+        )
     n_samples = impute.get("n_samples")
     if n_samples is not None and n_samples < 20:
         yield f"Only {n_samples} draws per entry: interval ends and standard deviation are imprecise. Use 20 or more."

@@ -18,7 +18,7 @@ from stmcdi_cli.io.h5ad import copy_without, matrices
 from stmcdi_cli.io.partial import Parts, kept_in
 from stmcdi_cli.io.stream import Block, Stream, disk_size, disk_usage
 from stmcdi_cli.provenance import data_digest, parameters_of, record
-from stmcdi_cli.sparse import as_row_major, read_rows, to_csr
+from stmcdi_cli.sparse import as_row_major, mask_out, missing_mask, read_rows, row_chunks, to_csr
 from stmcdi_cli.steps._step import step
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-TARGETS = ("missing", "zeros", "all")
+TARGETS = ("auto", "missing", "zeros", "all")
 LAYERS = (keys.IMPUTED, keys.IMPUTED_SD, keys.IMPUTED_MEDIAN, keys.IMPUTED_Q05, keys.IMPUTED_Q95)
 _FEWEST_SPOTS = 256  # in a part of the work
 _ENCODED = "encoded"
@@ -41,7 +41,7 @@ def impute(
     adata: "AnnData",
     model_dir: "str | os.PathLike[str] | ImputationModel",
     *,
-    target: str = "missing",
+    target: str = "auto",
     n_samples: int = 50,
     sampler: str = "dpm",
     n_steps: int | None = None,
@@ -63,7 +63,8 @@ def impute(
     model_dir
         Folder written by `train`, or the model itself.
     target
-        ``missing`` fills ``layers['missing']``; ``zeros`` fills zeros too; ``all`` denoises every entry.
+        ``missing`` fills ``layers['missing']``; ``zeros`` fills zeros too; ``all`` denoises every entry; ``auto`` is
+        ``missing`` where any entry is marked missing, otherwise ``all``.
     n_samples
         Draws per entry.
     sampler
@@ -105,6 +106,7 @@ def impute(
 
     began = time.monotonic()
     _check_options(target, sampler, layers, seed=seed, n_samples=n_samples, batch_size=batch_size, n_steps=n_steps)
+    target = _resolve(target, adata, quiet=quiet)
     names = [name for name in LAYERS if layers is None or name in layers]
     model, tissue = _model_and_tissue(model_dir, adata)
     spots, rest = shards.spots_of(shard, tissue.n_spots), copy_without(adata, LAYERS)
@@ -112,6 +114,7 @@ def impute(
     filling = _Filling(
         model,
         tissue,
+        as_row_major(adata.X),
         as_row_major(adata.layers.get(keys.MISSING)),
         target=target,
         genes=_chosen_genes(genes, tissue.genes),
@@ -158,6 +161,18 @@ def _check_options(target: str, sampler: str, layers: Sequence[str] | None, seed
         validation.one_of("layers", name, LAYERS)
 
 
+def _resolve(target: str, adata: "AnnData", *, quiet: bool) -> str:
+    """Give the target that ``auto`` stands for, and say which."""
+    if target != "auto":
+        return target
+    n_missing = sum(missing_mask(adata, rows).nnz for rows in row_chunks(adata.shape))
+    if not quiet and n_missing:
+        logger.info("impute: --target missing, since %d entries are marked missing", n_missing)
+    elif not quiet:
+        logger.info("impute: --target all, since no entry is marked missing: every value is denoised")
+    return "missing" if n_missing else "all"
+
+
 def _model_and_tissue(
     model_dir: "str | os.PathLike[str] | ImputationModel", adata: "AnnData"
 ) -> "tuple[ImputationModel, Tissue]":
@@ -175,6 +190,7 @@ def _model_and_tissue(
 
 def _record(header: "AnnData", model: "ImputationModel", settings: Mapping[str, Any]) -> None:
     trained = {name: model.config.get(name) for name in ("preset", "seed", "device", "cpu_fallback", "seconds")}
+    trained |= {"count_scale": model.config.get("scale") or "none", "odd_spots": model.config.get("odd_spots")}
     record(header, "train", trained)  # train writes a model, not this file
     record(header, "impute", {**settings, "preset": trained["preset"], "seconds": 0})
 
@@ -187,6 +203,8 @@ class _Filling:
     ----------
     model, tissue
         The model, and what it sees of the data; `model.prepare` comes before `rows`.
+    X
+        The values, spots x genes, in memory or on disk. Those of odd spots are not in `tissue`.
     missing
         ``layers['missing']``, spots x genes, in memory or on disk; None where there is no such layer.
     target
@@ -207,6 +225,7 @@ class _Filling:
 
     model: "ImputationModel"
     tissue: "Tissue"
+    X: Any
     missing: Any
     target: str
     genes: np.ndarray
@@ -216,16 +235,11 @@ class _Filling:
     others: "AnnData | None" = None
     parts: Parts | None = None
 
-    def targets(self, spots: range, x: np.ndarray) -> np.ndarray:
-        """Which entries of some spots to fill, bool [spots, G]; `x` are their values."""
+    def targets(self, x: np.ndarray, missing: np.ndarray) -> np.ndarray:
+        """Which entries of some spots to fill, bool [spots, G]; from their values, and which have none."""
         if self.target == "all":
-            return np.ones_like(x, dtype=bool) & self.genes
-        entries = np.zeros_like(x, dtype=bool)
-        if self.missing is not None:
-            entries = to_csr(read_rows(self.missing, slice(spots.start, spots.stop)), bool).toarray()
-        if self.target == "zeros":
-            entries |= x == 0
-        return entries & self.genes
+            return np.ones_like(missing) & self.genes
+        return (missing | (x == 0) if self.target == "zeros" else missing) & self.genes
 
     def fill(self, spots: range, where: np.ndarray) -> dict[str, np.ndarray]:
         """Values of each layer at some entries (bool [spots, G]) of some spots, float32 [entries]."""
@@ -238,9 +252,12 @@ class _Filling:
 
     def rows(self, spots: range) -> tuple[Block, int]:
         """Rows of every layer, drawn or taken from a finished part; and how many entries were filled."""
-        x = self.tissue.x[np.asarray(spots)].toarray()
-        where = self.targets(spots, x)
-        part = f"{spots.start}-{spots.stop}"
+        run, part = slice(spots.start, spots.stop), f"{spots.start}-{spots.stop}"
+        missing = sp.csr_matrix((len(spots), len(self.genes)), dtype=bool)
+        if self.missing is not None:
+            missing = to_csr(read_rows(self.missing, run), bool)
+        x = mask_out(to_csr(read_rows(self.X, run)), missing).toarray()
+        where = self.targets(x, missing.toarray())
         values = self.parts.load(part) if self.parts else None
         if values is None:
             starts = range(0, len(spots), self.batch_size)
@@ -249,7 +266,7 @@ class _Filling:
             values = {name: np.concatenate([each[name] for each in filled]) for name in filled[0]}
             if self.parts:
                 self.parts.save(part, values)
-        block = {} if self.others is None else dict(shards.rows_at(self.others, slice(spots.start, spots.stop)))
+        block = {} if self.others is None else dict(shards.rows_at(self.others, run))
         for name in self.layers:
             dense = x.copy() if name == keys.IMPUTED else np.zeros_like(x)
             dense[where] = values[name]

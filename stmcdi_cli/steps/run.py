@@ -19,7 +19,7 @@ def run(
     genes: Sequence[str] | None = None,
     n_neighbors: int = 5,
     preset: str = "default",
-    target: str = "missing",
+    target: str = "auto",
     n_samples: int = 50,
     fraction: float = 0.0,
     seed: int = 0,

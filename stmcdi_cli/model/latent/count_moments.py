@@ -16,6 +16,18 @@ DISPERSIONS = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 """Negative binomial dispersions a gene may have: variance = mu + dispersion * mu^2; 0 is Poisson."""
 
 _EXACT_COUNTS = 256
+_LARGE_STEP = 1.01
+"""Width of the bins of larger counts, as a ratio."""
+_DEPTH_STEP, _MEAN_STEP = 0.04, 0.08
+"""Steps of the table in log depth and log mean."""
+
+
+def _grid(low: float, high: float, step: float) -> np.ndarray:
+    """Multiples of a step that cover a range.
+
+    Ranges that overlap share their points: one very shallow or deep spot changes nothing for the others.
+    """
+    return step * np.arange(np.floor(low / step), np.floor(high / step) + 2)
 
 
 class CountTable:
@@ -35,12 +47,12 @@ class CountTable:
 
     def __init__(self, scale: str, dispersion: float, size_factor: np.ndarray, max_mean: float) -> None:
         low, high = np.log(np.maximum([size_factor.min(), size_factor.max()], SHALLOWEST))
-        self.log_s = np.linspace(low - 1e-6, high + 1e-6, 96)
-        self.log_mu = np.linspace(np.log(1e-9), np.log(max(max_mean, 1.0)), 320)
-        self.step = self.log_mu[1] - self.log_mu[0]
-        # One bin for each small count; for large ones, bins about 1 % wide.
+        self.log_s, self.step = _grid(low, high, _DEPTH_STEP), _MEAN_STEP
+        self.log_mu = _grid(np.log(1e-9), np.log(max(max_mean, 1.0)), self.step)
+        # Every small count by itself; of the large ones, bins a hundredth wide.
         most = max(max_mean, 1.0) * (20 if dispersion == 0 else 20 + 20 * dispersion)
-        large = np.unique(np.geomspace(_EXACT_COUNTS, max(most, 2 * _EXACT_COUNTS), 400).round())
+        n_bins = int(np.ceil(np.log(max(most / _EXACT_COUNTS, 2)) / np.log(_LARGE_STEP)))
+        large = np.unique((_EXACT_COUNTS * _LARGE_STEP ** np.arange(n_bins + 1)).round())
         last = np.concatenate([np.arange(_EXACT_COUNTS), large])  # the largest count of each bin
         first = np.concatenate([[0], last[:-1] + 1])
         mu = np.exp(self.log_mu)[:, None]

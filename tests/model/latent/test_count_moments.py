@@ -61,3 +61,12 @@ def test_inverse_undoes_the_mean(scale, dispersion):
 def test_inverse_of_nothing_is_next_to_nothing():
     back = CountTable("log1p", 0.0, DEPTHS, 50.0).inverse(DEPTHS)(np.zeros((4, 1)), np.arange(4)[:, None])
     assert np.isfinite(back).all() and (0 <= back).all() and (back < 1e-6).all()
+
+
+def test_a_shallow_or_deep_spot_changes_nothing_for_the_others():
+    """The table's points do not move with the range of depths and rates that it covers."""
+    log_mu = np.broadcast_to(np.log(MEANS), (len(DEPTHS), len(MEANS)))
+    alone = CountTable("log1p", 0.25, DEPTHS, max_mean=400.0)
+    wider = CountTable("log1p", 0.25, np.append(DEPTHS, [7e-5, 60.0]), max_mean=9000.0)
+    for one, other in zip(alone.moments(DEPTHS, log_mu), wider.moments(DEPTHS, log_mu), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)

@@ -29,6 +29,7 @@ def make_tissue(x, missing, graph, depth, scale="log1p"):
         depth=depth,
         count_scale=scale,
         genes=tuple(f"g{i}" for i in range(x.shape[1])),
+        odd_spots=np.zeros(len(x), bool),
     )
 
 
