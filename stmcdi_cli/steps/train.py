@@ -110,9 +110,7 @@ def train(
     )
     arguments = (config, tissue, chosen, seed, checkpoint_file, resume, quiet)
     if devices > 1:
-        state, history = distributed.launch(devices, chosen, _fit_in_process, arguments)
-        model = save_load.build(config, tissue.genes)
-        model.load_state(state)
+        model, history = _fit_in_processes(devices, *arguments)
         is_first = True
     else:
         with distributed.join_process_group(chosen):
@@ -213,6 +211,19 @@ def _fit(
     with meter, oom_as_error(), single_threaded(), checkpoint.stoppable():
         stage.save(history)
         model.fit(tissue, seed=seed, device=distributed.device_of_rank(device), report=report, checkpoint=checkpoint)
+    return model, history
+
+
+def _fit_in_processes(
+    devices: int, config: Mapping[str, Any], tissue: "Tissue", device: "torch.device", *others: Any
+) -> "tuple[ImputationModel, list[dict[str, float]]]":
+    """Fit a model in several processes, started here; gives the model and its history."""
+    from stmcdi_cli.model import save_load
+    from stmcdi_cli.model.training import distributed
+
+    state, history = distributed.launch(devices, device, _fit_in_process, (config, tissue, device, *others))
+    model = save_load.build(config, tissue.genes)
+    model.load_state(state)
     return model, history
 
 
