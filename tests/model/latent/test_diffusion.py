@@ -21,13 +21,18 @@ def tissue():
     return Tissue.from_anndata(masked)
 
 
-@pytest.fixture(params=LINKS)
-def branch(request, tissue):
-    encoder = SpatialFactorModel(rank=4, smoothing=0.9, full_depth=0.25, link=request.param)
-    linear = SpatialFactorModel(rank=4, smoothing=0.9, full_depth=0.25)
+@pytest.fixture(scope="module")
+def encoders(tissue):
+    """One for each link, not to be changed."""
+    linear, log = (SpatialFactorModel(rank=4, smoothing=0.9, full_depth=0.25, link=link) for link in LINKS)
     linear.fit(tissue, sweeps=8, seed=0)
-    encoder.fit(tissue, sweeps=8, seed=0, start=linear)
-    branch = LatentDiffusion(encoder, Schedule(T=50, beta_1=1e-4, beta_T=0.5), NETWORK)
+    log.fit(tissue, sweeps=8, seed=0, start=linear)
+    return dict(zip(LINKS, (linear, log), strict=True))
+
+
+@pytest.fixture(params=LINKS)
+def branch(request, tissue, encoders):
+    branch = LatentDiffusion(encoders[request.param], Schedule(T=50, beta_1=1e-4, beta_T=0.5), NETWORK)
     branch.encode(tissue)
     return branch
 
