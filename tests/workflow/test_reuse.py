@@ -220,4 +220,4 @@ def test_a_large_sample_asks_for_more_memory(nextflow, root, tmp_path, sampleshe
         re.search(r"^#SBATCH -J nf-(\S+)", text, re.M)[1]: re.search(r"^#SBATCH --mem (\w+)", text, re.M)[1]
         for text in (script.read_text() for script in tmp_path.glob("work/*/*/.command.run"))
     }
-    assert asked["STMCDI_STMCDI_NORMALIZE_(small"] == "2048M" and asked["STMCDI_STMCDI_NORMALIZE_(large"] == "6144M"
+    assert asked["STMCDI_STMCDI_NORMALIZE_(small)"] == "2048M" and asked["STMCDI_STMCDI_NORMALIZE_(large)"] == "6144M"
