@@ -39,7 +39,7 @@ def test_errors_of_usage_and_interrupts_are_json_too(cli, monkeypatch, tmp_path)
     def stop(**options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("stmcdi_cli.steps.simulate.stream", stop)
+    monkeypatch.setattr("stmcdi_cli.steps.simulate.simulate.stream", stop)
     (line,) = objects(cli("simulate", tmp_path / "a.h5ad", "--json-log").stderr)
     assert (line["level"], line["step"], line["message"], line["exit_code"]) == ("error", "simulate", "stopped", 130)
     (line,) = objects(cli("run", "a.h5ad", "b.h5ad", "--fraction", 0.1, "--json-log").stderr)
