@@ -6,6 +6,7 @@ same work: on the same data, with the same software and settings.
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -20,6 +21,8 @@ from safetensors.numpy import load, save
 from stmcdi_cli import __version__
 from stmcdi_cli.errors import InputError
 from stmcdi_cli.io.output import atomic_file, write_texts
+
+logger = logging.getLogger(__name__)
 
 KEY, PART = "key", ".part"
 
@@ -88,11 +91,16 @@ class Parts:
             temporary.write_bytes(content)
 
     def remove(self) -> None:
-        """Remove all."""
-        if self._ready:
+        """Remove all; what cannot be removed does not fail the work that is done."""
+        if not self._ready:
+            return
+        try:
             self._empty()
-            with suppress(OSError):
-                self.folder.rmdir()
+        except OSError as error:
+            logger.warning("%s: cannot be removed (%s); it is no longer needed", self.folder, error.strerror or error)
+            return
+        with suppress(OSError):
+            self.folder.rmdir()
 
     def _empty(self) -> None:
         for pattern in (f"*{PART}", KEY):  # the key last: until then they are known as ours

@@ -102,7 +102,6 @@ def impute(
         The data do not fit the model, or an option is out of range.
     """
     from stmcdi_cli.model.base import DrawOptions
-    from stmcdi_cli.model.device import choose_device, cpu_fallback
 
     began = time.monotonic()
     _check_options(target, sampler, layers, seed=seed, n_samples=n_samples, batch_size=batch_size, n_steps=n_steps)
@@ -123,10 +122,7 @@ def impute(
         batch_size=batch_size,
         others=None if shard is None else rest,
     )
-    chosen = choose_device(device)
-    fallback = cpu_fallback(device, chosen)
-    if fallback and not quiet:
-        logger.info("impute: on the CPU because %s; --device cuda would refuse", fallback)
+    chosen, fallback = _device(device, quiet=quiet)
     settings = {
         "target": target,
         **draws,
@@ -186,6 +182,17 @@ def _model_and_tissue(
     save_load.check_genes(model, tissue)
     save_load.check_scale(model, tissue)
     return model, tissue
+
+
+def _device(name: str, *, quiet: bool) -> "tuple[torch.device, str | None]":
+    """Choose where to compute; and why it is the CPU, where a GPU was hoped for."""
+    from stmcdi_cli.model.device import choose_device, cpu_fallback
+
+    device = choose_device(name)
+    fallback = cpu_fallback(name, device)
+    if fallback and not quiet:
+        logger.info("impute: on the CPU because %s; --device cuda would refuse", fallback)
+    return device, fallback
 
 
 def _record(header: "AnnData", model: "ImputationModel", settings: Mapping[str, Any]) -> None:

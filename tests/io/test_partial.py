@@ -1,0 +1,25 @@
+from pathlib import Path
+
+import numpy as np
+
+from stmcdi_cli.io.partial import Parts, kept_in
+
+
+def test_parts_that_cannot_be_removed_do_not_fail_the_work(tmp_path, monkeypatch, caplog):
+    """Another user's files in a shared work folder, or a file system that has become read-only."""
+
+    def refuse(path, missing_ok=False):
+        raise PermissionError(13, "Permission denied")
+
+    folder = tmp_path / "parts"
+    with monkeypatch.context() as patch:
+        with kept_in(folder) as parts:
+            parts.begin({"seed": 1})
+            parts.save("0-5", {"x": np.ones(3)})
+            patch.setattr(Path, "unlink", refuse)
+        assert caplog.messages == [f"{folder}: cannot be removed (Permission denied); it is no longer needed"]
+    again = Parts(folder)
+    again.begin({"seed": 1})
+    np.testing.assert_array_equal(again.load("0-5")["x"], np.ones(3))
+    again.remove()
+    assert not folder.exists()
