@@ -279,7 +279,7 @@ def merge(inputs: tuple[Path, ...], output: Path) -> None:
 @click.option("--tsv", type=PATH, default=None, help="Table with a row per gene (default: METRICS with suffix .tsv).")
 @MEMORY_LIMIT
 def evaluate(imputed: Path, truth: Path, metrics: Path, tsv: Path | None, **options: Any) -> None:
-    """Score imputed values on the hidden entries alone (paper, eq. 25-28, and more)."""
+    """Compare imputed values with the hidden true ones (paper, eq. 25-28, and more)."""
     from stmcdi_cli.errors import in_file
     from stmcdi_cli.io.h5ad import open_h5ad
     from stmcdi_cli.io.output import check_output
@@ -340,7 +340,7 @@ def report(input: Path, output: Path, truth: Path | None, baseline: tuple[Path, 
     "--evaluate",
     type=PATH,
     default=None,
-    help="Hide entries first; write scores to this JSON file and a TSV, what was hidden to OUTPUT.truth.h5ad.",
+    help="Hide entries first; write metrics to this JSON file and a TSV, what was hidden to OUTPUT.truth.h5ad.",
 )
 @click.option("--fraction", type=float, default=0.0, help="Share of entries to hide (with --evaluate: 0.2).")
 @click.option("--seed", type=int, default=0, help="Seed of every step.")

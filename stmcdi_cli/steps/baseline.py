@@ -12,7 +12,7 @@ from stmcdi_cli import resources, validation
 from stmcdi_cli.io.h5ad import copy_without
 from stmcdi_cli.io.stream import Block, Stream, disk_size
 from stmcdi_cli.provenance import record
-from stmcdi_cli.sparse import missing_mask, row_chunks
+from stmcdi_cli.sparse import as_row_major, mask_out, missing_mask, read_rows, row_chunks, to_csr
 from stmcdi_cli.steps._step import step
 
 if TYPE_CHECKING:
@@ -80,11 +80,14 @@ def baseline(
     # A gene that never varied gets the smallest sd of the others, not 0.
     sd = np.broadcast_to(np.maximum(estimate.sd, positive.min(initial=1.0)), fill.shape)
 
+    X = as_row_major(adata.X)
+
     def blocks() -> Iterator[Block]:
         for rows in row_chunks(adata.shape):
+            x = mask_out(to_csr(read_rows(X, rows)), missing_mask(adata, rows)).toarray()
             block: dict[str | None, Any] = {}
             for name, values in _summaries(estimate.mean[rows], sd[rows]).items():
-                layer = np.where(fill[rows], values, data.x[rows] if name == keys.IMPUTED else 0).astype(np.float32)
+                layer = np.where(fill[rows], values, x if name == keys.IMPUTED else 0).astype(np.float32)
                 block[name] = sp.csr_matrix(layer) if target == "missing" else layer
             yield block
 

@@ -84,3 +84,29 @@ def test_odd_spots_are_missing_for_the_model_in_memory_and_on_disk(raw, h5ad):
         np.testing.assert_array_equal(other.x[spots].toarray(), tissue.x[spots].toarray())
         np.testing.assert_array_equal(other.missing[spots].toarray(), tissue.missing[spots].toarray())
         assert (other.x.nnz, other.missing.nnz) == (tissue.x.nnz, tissue.missing.nnz)
+
+
+def test_odd_spots_keep_their_values_and_are_named(raw, tmp_path, caplog):
+    adata = changed(stmcdi.build_graph(stmcdi.normalize(raw)), no_whole_count)
+    masked, _ = stmcdi.hold_out(adata, seed=0)
+    model = stmcdi.train(masked, tmp_path / "model", epochs=1)
+    assert f"1 of {N} spots hold no whole counts, unlike the others ({adata.obs_names[SPOT]})" in caplog.text
+    assert model.config["scale"] == "log1p" and model.config["odd_spots"] == 1
+    imputed = stmcdi.impute(masked, model, n_samples=2, quiet=True)
+    assert imputed.uns["stmcdi"]["train"]["parameters"]["odd_spots"] == 1
+    for result in (imputed, stmcdi.baseline(masked, method="gene-mean")):
+        visible = ~masked.layers["missing"][SPOT].toarray().ravel()
+        filled, given = result.layers["imputed"][SPOT].toarray().ravel(), masked.X[SPOT].toarray().ravel()
+        np.testing.assert_array_equal(filled[visible], given[visible])
+        assert (given[visible] > 0).any()
+
+
+def test_values_on_no_scale_are_said_to_be_taken_as_gaussian(raw, tmp_path, caplog):
+    adata = stmcdi.build_graph(stmcdi.normalize(raw))
+    adata.X = adata.X.power(0.7)
+    model = stmcdi.train(adata, tmp_path / "model", epochs=1)
+    assert "X holds whole counts on no known scale" in caplog.text and model.config["scale"] is None
+    imputed = stmcdi.impute(adata, model, n_samples=2, quiet=True)
+    assert imputed.uns["stmcdi"]["train"]["parameters"]["count_scale"] == "none"
+    stmcdi.report(imputed, tmp_path / "report.html")
+    assert "whole counts on no known scale" in (tmp_path / "report.html").read_text()
