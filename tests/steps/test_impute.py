@@ -39,6 +39,21 @@ def filled(case, target):
     return {"missing": case.hidden, "zeros": case.hidden | (case.x == 0), "all": np.ones_like(case.hidden)}[target]
 
 
+def test_auto_fills_what_is_marked_missing_and_else_denoises(case, caplog):
+    options = OPTIONS | {"quiet": False}
+    same(
+        stmcdi.impute(case.masked, case.model, **options),
+        stmcdi.impute(case.masked, case.model, target="missing", **OPTIONS),
+    )
+    assert f"--target missing, since {case.masked.layers['missing'].nnz} entries are marked missing" in caplog.text
+    whole = case.masked.copy()
+    del whole.layers["missing"]
+    imputed = stmcdi.impute(whole, case.model, **options)
+    same(imputed, stmcdi.impute(whole, case.model, target="all", **OPTIONS))
+    assert "--target all, since no entry is marked missing" in caplog.text
+    assert imputed.uns["stmcdi"]["impute"]["parameters"]["target"] == "all"
+
+
 @pytest.mark.parametrize("target", ["missing", "zeros", "all"])
 def test_fills_the_target_and_keeps_the_rest(case, target):
     result = stmcdi.impute(case.masked, case.model, target=target, **OPTIONS)
