@@ -105,10 +105,12 @@ def impute(
 
     began = time.monotonic()
     _check_options(target, sampler, layers, seed=seed, n_samples=n_samples, batch_size=batch_size, n_steps=n_steps)
-    target = _resolve(target, adata, quiet=quiet)
     names = [name for name in LAYERS if layers is None or name in layers]
     model, tissue = _model_and_tissue(model_dir, adata)
     spots, rest = shards.spots_of(shard, tissue.n_spots), copy_without(adata, LAYERS)
+    wanted = _chosen_genes(genes, tissue.genes)
+    chosen, fallback = _device(device, quiet=quiet)
+    target = _resolve(target, adata, quiet=quiet)  # after all that may refuse
     draws: dict[str, Any] = {"n_samples": n_samples, "sampler": sampler, "n_steps": n_steps, "seed": seed}
     filling = _Filling(
         model,
@@ -116,13 +118,12 @@ def impute(
         as_row_major(adata.X),
         as_row_major(adata.layers.get(keys.MISSING)),
         target=target,
-        genes=_chosen_genes(genes, tissue.genes),
+        genes=wanted,
         layers=names,
         draws=DrawOptions(**draws, denoise=target != "missing"),
         batch_size=batch_size,
         others=None if shard is None else rest,
     )
-    chosen, fallback = _device(device, quiet=quiet)
     settings = {
         "target": target,
         **draws,
