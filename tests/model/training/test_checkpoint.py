@@ -240,10 +240,10 @@ def test_a_checkpoint_that_cannot_be_removed_does_not_fail_a_training(masked, h5
     save_load.load(tmp_path / "model")
 
 
-def test_a_folder_in_the_place_of_the_checkpoint_does_not_fail_a_training(masked, tmp_path, capsys):
+def test_a_folder_in_the_place_of_the_checkpoint_does_not_fail_a_training(masked, tmp_path, caplog):
     (tmp_path / "c").mkdir()
     train(masked, tmp_path / "model", epochs=1, checkpoint=tmp_path / "c", checkpoint_every=0, quiet=False)
-    said = capsys.readouterr().err
+    said = caplog.text
     assert f"train: {tmp_path / 'c'} is no checkpoint; starting afresh\n" in said
     assert f"train: no checkpoint: {tmp_path / 'c'}: cannot be written (Is a directory)" in said
     assert f"train: {tmp_path / 'c'}: cannot be removed (Is a directory); it is no longer needed\n" in said
