@@ -32,6 +32,8 @@ PARAMETER_TYPES: dict[str, type | tuple[type, ...]] = {
     "method": str,
     "section_key": str,
     "n_samples": Integral,
+    "count_scale": str,
+    "odd_spots": Integral,
 }
 """Recorded parameters that later steps read, and their types."""
 

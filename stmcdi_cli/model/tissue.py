@@ -1,5 +1,6 @@
 """What a model may see of a data set: visible expression, the spatial graph, and nothing hidden."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -9,6 +10,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from stmcdi_cli import anndata_keys as keys
+from stmcdi_cli import validation
 from stmcdi_cli.errors import InputError
 from stmcdi_cli.model.diffusion import keyed_noise
 from stmcdi_cli.model.scales import SCALES, SHALLOWEST, ScaleSearch
@@ -18,6 +20,9 @@ from stmcdi_cli.sparse import on_disk as is_on_disk
 
 if TYPE_CHECKING:
     from anndata import AnnData
+    from pandas import Index
+
+logger = logging.getLogger(__name__)
 
 VALIDATION_STREAM = 1 << 20
 """Stream of the keyed numbers that choose the inner validation entries; larger than the stream of any sampler."""
@@ -148,25 +153,26 @@ class Tissue:
                 part = to_csr(part + sp.csr_matrix(unseen[rows, None]) @ every_gene, bool)
             return part
 
-        def visible_rows(rows: slice) -> sp.csr_matrix:
-            return mask_out(to_csr(read_rows(X, rows)), missing_rows(rows))
+        def both(rows: slice) -> tuple[sp.csr_matrix, sp.csr_matrix]:
+            hidden = missing_rows(rows)
+            return mask_out(to_csr(read_rows(X, rows)), hidden), hidden
 
         search, parts = ScaleSearch(_recorded_scale(adata)), []
         lazy = on_disk and (is_on_disk(X) or is_on_disk(missing))
         for rows in row_chunks(shape):
-            x = visible_rows(rows)
+            x, hidden = both(rows)
             _check_values(x)
             search.see(x, depth[rows])
-            parts.append((x.nnz, missing_rows(rows).nnz) if lazy else (x, missing_rows(rows)))
+            parts.append((x.nnz, hidden.nnz) if lazy else (x, hidden))
         odd_spots = search.odd_spots
         if odd_spots.any():
-            unseen |= odd_spots  # read below by both functions
-            again = ((visible_rows(rows), missing_rows(rows)) for rows in row_chunks(shape))
+            unseen |= odd_spots  # `missing_rows` reads it
+            again = map(both, row_chunks(shape))
             parts = [(x.nnz, hidden.nnz) if lazy else (x, hidden) for x, hidden in again]
-        x, hidden = zip(*parts, strict=True)
+        visible, masks = zip(*parts, strict=True)
         return cls(
-            x=Rows(visible_rows, shape, sum(x)) if lazy else vstack(x),
-            missing=Rows(missing_rows, shape, sum(hidden)) if lazy else vstack(hidden),
+            x=Rows(lambda rows: both(rows)[0], shape, sum(visible)) if lazy else vstack(visible),
+            missing=Rows(missing_rows, shape, sum(masks)) if lazy else vstack(masks),
             graph=graph,
             depth=depth,
             count_scale=search.scale,
@@ -189,6 +195,24 @@ def _check_values(x: sp.csr_matrix) -> None:
         raise InputError("X has NaN or infinite values; run `stmcdi normalize`, which marks NaN as missing")
     if x.nnz and x.data.min() < 0:
         raise InputError("X has negative values; give normalised expression or counts, not centred values")
+
+
+def log_scale(step: str, tissue: Tissue, names: "Index") -> None:
+    """Say where counting noise is not modelled: in the whole tissue, or in odd spots, by their names."""
+    if tissue.count_scale is None:
+        logger.warning(
+            "%s: X holds whole counts on no known scale (log1p-normalised, normalised or raw): its values are taken "
+            "as Gaussian, without counting noise; run `stmcdi normalize` on raw counts to have it modelled",
+            step,
+        )
+    elif tissue.odd_spots.any():
+        logger.warning(
+            "%s: %d of %d spots hold no whole counts, unlike the others (%s); nothing is learnt from their values",
+            step,
+            tissue.odd_spots.sum(),
+            tissue.n_spots,
+            validation.first_few(names[tissue.odd_spots]),
+        )
 
 
 def graph_of(adata: "AnnData") -> sp.csr_matrix:

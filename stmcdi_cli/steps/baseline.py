@@ -65,12 +65,15 @@ def baseline(
     """
     from stmcdi_cli.baselines import METHODS, DenseTissue
     from stmcdi_cli.model.device import single_threaded
+    from stmcdi_cli.model.tissue import log_scale
 
     validation.one_of("method", method, METHODS)
     validation.one_of("target", target, TARGETS)
     validation.at_least("seed", seed, 0)
     resources.check_fits("a dense copy of the data", BYTES_PER_ENTRY * adata.n_obs * adata.n_vars)
     data = DenseTissue.from_anndata(adata, section_key)
+    if data.tissue.odd_spots.any():
+        log_scale("baseline", data.tissue, adata.obs_names)
     fill = np.ones(adata.shape, dtype=bool) if target == "all" else missing_mask(adata).toarray()
     if not fill.any():
         logger.info("baseline: no entry is missing, so none is filled; --target all replaces every one")

@@ -110,7 +110,7 @@ def impute(
     spots, rest = shards.spots_of(shard, tissue.n_spots), copy_without(adata, LAYERS)
     wanted = _chosen_genes(genes, tissue.genes)
     chosen, fallback = _device(device, quiet=quiet)
-    target = _resolve(target, adata, quiet=quiet)  # after all that may refuse
+    target = _resolve(target, adata, tissue, quiet=quiet)  # after all that may refuse
     draws: dict[str, Any] = {"n_samples": n_samples, "sampler": sampler, "n_steps": n_steps, "seed": seed}
     filling = _Filling(
         model,
@@ -158,8 +158,12 @@ def _check_options(target: str, sampler: str, layers: Sequence[str] | None, seed
         validation.one_of("layers", name, LAYERS)
 
 
-def _resolve(target: str, adata: "AnnData", *, quiet: bool) -> str:
-    """Give the target that ``auto`` stands for, and say which."""
+def _resolve(target: str, adata: "AnnData", tissue: "Tissue", *, quiet: bool) -> str:
+    """Give the target that ``auto`` stands for; say which, and which spots the model cannot read."""
+    from stmcdi_cli.model.tissue import log_scale
+
+    if not quiet:
+        log_scale("impute", tissue, adata.obs_names)
     if target != "auto":
         return target
     n_missing = sum(missing_mask(adata, rows).nnz for rows in row_chunks(adata.shape))
@@ -198,7 +202,8 @@ def _device(name: str, *, quiet: bool) -> "tuple[torch.device, str | None]":
 
 def _record(header: "AnnData", model: "ImputationModel", settings: Mapping[str, Any]) -> None:
     trained = {name: model.config.get(name) for name in ("preset", "seed", "device", "cpu_fallback", "seconds")}
-    trained |= {"count_scale": model.config.get("scale") or "none", "odd_spots": model.config.get("odd_spots")}
+    if "scale" in model.config:
+        trained |= {"count_scale": model.config["scale"] or "none", "odd_spots": model.config.get("odd_spots")}
     record(header, "train", trained)  # train writes a model, not this file
     record(header, "impute", {**settings, "preset": trained["preset"], "seconds": 0})
 

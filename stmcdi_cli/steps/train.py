@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
     from anndata import AnnData
-    from pandas import Index
 
     from stmcdi_cli.model.base import ImputationModel
     from stmcdi_cli.model.tissue import Tissue
@@ -85,7 +84,7 @@ def train(
     """
     from stmcdi_cli.model import save_load
     from stmcdi_cli.model.device import choose_device, cpu_fallback
-    from stmcdi_cli.model.tissue import Tissue
+    from stmcdi_cli.model.tissue import Tissue, log_scale
     from stmcdi_cli.model.training import distributed
     from stmcdi_cli.model.training.checkpoint import Checkpoint, key_of
 
@@ -101,7 +100,7 @@ def train(
     config |= {"scale": tissue.count_scale, "odd_spots": int(tissue.odd_spots.sum())}
     if not quiet:
         _log_start(tissue, adata.n_obs, chosen, fallback)
-        _log_scale(tissue, adata.obs_names if spots is None else adata.obs_names[spots])
+        log_scale("train", tissue, adata.obs_names if spots is None else adata.obs_names[spots])
     model_dir = Path(os.path.abspath(model_dir))
     checkpoint_file = Checkpoint(
         model_dir.with_name(f".{model_dir.name}.checkpoint") if checkpoint is None else Path(checkpoint),
@@ -132,22 +131,6 @@ def _log_start(tissue: "Tissue", n_spots: int, device: "torch.device", fallback:
     logger.info("train: %d spots%s x %d genes on %s", tissue.n_spots, part, tissue.n_genes, device)
     if fallback:
         logger.info("train: on the CPU because %s; --device cuda would refuse", fallback)
-
-
-def _log_scale(tissue: "Tissue", names: "Index") -> None:
-    """Say where counting noise is not modelled: in the whole tissue, or in spots that are unlike all others."""
-    if tissue.count_scale is None:
-        logger.warning(
-            "train: X holds whole counts on no known scale (log1p-normalised, normalised or raw): its values are taken "
-            "as Gaussian, without counting noise; run `stmcdi normalize` on raw counts to have it modelled"
-        )
-    elif tissue.odd_spots.any():
-        logger.warning(
-            "train: %d of %d spots hold no whole counts, unlike the others (%s); nothing is learnt from them",
-            tissue.odd_spots.sum(),
-            tissue.n_spots,
-            validation.first_few(names[tissue.odd_spots]),
-        )
 
 
 def _configuration(preset: str, seed: int, **changes: int | None) -> dict[str, Any]:

@@ -90,15 +90,18 @@ def test_odd_spots_keep_their_values_and_are_named(raw, tmp_path, caplog):
     adata = changed(stmcdi.build_graph(stmcdi.normalize(raw)), no_whole_count)
     masked, _ = stmcdi.hold_out(adata, seed=0)
     model = stmcdi.train(masked, tmp_path / "model", epochs=1)
-    assert f"1 of {N} spots hold no whole counts, unlike the others ({adata.obs_names[SPOT]})" in caplog.text
+    said = f"1 of {N} spots hold no whole counts, unlike the others ({adata.obs_names[SPOT]})"
+    assert f"train: {said}" in caplog.text
     assert model.config["scale"] == "log1p" and model.config["odd_spots"] == 1
-    imputed = stmcdi.impute(masked, model, n_samples=2, quiet=True)
+    imputed = stmcdi.impute(masked, model, n_samples=2)
+    assert f"impute: {said}" in caplog.text
     assert imputed.uns["stmcdi"]["train"]["parameters"]["odd_spots"] == 1
     for result in (imputed, stmcdi.baseline(masked, method="gene-mean")):
         visible = ~masked.layers["missing"][SPOT].toarray().ravel()
         filled, given = result.layers["imputed"][SPOT].toarray().ravel(), masked.X[SPOT].toarray().ravel()
         np.testing.assert_array_equal(filled[visible], given[visible])
         assert (given[visible] > 0).any()
+    assert f"baseline: {said}" in caplog.text
 
 
 def test_values_on_no_scale_are_said_to_be_taken_as_gaussian(raw, tmp_path, caplog):
