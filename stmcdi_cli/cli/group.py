@@ -114,6 +114,9 @@ def common_options() -> list[click.Option]:
     def remember(ctx: click.Context, option: click.Parameter, value: Any) -> None:
         ctx.meta.setdefault("stmcdi.common", {})[option.name] = value
 
+    def flag(*names: str, help: str) -> click.Option:
+        return click.Option(names, is_flag=True, expose_value=False, callback=remember, show_default=False, help=help)
+
     return [
         click.Option(
             ["--config"],
@@ -123,30 +126,9 @@ def common_options() -> list[click.Option]:
             callback=load_config,
             help="YAML file with options; the command line wins.",
         ),
-        click.Option(
-            ["--json-log"],
-            is_flag=True,
-            expose_value=False,
-            callback=remember,
-            show_default=False,
-            help="Progress, notes and errors as one JSON object per line, on stderr.",
-        ),
-        click.Option(
-            ["-v", "--verbose"],
-            is_flag=True,
-            expose_value=False,
-            callback=remember,
-            show_default=False,
-            help="Say what is done and what it costs.",
-        ),
-        click.Option(
-            ["-q", "--quiet"],
-            is_flag=True,
-            expose_value=False,
-            callback=remember,
-            show_default=False,
-            help="Say nothing but errors.",
-        ),
+        flag("--json-log", help="Progress, notes and errors as one JSON object per line, on stderr."),
+        flag("-v", "--verbose", help="Say what is done and what it costs."),
+        flag("-q", "--quiet", help="Say nothing but errors."),
     ]
 
 
