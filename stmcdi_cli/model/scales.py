@@ -1,6 +1,6 @@
 """The scales on which expression may be given, and the search for the one on which all values are whole counts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import scipy.sparse as sp
@@ -52,8 +52,8 @@ class ScaleSearch:
     def see(self, x: sp.csr_matrix, depth: np.ndarray) -> None:
         """Look at rows of a matrix, and the depths of these."""
         self._n_with_values += int(np.count_nonzero(np.diff(x.indptr)))
-        for name in SCALES:
-            self._found[name].append(_judge(x, depth, name))
+        for name, fits, evidence in _judge(x, depth):
+            self._found[name].append((fits, evidence))
 
     @property
     def scale(self) -> str | None:
@@ -77,20 +77,20 @@ class ScaleSearch:
         return n_fitting / n_evidence if 2 * n_evidence >= max(1, self._n_with_values) else 0.0
 
 
-def _judge(x: sp.csr_matrix, depth: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Whether all values of each spot are whole counts on a scale, and whether most of them can tell; both bool [B]."""
-    n_spots = x.shape[0]
-    n_values = np.diff(x.indptr)
+def _judge(x: sp.csr_matrix, depth: np.ndarray) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """By scale: whether all values of a spot are whole counts on it, and whether most can tell; both bool [B]."""
+    n_spots, n_values = x.shape[0], np.diff(x.indptr)
     spot = np.repeat(np.arange(n_spots), n_values)
     value, s = x.data.astype(np.float64), depth[spot]
     with np.errstate(over="ignore", invalid="ignore"):
-        to_count = SCALES[name][1]
-        count = to_count(value, s)
-        whole = np.round(count)
-        half = np.bincount(spot, x.data.astype(np.float16) != x.data, n_spots) == 0  # a spot stored as float16
-        rounding = np.where(half[spot], to_count(value * (1 + _HALF_ROUNDING), s) - count, _ROUNDING * whole)
-        tolerance = _TOLERANCE + rounding
-        evidence = (whole <= _LARGEST) & (tolerance < _COARSEST)
-        wrong = ~(count < _IMPOSSIBLE) | (evidence & ((np.abs(count - whole) > tolerance) | (whole < 1)))
-    fits = np.bincount(spot, wrong, n_spots) == 0
-    return fits, 2 * np.bincount(spot, evidence, n_spots) >= np.maximum(n_values, 1)
+        half = np.bincount(spot, x.data.astype(np.float16) != x.data, n_spots) == 0  # spots stored as float16
+        half = half[spot]
+        for name, (_, to_count) in SCALES.items():
+            count = to_count(value, s)
+            whole = np.round(count)
+            rounding = np.where(half, to_count(value * (1 + _HALF_ROUNDING), s) - count, _ROUNDING * whole)
+            tolerance = _TOLERANCE + rounding
+            evidence = (whole <= _LARGEST) & (tolerance < _COARSEST)
+            wrong = ~(count < _IMPOSSIBLE) | (evidence & ((np.abs(count - whole) > tolerance) | (whole < 1)))
+            n_evidence = np.bincount(spot, evidence, n_spots)
+            yield name, np.bincount(spot, wrong, n_spots) == 0, 2 * n_evidence >= np.maximum(n_values, 1)
