@@ -17,7 +17,8 @@ def readSamplesheet(sheet, name) {
     if (faults) {
         return [samples: [], faults: faults]
     }
-    def rows = table.rows.drop(1).collect { row -> readRow(row, header, sheet, name) }
+    def patterns = columnPatterns()
+    def rows = table.rows.drop(1).collect { row -> readRow(row, header, patterns, sheet) }
     def named = rows.findAll { row -> row.columns }
     def repeated = named.groupBy { row -> row.columns.sample }.collectMany { sample, same ->
         same.drop(1).collect { row ->
@@ -33,6 +34,12 @@ def readSamplesheet(sheet, name) {
 
 def knownColumns() {
     ['sample', 'h5ad', 'section_key', 'group']
+}
+
+// What a cell of each known column may be; `stmcdi check-samplesheet` reads the same file.
+def columnPatterns() {
+    def schema = new groovy.json.JsonSlurper().parseText(file("${moduleDir}/../assets/schema_input.json").text)
+    schema.items.properties.collectEntries { column, rule -> [column, "(?U)${rule.pattern}".toString()] }
 }
 
 def metaOf(columns) {
@@ -95,7 +102,7 @@ def headerFaults(header, name) {
 }
 
 // One row: its cells by column, its file, and what is wrong with them.
-def readRow(row, header, sheet, name) {
+def readRow(row, header, patterns, sheet) {
     def beyond = row.cells.drop(header.size())
     def cells = beyond.any() ? row.cells : row.cells.take(header.size())
     if (cells.size() != header.size()) {
@@ -104,29 +111,24 @@ def readRow(row, header, sheet, name) {
     }
     def columns = [sample: '', h5ad: '', section_key: '', group: ''] +
         [header, cells].transpose().findAll { column, _cell -> column }.collectEntries()
-    def allowed = [
-        sample: /[A-Za-z0-9][A-Za-z0-9._-]*/,
-        section_key: /([A-Za-z0-9_][A-Za-z0-9._-]*)?/,
-        group: /([A-Za-z0-9][A-Za-z0-9._-]*)?/,
-    ]
-    def words = allowed
-        .findAll { column, pattern -> !(columns[column] ==~ pattern) }
+    def words = patterns
+        .findAll { column, pattern -> column != 'h5ad' && !(columns[column] ==~ pattern) }
         .collect { column, _pattern ->
             "expected ${column} to be made of letters, digits, '.', '_' and '-' " +
                 "and to start with a letter or digit, found '${columns[column]}'; rename it"
         }
-    def located = locate(columns.h5ad, sheet)
+    def located = locate(columns.h5ad, patterns.h5ad, sheet)
     def faults = (words + (located.fault ? [located.fault] : [])).collect { text -> [line: row.line, text: text] }
     [line: row.line, columns: columns, h5ad: located.file, faults: faults]
 }
 
 // The file that a cell names; relative paths start at the sheet.
-def locate(h5ad, sheet) {
+def locate(h5ad, allowed, sheet) {
     if (!h5ad) {
         return [fault: "expected a path in h5ad, found an empty cell; name the sample's file"]
     }
     // Nextflow writes a file's name into the script of its task; its folders only into links, where it escapes them.
-    if (!(h5ad ==~ /(?U)(?:[\w.\/+=,@%~: -]*\/)?[\w.+=,@%~-]+|[A-Za-z][\w+.-]*:\/\/[\w.\/+=,@%~:?&#-]+/)) {
+    if (!(h5ad ==~ allowed)) {
         return [
             fault: "expected the path in h5ad to have no quotes, \$, ; and the like, and the file's name no spaces, " +
                 "found '${h5ad}'; rename it or link to it"
