@@ -57,6 +57,7 @@ def run(nextflow, root, tmp_path):
         (programs / engine).chmod(0o755)
         done = nextflow(tmp_path, "-q", "run", "main.nf", "-stub-run", *arguments, path=programs)
         assert done.returncode == 0, done.stdout + done.stderr
+        assert "undefined parameter" not in (tmp_path / ".nextflow.log").read_text()
         launches = {}
         for script in tmp_path.glob("work/*/*/.command.run"):
             name = re.search(r"^### name: '(?:STMCDI:)?(\w+)", script.read_text(), re.M)[1]

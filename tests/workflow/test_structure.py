@@ -5,6 +5,7 @@ def test_stub_run_with_evaluation(nextflow, root, tmp_path, samplesheet, files_o
     sheet = samplesheet("A,a.h5ad,", "B-2,a.h5ad,section", header="sample,h5ad,section_key")
     done = nextflow(tmp_path, "run", root, "-stub-run", "--input", sheet, "--evaluate")
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "WARN" not in done.stdout + done.stderr + (tmp_path / ".nextflow.log").read_text()
     expected = {"metrics.tsv", "pipeline_info/versions.yml"}
     for sample in ("A", "B-2"):
         names = ["imputed.h5ad", "truth.h5ad", "metrics.json", "metrics.tsv"]
