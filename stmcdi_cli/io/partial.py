@@ -65,7 +65,12 @@ class Parts:
         found = self.folder.lstat()
         mine = found.st_uid == getattr(os, "getuid", lambda: found.st_uid)()
         closed = os.name != "posix" or not found.st_mode & 0o077
-        return mine and closed and self.folder.is_dir() and (bool(self._key()) or not any(self.folder.iterdir()))
+        return (
+            mine
+            and closed
+            and self.folder.is_dir()
+            and (bool(self._key()) or not any(map(_foreign, self.folder.iterdir())))
+        )
 
     def _key(self) -> str:
         key = self.folder / KEY
@@ -109,6 +114,11 @@ class Parts:
                     shutil.rmtree(path, ignore_errors=True)
                 else:
                     path.unlink(missing_ok=True)
+
+
+def _foreign(path: Path) -> bool:
+    """Whether something in a folder without a key is not of ours: a process can be killed while it writes the key."""
+    return not (path.name.startswith(f".{KEY}.") and path.name.endswith(PART))
 
 
 @contextmanager

@@ -23,3 +23,26 @@ def test_parts_that_cannot_be_removed_do_not_fail_the_work(tmp_path, monkeypatch
     np.testing.assert_array_equal(again.load("0-5")["x"], np.ones(3))
     again.remove()
     assert not folder.exists()
+
+
+def test_a_folder_from_a_process_killed_while_it_wrote_the_key_is_taken(tmp_path):
+    folder = tmp_path / "parts"
+    (folder / ".key.abc.part").mkdir(parents=True)
+    folder.chmod(0o700)
+    parts = Parts(folder)
+    parts.begin({"seed": 1})
+    parts.save("0-5", {"x": np.ones(3)})
+    assert parts.count() == 1
+    parts.remove()
+    assert not folder.exists()
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path):
+    folder = tmp_path / "parts"
+    folder.mkdir(0o700)
+    (folder / "notes.part").write_text("mine")
+    parts = Parts(folder)
+    parts.begin({"seed": 1})
+    parts.save("0-5", {"x": np.ones(3)})
+    parts.remove()
+    assert [path.name for path in folder.iterdir()] == ["notes.part"]

@@ -104,7 +104,7 @@ def test_spots_genes_and_all_else_stay(case):
 
 def test_nothing_missing_fills_nothing(case, tissue):
     whole = stmcdi.build_graph(stmcdi.normalize(tissue), section_key="section")
-    result = stmcdi.impute(whole, case.model, **OPTIONS)
+    result = stmcdi.impute(whole, case.model, target="missing", **OPTIONS)
     np.testing.assert_array_equal(dense(result.layers["imputed"]), dense(whole.X))
     assert not dense(result.layers["imputed_sd"]).any()
 
