@@ -26,6 +26,12 @@ def checkpointFolder() {
     folder
 }
 
+// What else is known of the samples of a group: per key, what they have, once each.
+def furtherColumns(metas) {
+    def keys = metas.collectMany { meta -> meta.keySet() as List }.unique() - ['id', 'section_key', 'group']
+    keys.collectEntries { key -> [key, metas.collect { meta -> meta[key] }.findAll().unique().join(', ')] }
+}
+
 workflow STMCDI {
     take:
     ch_samples    // channel of [ meta, h5ad ]; meta.id is the sample's name, meta.section_key the obs column of its
@@ -45,10 +51,13 @@ workflow STMCDI {
         .map { group, members ->
             def ordered = members.sort { one, other -> one[0].id <=> other[0].id } // whichever arrived first
             def names = ordered.collect { meta, _h5ad -> meta.id }
-            [[id: group, section_key: ordered[0][0].section_key, samples: names], ordered.collect { _meta, h5ad -> h5ad }]
+            def meta = [id: group, section_key: ordered[0][0].section_key, samples: names]
+            [furtherColumns(ordered.collect { one, _h5ad -> one }) + meta, ordered.collect { _meta, h5ad -> h5ad }]
         }
     STMCDI_JOIN(ch_groups)
-    ch_joined = STMCDI_JOIN.out.h5ad.map { meta, h5ad -> [[id: meta.id, section_key: 'stmcdi_section'], h5ad] }
+    ch_joined = STMCDI_JOIN.out.h5ad.map { meta, h5ad ->
+        [meta.findAll { key, _value -> key != 'samples' } + [section_key: 'stmcdi_section'], h5ad]
+    }
 
     STMCDI_NORMALIZE(ch_arrived.single.mix(ch_joined))
     STMCDI_SELECT_HVG(STMCDI_NORMALIZE.out.h5ad, trained ?: [])

@@ -24,6 +24,7 @@ from stmcdi_cli.cli.options import (
     TARGET,
     TARGET_HELP,
     example,
+    read_sample_info,
     split_names,
 )
 
@@ -302,6 +303,13 @@ def evaluate(imputed: Path, truth: Path, metrics: Path, tsv: Path | None, **opti
 )
 @GENES
 @click.option("--title", default=None, help="Heading and sample name (default: OUTPUT without _report).")
+@click.option(
+    "--sample-info",
+    type=PATH,
+    default=None,
+    callback=read_sample_info,
+    help="YAML or JSON file of what is known of the sample (patient: P1); shown below the heading.",
+)
 @click.option("--multiqc/--no-multiqc", default=True, help="Write *_mqc.json files for MultiQC beside OUTPUT.")
 @MEMORY_LIMIT
 def report(input: Path, output: Path, truth: Path | None, baseline: tuple[Path, ...], **options: Any) -> None:

@@ -1,8 +1,11 @@
 """Option types and options that several commands share."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
+
+from stmcdi_cli.errors import one_line
 
 PATH = click.Path(path_type=Path)
 DEVICE = click.Choice(["auto", "cpu", "cuda"])
@@ -28,6 +31,23 @@ BASELINE = click.Choice(
 def example(arguments: str) -> str:
     """Give the example at the end of a command's help; the mark keeps Click from wrapping it."""
     return f"\b\nExample:\n  stmcdi {arguments}"
+
+
+def read_sample_info(ctx: click.Context, parameter: click.Parameter, path: Path | None) -> dict[str, str] | None:
+    """What a YAML or JSON file says of a sample, as text by name."""
+    from stmcdi_cli.io.text import read_yaml
+
+    if path is None:
+        return None
+    try:
+        content = read_yaml(path)
+    except (OSError, ValueError) as error:
+        reason = one_line(error, 150)
+        raise click.BadParameter(f"{path}: cannot be read as YAML or JSON ({reason}); correct it") from error
+    if not isinstance(content, Mapping):
+        found = type(content).__name__
+        raise click.BadParameter(f"{path}: expected names with values, found {found}; write `name: value`")
+    return {str(name): "" if value is None else str(value) for name, value in content.items()}
 
 
 def read_genes(ctx: click.Context, parameter: click.Parameter, path: Path | None) -> list[str] | None:

@@ -4,7 +4,7 @@ The words and the markup are in ``template.html.j2`` and in one ``sections/NAME.
 numbers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
@@ -25,7 +25,13 @@ from stmcdi_cli.reporting.warnings import find_warnings
 PACKAGE = "stmcdi_cli.reporting"
 
 
-def page(found: Findings, *, title: str, genes: Sequence[str] | None = None) -> str:
+def page(
+    found: Findings,
+    *,
+    title: str,
+    genes: Sequence[str] | None = None,
+    sample_info: Mapping[str, object] | None = None,
+) -> str:
     """Write the page.
 
     Parameters
@@ -36,6 +42,8 @@ def page(found: Findings, *, title: str, genes: Sequence[str] | None = None) -> 
         Heading, and the stem of the downloaded table.
     genes
         Genes to map beside those that gained most.
+    sample_info
+        What is known of the sample, by name.
     """
     layout = lay_out(found.xy, found.sections, found.section_names)
     with style():
@@ -54,6 +62,7 @@ def page(found: Findings, *, title: str, genes: Sequence[str] | None = None) -> 
         .get_template("template.html.j2")
         .render(
             title=title,
+            sample_info=sample_info or {},
             sections=sections,
             warnings=find_warnings(found),
             style=(folder / "page.css").read_text("utf-8"),

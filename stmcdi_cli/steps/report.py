@@ -1,7 +1,7 @@
 """``stmcdi report``: say in one page what was imputed, how far to trust it, and what to do next."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ def report(
     baseline: "Sequence[AnnData]" = (),
     genes: Sequence[str] | None = None,
     title: str | None = None,
+    sample_info: Mapping[str, object] | None = None,
     multiqc: bool = True,
 ) -> "DataFrame":
     """Write a self-contained HTML page about an imputed file, and what MultiQC needs to show its numbers.
@@ -43,6 +44,8 @@ def report(
         Names of genes to map beside those that gained most.
     title
         Heading and sample name; by default the output's name without ``_report``.
+    sample_info
+        What is known of the sample (patient, age ...), to show below the heading.
     multiqc
         Write the files for MultiQC.
 
@@ -68,7 +71,7 @@ def report(
     name = title or output.stem.removesuffix("_report")
     found = gather(adata, model_dir=model_dir, truth=truth, baseline=baseline)
     table = found.genes.to_csv(sep="\t", na_rep="NA", float_format="%.6g")
-    files = {output: page(found, title=name, genes=genes), output.with_suffix(".tsv"): table}
+    files = {output: page(found, title=name, genes=genes, sample_info=sample_info), output.with_suffix(".tsv"): table}
     if multiqc:
         files |= {
             output.with_name(f"{output.stem}_{part}_mqc.json"): text for part, text in custom_content(found, name)

@@ -28,12 +28,17 @@ def test_everything_is_in_it(cli, imputed_run, tmp_path):
         "--baseline",
         imputed_run.files["baseline"],
     )
-    result = cli("report", imputed_run.files["imputed"], out, *options, "--genes", tmp_path / "genes.txt")
+    (tmp_path / "sample.json").write_text('{"patient": "P <1>", "age": 61}')
+    result = cli(
+        *("report", imputed_run.files["imputed"], out, *options, "--genes", tmp_path / "genes.txt"),
+        *("--sample-info", tmp_path / "sample.json"),
+    )
     assert result.exit_code == 0 and result.output == ""
     text = words(out)
     metrics = stmcdi.evaluate(imputed_run.imputed, imputed_run.truth)
     for expected in (
         "<title>tissue: stmcdi report</title>",
+        "patient: P &lt;1&gt; · age: 61",
         f"{metrics['skill']:.3f}",
         f"{stmcdi.evaluate(imputed_run.baseline, imputed_run.truth)['skill']:.3f}",
         "spatial-neighbors",
@@ -226,3 +231,19 @@ def test_a_file_on_disk_read_in_small_blocks_gives_the_same_report(imputed_run, 
     with open_h5ad(tmp_path / "imputed.h5ad") as imputed, open_h5ad(tmp_path / "truth.h5ad") as hidden:
         parts = stmcdi.report(imputed, tmp_path / "parts.html", truth=hidden, title="tissue", multiqc=False)
     pd.testing.assert_frame_equal(parts, whole, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("- P1\n", "expected names with values, found list; write `name: value`"),
+        ("a: [", "cannot be read as YAML or JSON"),
+        (None, "cannot be read as YAML or JSON"),
+    ],
+)
+def test_sample_info_that_is_none_is_refused(refused, imputed_run, tmp_path, text, said):
+    info = tmp_path / "sample.yaml"
+    if text is not None:
+        info.write_text(text)
+    line = refused("report", imputed_run.files["imputed"], tmp_path / "a.html", "--sample-info", info)
+    assert f"{info}: {said}" in line

@@ -1,6 +1,7 @@
 """A real run on a small simulated tissue, shared by all tests here."""
 
 import csv
+import html
 import json
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import yaml
 
 from stmcdi_cli import __version__
 
+PATIENT = r"P '1' $(touch x) `y` ${z} \n é"
+"""A cell that a shell must not read."""
 ARGUMENTS = ["-profile", "test", "--input", "samples.csv", "--n_genes", "60", "--seed", "3"]
 
 
@@ -19,7 +22,9 @@ def folder(nextflow, stmcdi, root, tmp_path_factory) -> Path:
     """Where the workflow has run, with evaluation."""
     folder = tmp_path_factory.mktemp("run")
     stmcdi(folder, "simulate", "raw.h5ad", "--n-spots", 300, "--n-genes", 100, "--n-sections", 2, "--depth", 800)
-    (folder / "samples.csv").write_text("sample,h5ad,section_key\ntissue,raw.h5ad,section\n")
+    (folder / "samples.csv").write_text(
+        f"sample,h5ad,section_key,patient\ntissue,raw.h5ad,section,{PATIENT}\n", "utf-8"
+    )
     done = nextflow(folder, "run", root, *ARGUMENTS)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
@@ -40,6 +45,11 @@ def test_outputs_are_there(results, files_of):
     parts = ("report.html", "report.tsv", *(f"report_{name}_mqc.json" for name in ("scores", "training", "verdicts")))
     files |= {f"tissue/tissue_{name}" for name in parts}
     assert files_of(results) == model | files | {"metrics.tsv", "pipeline_info/versions.yml"}
+
+
+def test_further_columns_of_the_sheet_are_in_the_report(results):
+    text = (results / "tissue/tissue_report.html").read_text("utf-8")
+    assert f"patient: {html.escape(PATIENT).replace('&#x27;', '&#39;')}</p>" in text
 
 
 def test_imputed_file_keeps_the_contract(results):

@@ -20,8 +20,14 @@ process STMCDI_REPORT {
     def memory = task.memory ? "--memory-limit ${task.memory.toMega().intdiv(2)}M" : ''
     def prefix = task.ext.prefix ?: meta.id
     def hidden = truth ? "--truth \"${truth}\"" : ''
+    def ours = ['id', 'section_key', 'group']
+    def known = meta.findAll { key, value -> value && !(key in ours) }.collectEntries { key, value -> [key, value.toString()] }
+    // JSON on one line, in a heredoc that expands nothing: a cell of the samplesheet may hold anything.
     """
-    stmcdi report ${memory} ${args} --model-dir "${model}" ${hidden} "${imputed}" "${prefix}_report.html"
+    cat > sample_info.json <<'END_SAMPLE_INFO'
+    ${groovy.json.JsonOutput.toJson(known)}
+    END_SAMPLE_INFO
+    stmcdi report ${memory} ${args} --sample-info sample_info.json --model-dir "${model}" ${hidden} "${imputed}" "${prefix}_report.html"
 
     cat > versions.yml <<-END_VERSIONS
     "${task.process}":
