@@ -27,12 +27,16 @@ def root() -> Path:
 
 @pytest.fixture(scope="session")
 def environment() -> dict[str, str]:
-    """One thread, no colours, and the stmcdi of this Python in front of any other."""
+    """One thread, no colours, and the stmcdi of this Python in front of any other.
+
+    Nextflow's start costs a fifth less with the plain garbage collector and with Groovy's older way of calls.
+    """
     return os.environ | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "NXF_ANSI_LOG": "false",
         "NXF_OFFLINE": "true",
         "OMP_NUM_THREADS": "1",
+        "NXF_OPTS": f"-XX:+UseSerialGC -Dgroovy.target.indy=false {os.environ.get('NXF_OPTS', '')}".strip(),
     }
 
 

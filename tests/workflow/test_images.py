@@ -12,11 +12,11 @@ exit 1
 CPU, CUDA = "localhost/stmcdi:0.1.0-cpu", "localhost/stmcdi:0.1.0-cuda"
 ELSE = "in ROOT, or name another by --container"
 FILE = "make an image file of it (docs/hpc.md) and name that by --container /path/to/stmcdi.sif"
-SAID = {  # profile: the images and how to get them
-    "docker": (CPU, f"build it by `make image ENGINE=docker` {ELSE}"),
-    "podman,gpu": (f"{CPU}, {CUDA}", f"build it by `make image` and `make image VARIANT=cuda` {ELSE}"),
-    "apptainer": (CPU, FILE),
-    "singularity": (CPU, FILE),
+SAID = {  # engine and device: the images and how to get them
+    ("docker", "cpu"): (CPU, f"build it by `make image ENGINE=docker` {ELSE}"),
+    ("podman", "cuda"): (f"{CPU}, {CUDA}", f"build it by `make image` and `make image VARIANT=cuda` {ELSE}"),
+    ("apptainer", "cpu"): (CPU, FILE),
+    ("singularity", "cpu"): (CPU, FILE),
 }
 
 
@@ -30,42 +30,49 @@ def programs(tmp_path):
     return folder
 
 
-@pytest.mark.parametrize("profile", SAID)
-def test_an_image_that_was_never_built_ends_the_run_in_one_line(
-    nextflow, root, tmp_path, samplesheet, programs, profile
-):
-    arguments = ["-stub-run", "-profile", profile, "--input", samplesheet("A,a.h5ad")]
+def test_an_image_that_was_never_built_ends_the_run_in_one_line(nextflow, root, tmp_path, samplesheet, programs):
+    arguments = ["-stub-run", "-profile", "podman,gpu", "--input", samplesheet("A,a.h5ad")]
     done = nextflow(tmp_path, "-q", "run", root, *arguments, path=programs)
     assert (done.returncode, done.stdout) == (2, "")
-    images, how = SAID[profile]
+    images, how = SAID["podman", "cuda"]
     assert done.stderr == f"ERROR: no image {images} on this machine; {how.replace('ROOT', str(root))}\n"
     assert not (tmp_path / "results").exists() and not any((tmp_path / "work").iterdir())
 
 
 NOT_LOOKED_FOR = {
-    "another image": "process.container = 'registry.example/stmcdi:1'",
-    "an image of some steps": "process { withName: 'STMCDI_.*' { container = 'registry.example/stmcdi:1' } }",
-    "a cluster's nodes": "process.executor = 'slurm'",
+    "another image": "container: 'registry.example/stmcdi:1'",
+    "an image of some steps": f"container: '{CPU}', 'withName:STMCDI_.*': [container: 'registry.example/stmcdi:1']",
+    "a cluster's nodes": f"container: '{CPU}', executor: 'slurm'",
 }
 
 
-@pytest.mark.parametrize("case", NOT_LOOKED_FOR)
-def test_no_other_image_is_looked_for(nextflow, root, tmp_path, programs, case):
+@pytest.fixture
+def found(nextflow, root, tmp_path, programs):
+    """What is missing, by engine and device, and then where no image is looked for."""
+    calls = [
+        *(f"missingImage([process: [container: images]], '{engine}', [device: '{device}'])" for engine, device in SAID),
+        *(f"missingImage([process: [{case}]], 'podman', [device: 'cpu'])" for case in NOT_LOOKED_FOR.values()),
+    ]
     (tmp_path / "main.nf").write_text(f"""
 include {{ missingImage }} from '{root}/workflows/images'
 
 workflow {{
-    println(missingImage(nextflow.Global.session.config, 'podman', params))
+    def images = {{ task.accelerator ? '{CUDA}' : '{CPU}' }}
+    println(groovy.json.JsonOutput.toJson([{", ".join(calls)}]))
 }}
 """)
-    settings = f"params.device = 'cpu'\nprocess.container = '{CPU}'\npodman.enabled = true\n{NOT_LOOKED_FOR[case]}\n"
-    (tmp_path / "nextflow.config").write_text(settings)
     done = nextflow(tmp_path, "-q", "run", "main.nf", path=programs)
-    assert done.stdout == "null\n", done.stdout + done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(done.stdout)
+
+
+def test_what_is_missing_and_how_to_get_it(found, tmp_path):
+    for said, (images, how) in zip(found[: len(SAID)], SAID.values(), strict=True):
+        assert said == f"no image {images} on this machine; {how.replace('ROOT', str(tmp_path))}"
+    assert found[len(SAID) :] == [None] * len(NOT_LOOKED_FOR)  # no other image is looked for
 
 
 IMAGES = {  # arguments: images of the steps without and with a GPU
-    (): (CPU, CUDA),
     ("--container", "registry.example/stmcdi:2-cpu"): (
         "registry.example/stmcdi:2-cpu",
         "registry.example/stmcdi:2-cuda",

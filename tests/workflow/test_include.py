@@ -34,7 +34,7 @@ process {{
     withLabel: process_gpu {{ memory = 2.GB }}
 }}
 """
-OPTION = {"docker": "--gpus all", "podman": "--device nvidia.com/gpu=all", "apptainer": "--nv"}
+OPTION = {"docker": "--gpus all", "apptainer": "--nv"}
 STAND_IN = """#!/usr/bin/env bash
 # Stands in for a container engine: runs the task here.
 if [[ $1 != run && $1 != exec ]]; then exit; fi

@@ -107,11 +107,3 @@ def test_the_same_by_hand(results, stmcdi, folder, tmp_path):
         np.testing.assert_allclose(*(_dense(adata.layers[layer]) for adata in (ours, theirs)), rtol=1e-5, err_msg=layer)
     by_hand = json.loads((tmp_path / "metrics.json").read_text())
     assert by_hand == pytest.approx(json.loads((results / "tissue/tissue_metrics.json").read_text()), rel=1e-6)
-
-
-def test_resume_reruns_nothing(nextflow, folder, root, results):
-    done = nextflow(folder, "run", root, *ARGUMENTS, "-resume")
-    assert done.returncode == 0, done.stdout + done.stderr
-    trace = max((results / "pipeline_info").glob("execution_trace_*.txt"))
-    with open(trace, newline="") as file:
-        assert [row["status"] for row in csv.DictReader(file, delimiter="\t")] == ["CACHED"] * 9
