@@ -164,10 +164,12 @@ def check(adata: "AnnData") -> None:
     Raises
     ------
     InputError
-        A name has control characters, a matrix holds other things than numbers, its sparse structure is invalid, or a
+        A name is missing or has control characters, a matrix holds other things than numbers, its sparse structure is invalid, or a
         column or record of an earlier step is not what that step writes.
     """
     for what, names in (("spot", adata.obs_names), ("gene", adata.var_names)):
+        if names.hasnans:
+            raise InputError(f"expected a name for every {what}, found {names.isna().sum()} empty; name or remove them")
         odd = [name for name in map(str, names) if not name.isprintable()]
         if odd:
             raise InputError(f"expected {what} names that can be printed, found {ascii(odd[0][:60])}; rename it")

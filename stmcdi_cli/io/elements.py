@@ -4,6 +4,7 @@ AnnData since 0.13 holds texts in arrays of pandas' own string type, which AnnDa
 written as plain arrays of texts, or as categories where some are missing.
 """
 
+import logging
 from collections.abc import Mapping
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import h5py
     from anndata import AnnData
 
+logger = logging.getLogger(__name__)
 
 COMPRESSION = {"compression": "gzip", "compression_opts": 1}
 """How HDF5 data sets are stored."""
@@ -72,14 +74,14 @@ def _parts(adata: "AnnData") -> dict[str, Any]:
 
 
 def _without_numbers(value: Any) -> Any:
-    """Leave out what can surely be written and may be large."""
+    """Replace or leave out what can surely be written and may be large; names stay."""
     if isinstance(value, Mapping):
-        return {key: _without_numbers(item) for key, item in value.items() if not _is_numbers(item)}
+        return {key: _without_numbers(item) for key, item in value.items() if item is not None}
     if isinstance(value, pd.DataFrame):
-        numbers = [_is_numbers(value.iloc[:, i].to_numpy()) for i in range(value.shape[1])]
-        rest = value.loc[:, np.logical_not(numbers)]
-        return rest.reset_index(drop=True) if pd.api.types.infer_dtype(value.index) == "string" else rest
-    return value
+        kept = [_has_slash(name) or not _is_numbers(value[name].to_numpy()) for name in value]
+        named = pd.api.types.infer_dtype(value.index) == "string"
+        return value.loc[:, kept].reset_index(drop=True) if named else value.loc[:, kept]
+    return 0 if _is_numbers(value) else value
 
 
 def _is_numbers(value: Any) -> bool:
@@ -110,7 +112,11 @@ def write_part(group: "h5py.Group", key: str, value: Any, where: str, **options:
     if isinstance(value, Mapping):
         inside = _group(group, key, "dict")
         for name, item in value.items():
-            write_part(inside, name, item, f"{where}[{name!r}]", **options)
+            inner = f"{where}[{name!r}]"
+            if item is None:
+                logger.info("%s is None and left out, since older AnnData cannot read it", inner)
+            else:
+                write_part(inside, name, item, inner, **options)
         return
     try:
         if isinstance(value, pd.DataFrame):
