@@ -13,6 +13,7 @@ from stmcdi_cli import resources, validation
 from stmcdi_cli.errors import InputError, in_file
 from stmcdi_cli.io import elements, safety
 from stmcdi_cli.io.output import atomic_files, writing
+from stmcdi_cli.sparse import layers_of
 
 if TYPE_CHECKING:
     import h5py
@@ -151,7 +152,7 @@ def shallow_copy(adata: "AnnData", **changed: Any) -> "AnnData":
         "varm": dict(adata.varm),
         "obsp": dict(adata.obsp),
         "varp": dict(adata.varp),
-        "layers": dict(adata.layers),
+        "layers": layers_of(adata),
         "raw": adata.raw,
     }
     return anndata.AnnData(**{**parts, **changed})
@@ -223,7 +224,7 @@ def copy_without(adata: "AnnData", names: Iterable[str | None]) -> "AnnData":
 def matrices(adata: "AnnData") -> dict[str | None, Any]:
     """Give the matrices of spots x genes by their names: `anndata_keys.X`, those of layers, `anndata_keys.RAW_X`."""
     found: dict[str | None, Any] = {} if adata.X is None else {keys.X: adata.X}
-    found |= adata.layers
+    found |= layers_of(adata)
     return found if adata.raw is None or adata.raw.X is None else found | {keys.RAW_X: adata.raw.X}
 
 

@@ -20,7 +20,7 @@ from stmcdi_cli.io import elements
 from stmcdi_cli.io.elements import COMPRESSION
 from stmcdi_cli.io.h5ad import DeferredErrorFile, matrices, place, shallow_copy, write_matrix
 from stmcdi_cli.io.output import atomic_files, check_space, writing
-from stmcdi_cli.sparse import on_disk, vstack
+from stmcdi_cli.sparse import layers_of, on_disk, vstack
 
 if TYPE_CHECKING:
     import h5py
@@ -64,7 +64,7 @@ def to_memory(stream: Stream) -> "AnnData":
     changed: dict[str, Any] = {"X": made.pop(keys.X, header.X)}
     if keys.RAW_X in made:
         changed["raw"] = {"X": made.pop(keys.RAW_X), "var": header.raw.var, "varm": dict(header.raw.varm)}
-    return shallow_copy(header, layers={**header.layers, **made}, **changed)
+    return shallow_copy(header, layers={**layers_of(header), **made}, **changed)
 
 
 def write(files: "Mapping[Path, Stream]") -> None:
