@@ -192,7 +192,7 @@ def _plain_table(table: pd.DataFrame) -> pd.DataFrame:
         values = _plain(column)
         if values is not column:
             kind = values.dtype if isinstance(values, pd.Categorical) else object
-            plain.isetitem(i, pd.Series(values, index=plain.index, dtype=kind))
+            plain.isetitem(i, pd.Series(values, index=plain.index, dtype=kind))  # type: ignore[arg-type]
     return plain
 
 

@@ -224,7 +224,7 @@ def copy_without(adata: "AnnData", names: Iterable[str | None]) -> "AnnData":
 def matrices(adata: "AnnData") -> dict[str | None, Any]:
     """Give the matrices of spots x genes by their names: `anndata_keys.X`, those of layers, `anndata_keys.RAW_X`."""
     found: dict[str | None, Any] = {} if adata.X is None else {keys.X: adata.X}
-    found |= layers_of(adata)
+    found.update(layers_of(adata).items())
     return found if adata.raw is None or adata.raw.X is None else found | {keys.RAW_X: adata.raw.X}
 
 
