@@ -167,6 +167,8 @@ def open_h5ad(path: str | os.PathLike[str]) -> "Iterator[AnnData]":
     InputError
         As `read_h5ad`.
     """
+    import anndata.io  # noqa: F401 - before memory is limited: some versions import torch, which needs a lot
+
     with open_hdf5(path) as file:
         with (
             in_file(path, "cannot be read as AnnData", "write it again with anndata"),
