@@ -7,7 +7,7 @@ written as plain arrays of texts, or as categories where some are missing.
 import logging
 from collections.abc import Mapping
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import pandas as pd
@@ -108,7 +108,7 @@ def write_part(group: "h5py.Group", key: str, value: Any, where: str, **options:
         It came with the input and is of a kind that h5ad files do not hold, or its name has a ``/``.
     """
     if not isinstance(key, str) or "/" in key:
-        raise _refusal(where, "its name has a / or is not text")
+        _refuse(where, "its name has a / or is not text")
     if isinstance(value, Mapping):
         inside = _group(group, key, "dict")
         for name, item in value.items():
@@ -127,11 +127,13 @@ def write_part(group: "h5py.Group", key: str, value: Any, where: str, **options:
         raise
     except Exception as error:  # whatever anndata trips over, what it was given cannot be written
         column = _bad_column(value) if isinstance(value, pd.DataFrame) else ""
-        raise _refusal(where + column, one_line(error, 300)) from error
+        _refuse(where + column, one_line(error, 300), error)
 
 
-def _refusal(where: str, why: str) -> InputError:
-    return InputError(f"{where} cannot be written to h5ad ({why}); remove it from the input (del adata.{where})")
+def _refuse(where: str, reason: str, cause: Exception | None = None) -> NoReturn:
+    raise InputError(
+        f"{where} cannot be written to h5ad ({reason}); remove it from the input (del adata.{where})"
+    ) from cause
 
 
 def _group(parent: "h5py.Group", key: str, kind: str) -> "h5py.Group":
