@@ -1,6 +1,7 @@
 # make env    .venv with the CLI, everything the tests need, and Nextflow
 # make demo   simulate a tissue, run the workflow on it, say how well it did
 # make test   every test, JOBS=2 files at a time; make lint, make image, make clean as named
+# make test-newest, test-oldest   the package's tests with other versions of what it needs; check-newest, check-oldest: a run
 # make benchmark   every method on every case that has no result yet: hours; see benchmarks/README.md
 # make publish REGISTRY=...   the images that were built into a registry
 # make test-podman, test-slurm, test-k8s   the workflow in the real image, under real Slurm, against a Kubernetes API
@@ -16,6 +17,7 @@ BIN := $(VENV)/bin
 TORCH_INDEX_URL ?=
 
 .PHONY: env demo test test-podman test-slurm test-k8s benchmark lint image publish clean
+.PHONY: test-newest test-oldest check-newest check-oldest
 
 # Stamps are written last, so an interrupted install is taken up again and a finished one costs nothing.
 env: $(VENV)/.python-done $(VENV)/.nextflow-done
@@ -52,6 +54,34 @@ test-podman test-slurm: test-%: env
 
 test-k8s: env
 	@$(BIN)/python -m pytest -m k8s
+
+# The newest version of every dependency on Python 3.13, and the oldest that pyproject.toml allows on Python 3.11, each in
+# an environment of its own, .venv-newest and .venv-oldest. `check` installs only what the package itself needs.
+PYTHON_newest := 3.13
+PYTHON_oldest := 3.11
+INSTALL_newest := --upgrade
+INSTALL_oldest := --resolution lowest-direct
+UV_INDEX := $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL) --index-strategy unsafe-best-match)
+
+.venv-%/.package-done: pyproject.toml
+	@python=$$(tools/find-python.sh $(PYTHON_$*)); rm -rf .venv-$*; "$$python" -m venv .venv-$*
+	@echo "make: installing the $* dependencies into .venv-$* (minutes: torch is large)"
+	@.venv-$*/bin/python -m pip install --quiet uv
+	@.venv-$*/bin/uv pip install --quiet --python .venv-$*/bin/python $(INSTALL_$*) $(UV_INDEX) -e .
+	@touch $@
+
+.venv-%/.tests-done: .venv-%/.package-done
+	@.venv-$*/bin/uv pip install --quiet --python .venv-$*/bin/python $(INSTALL_$*) $(UV_INDEX) -e '.[test]'
+	@touch $@
+
+.PRECIOUS: .venv-%/.package-done .venv-%/.tests-done
+
+check-newest check-oldest: check-%: .venv-%/.package-done
+	@OMP_NUM_THREADS=1 .venv-$*/bin/python tools/check_versions.py
+
+test-newest test-oldest: test-%: .venv-%/.tests-done
+	@OMP_NUM_THREADS=1 .venv-$*/bin/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder \
+	    --ignore tests/workflow
 
 # BENCHMARK is passed on: make benchmark BENCHMARK='--only method=mofa --jobs 2'
 BENCHMARK ?=
@@ -101,4 +131,4 @@ publish:
 	fi
 
 clean:
-	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache .nextflow .nextflow.log* work
+	rm -rf $(VENV) .venv-newest .venv-oldest demo .pytest_cache .mypy_cache .ruff_cache .nextflow .nextflow.log* work

@@ -17,6 +17,7 @@ from stmcdi_cli.provenance import parameters_of, record_of
 from stmcdi_cli.sparse import (
     accumulate_by_column,
     as_row_major,
+    layers_of,
     mask_out,
     missing_mask,
     read_rows,
@@ -168,9 +169,8 @@ class Comparison:
 def _column(imputed: "AnnData", truth: "AnnData", layer: str) -> np.ndarray:
     """Column in the truth of each imputed gene; refuses files that do not belong together."""
     if layer not in imputed.layers:
-        raise InputError(
-            f"expected imputed values in layers['{layer}'], found {validation.first_few(imputed.layers)}; run impute"
-        )
+        found = validation.first_few(layers_of(imputed))
+        raise InputError(f"expected imputed values in layers['{layer}'], found {found}; run impute")
     if keys.MISSING not in truth.layers:
         raise InputError(f"expected hidden entries in the truth's layers['{keys.MISSING}'], found none; run hold-out")
     if not imputed.obs_names.equals(truth.obs_names):

@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+from math import ceil
 from pathlib import Path
 
 from stmcdi_cli.errors import InputError, OptionError
@@ -117,16 +118,23 @@ def check_fits(what: str, size: int) -> None:
 
 
 def _limit_files() -> list[Path]:
-    """Give the files with the limits of this process's control groups (version 1 or 2) and of those above them."""
-    root, files = Path("/sys/fs/cgroup"), []
+    """Give the files with the memory limits of this process's control groups and of those above them."""
+    return [
+        folder / ("memory.max" if version == 2 else "memory.limit_in_bytes") for version, folder in _groups("memory")
+    ]
+
+
+def _groups(controller: str) -> list[tuple[int, Path]]:
+    """Give the folders of this process's control groups and of those above them, each with its version, 1 or 2."""
+    root, folders = Path("/sys/fs/cgroup"), []
     for line in _text(Path("/proc/self/cgroup")).splitlines():
         _, controllers, name = line.split(":", 2)
-        if controllers == "" or "memory" in controllers.split(","):
-            top, file = (root, "memory.max") if controllers == "" else (root / "memory", "memory.limit_in_bytes")
+        if controllers == "" or controller in controllers.split(","):
+            version, top = (2, root) if controllers == "" else (1, root / controller)
             group = top / name.lstrip("/")
-            files += [folder / file for folder in (group, *group.parents) if folder.is_relative_to(top)]
-            files.append(top / file)
-    return files
+            found = [folder for folder in (group, *group.parents) if folder.is_relative_to(top)]
+            folders += [(version, folder) for folder in (*found, top)]
+    return folders
 
 
 def _number(file: Path) -> int | None:
@@ -143,8 +151,24 @@ def _text(file: Path) -> str:
 
 
 def n_workers() -> int:
-    """Give the cores that this process may use: ``OMP_NUM_THREADS``, or those the system grants."""
+    """Give the cores that this process may use: ``OMP_NUM_THREADS``, or those the system grants.
+
+    The system limits them by a set of cores, or by a share of their time (the CPU quota of a control group, as
+    ``docker run --cpus`` and Kubernetes set it): 1.5 cores are two threads.
+    """
     asked = os.environ.get("OMP_NUM_THREADS", "")
     if asked.isdigit() and int(asked) > 0:
         return int(asked)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min([cores, *(max(1, ceil(quota)) for quota in map(_quota, _groups("cpu")) if quota is not None)])
+
+
+def _quota(group: tuple[int, Path]) -> float | None:
+    """Give the cores' worth of time that a control group may use; None if it has no limit."""
+    version, folder = group
+    if version == 2:
+        numbers = _text(folder / "cpu.max").split()
+    else:
+        numbers = [_text(folder / name).strip() for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us")]
+    limited = len(numbers) == 2 and all(number.isdigit() and int(number) for number in numbers)
+    return int(numbers[0]) / int(numbers[1]) if limited else None

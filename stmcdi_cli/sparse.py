@@ -25,6 +25,11 @@ def row_chunks(shape: tuple[int, int]) -> Iterator[slice]:
         yield slice(start, min(start + step, shape[0]))
 
 
+def layers_of(adata: "AnnData") -> dict[str, Any]:
+    """Give the layers of a tissue; AnnData from 0.13 on lists ``X`` among them, under None."""
+    return {name: matrix for name, matrix in adata.layers.items() if name is not None}
+
+
 def on_disk(matrix: Any) -> bool:
     """Whether a matrix is still in its file, as those of `io.h5ad.open_h5ad` are."""
     return hasattr(matrix, "group") or hasattr(matrix, "id")

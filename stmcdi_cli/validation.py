@@ -14,7 +14,7 @@ import scipy.sparse as sp
 
 from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli.errors import InputError, OptionError
-from stmcdi_cli.sparse import check_csr, on_disk
+from stmcdi_cli.sparse import check_csr, layers_of, on_disk
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -164,10 +164,12 @@ def check(adata: "AnnData") -> None:
     Raises
     ------
     InputError
-        A name has control characters, a matrix holds other things than numbers, its sparse structure is invalid, or a
-        column or record of an earlier step is not what that step writes.
+        A name is missing or has control characters, a matrix holds other things than numbers, its sparse structure is
+        invalid, or a column or record of an earlier step is not what that step writes.
     """
     for what, names in (("spot", adata.obs_names), ("gene", adata.var_names)):
+        if names.hasnans:
+            raise InputError(f"expected a name for every {what}, found {names.isna().sum()} empty; name or remove them")
         odd = [name for name in map(str, names) if not name.isprintable()]
         if odd:
             raise InputError(f"expected {what} names that can be printed, found {ascii(odd[0][:60])}; rename it")
@@ -185,8 +187,8 @@ def _matrices(adata: "AnnData") -> Iterator[tuple[str, Any]]:
         yield "X", adata.X
     if adata.raw is not None:
         yield "raw.X", adata.raw.X
-    for part in ("layers", "obsp", "varp"):
-        for name, matrix in getattr(adata, part).items():
+    for part, matrices in (("layers", layers_of(adata)), ("obsp", adata.obsp), ("varp", adata.varp)):
+        for name, matrix in matrices.items():
             yield f"{part}['{name}']", matrix
 
 

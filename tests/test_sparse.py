@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -59,3 +61,9 @@ def test_chunks_cover_every_row_once():
     for shape in ((0, 5), (1, 5), (23, 3), (5, 10**9)):
         rows = [row for part in sparse.row_chunks(shape) for row in range(part.start, part.stop)]
         assert rows == list(range(shape[0]))
+
+
+def test_x_is_no_layer():
+    """AnnData 0.13 lists it among the layers."""
+    matrix = sp.csr_matrix((2, 2))
+    assert list(sparse.layers_of(SimpleNamespace(layers={None: matrix, "counts": matrix}))) == ["counts"]

@@ -357,6 +357,7 @@ def report(input: Path, output: Path, truth: Path | None, baseline: tuple[Path, 
 def run(input: Path, output: Path, model_dir: Path | None, evaluate: Path | None, **options: Any) -> None:
     """All steps in one process: normalise, choose genes, build the graph, train, impute."""
     from stmcdi_cli.errors import in_file
+    from stmcdi_cli.io.elements import check_parts
     from stmcdi_cli.io.h5ad import read_h5ad, write_h5ads
     from stmcdi_cli.io.output import check_model_dir, check_output
     from stmcdi_cli.provenance import note_input
@@ -376,6 +377,7 @@ def run(input: Path, output: Path, model_dir: Path | None, evaluate: Path | None
         check_output(truth_path, input, output)
     adata = read_h5ad(input)
     with in_file(input):
+        check_parts(adata)  # before minutes of training, not after
         imputed, truth = run(adata, model_dir, **options)
     note_input("normalize", input, imputed)
     files = {output: imputed, truth_path: truth}

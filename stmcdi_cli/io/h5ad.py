@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
@@ -10,17 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import resources, validation
-from stmcdi_cli.errors import InputError, in_file, one_line
-from stmcdi_cli.io import safety
+from stmcdi_cli.errors import InputError, in_file
+from stmcdi_cli.io import elements, safety
 from stmcdi_cli.io.output import atomic_files, writing
+from stmcdi_cli.sparse import layers_of
 
 if TYPE_CHECKING:
     import h5py
     from anndata import AnnData
-
-
-COMPRESSION = {"compression": "gzip", "compression_opts": 1}
-"""How HDF5 data sets are stored."""
 
 
 def read_h5ad(path: str | os.PathLike[str]) -> "AnnData":
@@ -32,14 +29,19 @@ def read_h5ad(path: str | os.PathLike[str]) -> "AnnData":
         The file does not exist or cannot be read, is not HDF5, or is HDF5 but no AnnData.
     """
     import anndata
+    from anndata.io import read_elem
 
     with in_file(path, "cannot be read as AnnData", "write it again with anndata"):
         with open_hdf5(path) as file:
             size = safety.check_hdf5(file)
-        resources.check_fits(str(path), size)
-        with safety.memory_limited(size), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*names are not unique.*")  # the steps refuse them in one line
-            adata = anndata.read_h5ad(path)
+            resources.check_fits(str(path), size)
+            with safety.memory_limited(size), warnings.catch_warnings():
+                warnings.filterwarnings("ignore", ".*names are not unique.*")  # the steps refuse them in one line
+                if _is_encoded(file):
+                    adata = _read(file, read_elem)
+                else:
+                    with open(path, "rb") as unlocked:
+                        adata = anndata.read_h5ad(unlocked)
     with in_file(path):
         validation.check(adata)
     return adata
@@ -47,6 +49,8 @@ def read_h5ad(path: str | os.PathLike[str]) -> "AnnData":
 
 def open_hdf5(path: str | os.PathLike[str]) -> "h5py.File":
     """Open an h5ad file as HDF5; what is in it is still to be checked (`safety.check_hdf5`).
+
+    No lock is taken: the file may be open in a notebook, or on a file system that has no locks.
 
     Raises
     ------
@@ -63,7 +67,7 @@ def open_hdf5(path: str | os.PathLike[str]) -> "h5py.File":
     if path.is_dir() or not h5py.is_hdf5(path):
         raise InputError(f"{path}: not an HDF5 file; an .h5ad written by anndata or scanpy is needed")
     with in_file(path, "cannot be read as AnnData", "write it again with anndata"):
-        file = h5py.File(path)
+        file = h5py.File(path, locking=False)
         content = set(file)
     if not {"obs", "var"} <= content:
         file.close()
@@ -85,29 +89,11 @@ def write_h5ads(files: "Mapping[Path, AnnData]") -> None:
 
 
 def _write_h5ad(adata: "AnnData", path: Path) -> None:
-    adata.strings_to_categoricals()  # as anndata does
     with DeferredErrorFile(path) as raw, raw.hdf5() as file:
-        write_part(file, "/", adata)
-
-
-def write_part(file: "h5py.File", key: str, value: Any, **options: Any) -> None:
-    """Write a part of an AnnData object to an open file.
-
-    Raises
-    ------
-    InputError
-        It came with the input and is of a kind that h5ad files do not hold.
-    """
-    from anndata.io import write_elem
-
-    try:
-        write_elem(file, key, value, dataset_kwargs=options or COMPRESSION)
-    except OSError:
-        raise
-    except Exception as error:  # whatever anndata trips over, what it was given cannot be written
-        raise InputError(
-            f"a part of the data cannot be written to h5ad ({one_line(error, 300)}); take it out of the input"
-        ) from error
+        elements.begin(file, adata)
+        for name, matrix in matrices(adata).items():
+            write_matrix(file, name, matrix)
+        elements.write_parts(file, adata)
 
 
 class DeferredErrorFile(FileIO):
@@ -166,7 +152,7 @@ def shallow_copy(adata: "AnnData", **changed: Any) -> "AnnData":
         "varm": dict(adata.varm),
         "obsp": dict(adata.obsp),
         "varp": dict(adata.varp),
-        "layers": dict(adata.layers),
+        "layers": layers_of(adata),
         "raw": adata.raw,
     }
     return anndata.AnnData(**{**parts, **changed})
@@ -181,6 +167,8 @@ def open_h5ad(path: str | os.PathLike[str]) -> "Iterator[AnnData]":
     InputError
         As `read_h5ad`.
     """
+    import anndata.io  # noqa: F401 - before memory is limited: some versions import torch, which needs a lot
+
     with open_hdf5(path) as file:
         with (
             in_file(path, "cannot be read as AnnData", "write it again with anndata"),
@@ -188,23 +176,22 @@ def open_h5ad(path: str | os.PathLike[str]) -> "Iterator[AnnData]":
             warnings.catch_warnings(),
         ):
             warnings.filterwarnings("ignore", ".*names are not unique.*")  # the steps refuse them in one line
-            # Files from before 2020 have no encoding; anndata knows how to read them.
-            adata = _backed(file) if file.attrs.get("encoding-type") == "anndata" else read_h5ad(path)
+            adata = _read(file, _on_disk) if _is_encoded(file) else read_h5ad(path)
         with in_file(path):
             validation.check(adata)
         resources.check(str(path))
         yield adata
 
 
-def _backed(file: "h5py.File") -> "AnnData":
-    import anndata
-    from anndata.io import read_elem, sparse_dataset
+def _is_encoded(file: "h5py.File") -> bool:
+    """Whether each part of a file says what it is; in files from before 2022 anndata knows how to tell."""
+    return file.attrs.get("encoding-type") == "anndata"
 
-    def matrix(element: Any) -> Any:
-        kind = element.attrs.get("encoding-type")
-        if kind in ("csr_matrix", "csc_matrix"):
-            return sparse_dataset(element)
-        return element if kind == "array" and element.ndim == 2 else read_elem(element)
+
+def _read(file: "h5py.File", matrix: Callable[[Any], Any]) -> "AnnData":
+    """Read all of a file but the matrices of spots x genes, and these by a function."""
+    import anndata
+    from anndata.io import read_elem
 
     parts = {key: read_elem(file[key]) for key in file if key not in ("X", "layers", "raw")}
     raw = None
@@ -213,6 +200,16 @@ def _backed(file: "h5py.File") -> "AnnData":
         raw["X"] = matrix(file["raw/X"])
     layers = {key: matrix(value) for key, value in file.get("layers", {}).items()}
     return anndata.AnnData(X=matrix(file["X"]) if "X" in file else None, layers=layers, raw=raw, **parts)
+
+
+def _on_disk(element: Any) -> Any:
+    """Give a matrix of spots x genes that stays on disk."""
+    from anndata.io import read_elem, sparse_dataset
+
+    kind = element.attrs.get("encoding-type")
+    if kind in ("csr_matrix", "csc_matrix"):
+        return sparse_dataset(element)
+    return element if kind == "array" and element.ndim == 2 else read_elem(element)
 
 
 def copy_without(adata: "AnnData", names: Iterable[str | None]) -> "AnnData":
@@ -229,5 +226,18 @@ def copy_without(adata: "AnnData", names: Iterable[str | None]) -> "AnnData":
 def matrices(adata: "AnnData") -> dict[str | None, Any]:
     """Give the matrices of spots x genes by their names: `anndata_keys.X`, those of layers, `anndata_keys.RAW_X`."""
     found: dict[str | None, Any] = {} if adata.X is None else {keys.X: adata.X}
-    found |= adata.layers
+    found.update(layers_of(adata).items())
     return found if adata.raw is None or adata.raw.X is None else found | {keys.RAW_X: adata.raw.X}
+
+
+def write_matrix(file: "h5py.File", name: str | None, matrix: Any, **options: Any) -> None:
+    """Write a matrix of spots x genes, by its name in `matrices`, to a file that `elements.begin` has prepared."""
+    group, key = place(name)
+    elements.write_part(file[group], key, matrix, f"layers[{key!r}]" if group == "layers" else key, **options)
+
+
+def place(name: str | None) -> tuple[str, str]:
+    """Give the group of a file that a matrix of spots x genes is in, and its key there."""
+    if name is keys.X:
+        return "/", "X"
+    return ("raw", "X") if name == keys.RAW_X else ("layers", name)

@@ -3,8 +3,11 @@
 An output is written to a temporary folder beside it, which only its owner can open, and is renamed when it is complete.
 The process holds a lock on the folder. A folder whose lock is free was left by a killed process: the next process that
 writes the same output removes it.
+
+Where the output is a symbolic link, all this happens where it leads to: the link stays.
 """
 
+import errno
 import os
 import shutil
 import tempfile
@@ -42,7 +45,7 @@ def writing(path: str | os.PathLike[str]) -> "Iterator[None]":
 def atomic_file(path: str | os.PathLike[str], *, private: bool = False) -> "Iterator[Path]":
     """Give a temporary name beside ``path`` that becomes ``path`` on success and is removed on failure.
 
-    With `private` nobody else may read it.
+    With `private` nobody else may read it, and a symbolic link at ``path``, which anybody may have made, is replaced.
 
     Raises
     ------
@@ -62,8 +65,14 @@ def atomic_files(paths: Sequence[Path], *, private: bool = False) -> "Iterator[l
     InputError
         One cannot be written; what was there before is still there.
     """
+    places = []
+    for path in paths:
+        with writing(path):
+            places.append(path if private else followed(path))
     with ExitStack() as stack:
-        temporaries = [stack.enter_context(_temporary_folder(path)) / path.name for path in paths]
+        temporaries = [
+            stack.enter_context(_temporary_folder(place)) / path.name for place, path in zip(places, paths, strict=True)
+        ]
         with writing(paths[0]):
             yield temporaries
         for path, temporary in zip(paths, temporaries, strict=True):
@@ -72,10 +81,10 @@ def atomic_files(paths: Sequence[Path], *, private: bool = False) -> "Iterator[l
                     raise IsADirectoryError(21, os.strerror(21))
                 temporary.chmod(0o600 if private else 0o666 & ~umask())
                 _sync(temporary)
-        for path, temporary in zip(paths, temporaries, strict=True):
+        for path, place, temporary in zip(paths, places, temporaries, strict=True):
             with writing(path):
-                temporary.replace(path)
-                _sync(path.parent)
+                temporary.replace(place)
+                _sync(place.parent)
 
 
 @contextmanager
@@ -87,7 +96,8 @@ def atomic_folder(path: str | os.PathLike[str]) -> "Iterator[Path]":
     InputError
         The folder cannot be written; what was at ``path`` before is still there.
     """
-    path = Path(path)
+    with writing(path):
+        path = followed(Path(path))
     with _temporary_folder(path) as folder, writing(path):
         temporary = folder / path.name
         temporary.mkdir()
@@ -103,6 +113,22 @@ def atomic_folder(path: str | os.PathLike[str]) -> "Iterator[Path]":
             _restore(folder, path)
             raise
         _sync(path.parent)
+
+
+def followed(path: Path) -> Path:
+    """Give the place that a symbolic link leads to, which may not exist yet; any other path as it is.
+
+    Raises
+    ------
+    OSError
+        The link leads back to itself.
+    """
+    if not path.is_symlink():
+        return path
+    target = Path(os.path.realpath(path))
+    if target.is_symlink():
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+    return target
 
 
 def umask() -> int:
@@ -178,7 +204,7 @@ def check_output(output: str | os.PathLike[str], *inputs: str | os.PathLike[str]
     Raises
     ------
     InputError
-        The output names one of the inputs or a folder, or its folder is missing or read-only.
+        The output names one of the inputs, a folder or a device, or its folder is missing or read-only.
     """
     output = Path(output)
     for other in inputs:
@@ -186,10 +212,14 @@ def check_output(output: str | os.PathLike[str], *inputs: str | os.PathLike[str]
             raise InputError(f"{output}: the output is also an input; give the output another name")
     if output.is_dir():
         raise InputError(f"{output}: is a folder; name a file in it")
-    if not output.parent.is_dir():
-        raise InputError(f"{output.parent}: no such folder; create it first")
-    if not os.access(output.parent, os.W_OK):
-        raise InputError(f"{output.parent}: folder is not writable; choose another output")
+    if output.exists() and not output.is_file():
+        raise InputError(f"{output}: is not a regular file; give the output another name")
+    with writing(output):
+        folder = followed(output).parent
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; create it first")
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"{folder}: folder is not writable; choose another output")
 
 
 def check_model_dir(path: str | os.PathLike[str]) -> None:
@@ -224,7 +254,7 @@ def check_space(path: str | os.PathLike[str], need: float) -> None:
     InputError
         There is less space.
     """
-    free = shutil.disk_usage(Path(path).parent).free
+    free = shutil.disk_usage(followed(Path(path)).parent).free
     if need > free:
         raise InputError(
             f"{path}: needs about {need / 2**30:.1f} GiB, found {free / 2**30:.1f} GiB free; "

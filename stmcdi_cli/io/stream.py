@@ -16,15 +16,11 @@ import numpy as np
 import scipy.sparse as sp
 
 from stmcdi_cli import anndata_keys as keys
-from stmcdi_cli.io.h5ad import (
-    COMPRESSION,
-    DeferredErrorFile,
-    matrices,
-    shallow_copy,
-    write_part,
-)
+from stmcdi_cli.io import elements
+from stmcdi_cli.io.elements import COMPRESSION
+from stmcdi_cli.io.h5ad import DeferredErrorFile, matrices, place, shallow_copy, write_matrix
 from stmcdi_cli.io.output import atomic_files, check_space, writing
-from stmcdi_cli.sparse import on_disk, vstack
+from stmcdi_cli.sparse import layers_of, on_disk, vstack
 
 if TYPE_CHECKING:
     import h5py
@@ -68,7 +64,7 @@ def to_memory(stream: Stream) -> "AnnData":
     changed: dict[str, Any] = {"X": made.pop(keys.X, header.X)}
     if keys.RAW_X in made:
         changed["raw"] = {"X": made.pop(keys.RAW_X), "var": header.raw.var, "varm": dict(header.raw.varm)}
-    return shallow_copy(header, layers={**header.layers, **made}, **changed)
+    return shallow_copy(header, layers={**layers_of(header), **made}, **changed)
 
 
 def write(files: "Mapping[Path, Stream]") -> None:
@@ -77,9 +73,10 @@ def write(files: "Mapping[Path, Stream]") -> None:
     Raises
     ------
     InputError
-        A file cannot be written, or there is too little space for it.
+        A file cannot be written, there is too little space for it, or the input holds what h5ad files do not.
     """
     for path, stream in files.items():
+        elements.check_parts(stream.header)
         check_space(path, sum(map(disk_usage, matrices(stream.header).values())) + stream.size)
     with atomic_files(list(files)) as temporaries, ExitStack() as stack:
         writers = [
@@ -113,22 +110,18 @@ class _Writer:
     def __init__(self, raw: DeferredErrorFile, file: "h5py.File", header: "AnnData") -> None:
         self.raw, self.file, self.header = raw, file, header
         self.growing: dict[str | None, _GrowingCsr | _GrowingArray] = {}
-        file.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
-        file.create_group("layers").attrs.update({"encoding-type": "dict", "encoding-version": "0.1.0"})
-        if header.raw is not None:
-            file.create_group("raw").attrs.update({"encoding-type": "raw", "encoding-version": "0.1.0"})
+        elements.begin(file, header)
         for name, matrix in matrices(header).items():
-            key = _place(name)
             if on_disk(matrix):
                 element = getattr(matrix, "group", matrix)
-                element.file.copy(element, file, name=key)
+                element.file.copy(element, file, name="/".join(place(name)))
             else:
-                write_part(file, key, matrix, **MATRIX_COMPRESSION)
+                write_matrix(file, name, matrix, **MATRIX_COMPRESSION)
 
     def append(self, block: Block) -> None:
         for name, rows in block.items():
             if name not in self.growing:
-                key = _place(name)
+                key = "/".join(place(name))
                 if key in self.file:  # raw cannot be without X, so that the header has a placeholder
                     del self.file[key]
                 kind = _GrowingCsr if sp.issparse(rows) else _GrowingArray
@@ -139,22 +132,7 @@ class _Writer:
     def finish(self) -> None:
         for matrix in self.growing.values():
             matrix.finish()
-        header = self.header
-        header.strings_to_categoricals()  # as anndata does
-        parts: dict[str, Any] = {name: getattr(header, name) for name in ("obs", "var")}
-        parts |= {name: dict(getattr(header, name)) for name in ("obsm", "varm", "obsp", "varp", "uns")}
-        if header.raw is not None:
-            header.strings_to_categoricals(header.raw.var)
-            parts |= {"raw/var": header.raw.var, "raw/varm": dict(header.raw.varm)}
-        for key, value in parts.items():
-            write_part(self.file, key, value)
-
-
-def _place(name: str | None) -> str:
-    """Where a matrix is in the file."""
-    if name is keys.X:
-        return "X"
-    return name if name == keys.RAW_X else f"layers/{name}"
+        elements.write_parts(self.file, self.header)
 
 
 class _GrowingCsr:

@@ -17,7 +17,7 @@ from stmcdi_cli.io.text import read_text, read_yaml
 from stmcdi_cli.provenance import parameters_of
 from stmcdi_cli.reporting.reliability import reliability
 from stmcdi_cli.reporting.visible import Visible, visible_entries
-from stmcdi_cli.sparse import accumulate_by_column, as_row_major, values_at
+from stmcdi_cli.sparse import accumulate_by_column, as_row_major, layers_of, values_at
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -118,7 +118,7 @@ def gather(
     for layer in (keys.IMPUTED, keys.IMPUTED_SD):
         if layer not in adata.layers:
             raise InputError(
-                f"expected layers['{layer}'], found {validation.first_few(adata.layers)}; "
+                f"expected layers['{layer}'], found {validation.first_few(layers_of(adata))}; "
                 "run impute (--layers, where given, must name it), then report on its output"
             )
     validation.table(adata)
@@ -152,7 +152,7 @@ def gather(
 
 def _stored_by_rows(adata: "AnnData") -> "AnnData":
     """Give a file whose matrices can be read a few rows at a time."""
-    layers = {name: as_row_major(layer) for name, layer in adata.layers.items()}
+    layers = {name: as_row_major(layer) for name, layer in layers_of(adata).items()}
     return shallow_copy(adata, X=as_row_major(adata.X), layers=layers)
 
 

@@ -15,6 +15,7 @@ from stmcdi_cli.provenance import record
 from stmcdi_cli.sparse import (
     accumulate_by_column,
     as_row_major,
+    layers_of,
     mask_out,
     missing_mask,
     nan_mask,
@@ -197,9 +198,8 @@ def counts_matrix(adata: "AnnData", layer: str | None) -> Any:
         It is not there.
     """
     if layer is not None and layer not in adata.layers:
-        raise InputError(
-            f"expected counts in layers['{layer}'], found only {validation.first_few(adata.layers)}; correct --layer"
-        )
+        found = validation.first_few(layers_of(adata))
+        raise InputError(f"expected counts in layers['{layer}'], found only {found}; correct --layer")
     if layer is None and adata.X is None:
         raise InputError("expected counts in X, found no X; name the layer with counts (--layer)")
     return adata.X if layer is None else adata.layers[layer]

@@ -10,7 +10,7 @@ from stmcdi_cli.cli import files
 from stmcdi_cli.errors import InputError
 from stmcdi_cli.io import text
 from stmcdi_cli.io.h5ad import DeferredErrorFile, read_h5ad, shallow_copy, write_h5ad, write_h5ads
-from stmcdi_cli.io.output import atomic_file, check_output
+from stmcdi_cli.io.output import atomic_file, atomic_folder, check_output
 
 
 def test_a_file_comes_back_as_it_was(raw, tmp_path):
@@ -55,6 +55,46 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
         temporary.write_text("half")
         raise RuntimeError
     assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
+
+
+def test_a_link_given_as_output_stays_and_its_target_is_written(raw, tmp_path):
+    there, here = tmp_path / "there", tmp_path / "here"
+    there.mkdir()
+    here.mkdir()
+    (there / "out.h5ad").write_text("old")
+    (here / "link.h5ad").symlink_to("../there/out.h5ad")
+    (here / "new.h5ad").symlink_to(there / "new.h5ad")
+    (here / "model").symlink_to(there / "model")
+    for name in ("link.h5ad", "new.h5ad"):
+        check_output(here / name)
+        write_h5ad(raw, here / name)
+        assert (here / name).is_symlink()
+    same(read_h5ad(there / "out.h5ad"), read_h5ad(there / "new.h5ad"))
+    for _ in range(2):
+        with atomic_folder(here / "model") as folder:
+            (folder / "part").write_text("")
+    assert (here / "model").is_symlink()
+    assert sorted(path.name for path in there.rglob("*")) == ["model", "new.h5ad", "out.h5ad", "part"]
+    with atomic_file(here / "link.h5ad", private=True) as temporary:  # a checkpoint: the link may be somebody else's
+        temporary.write_text("")
+    assert not (here / "link.h5ad").is_symlink()
+    (there / "out.h5ad").unlink()
+    (here / "input.h5ad").symlink_to(there / "new.h5ad")
+    with pytest.raises(InputError, match="is also an input"):
+        check_output(here / "input.h5ad", there / "new.h5ad")
+
+
+def test_an_output_that_cannot_be_one_is_refused(raw, tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "lost").symlink_to("none/file")
+    for refuse in (check_output, lambda path: write_h5ad(raw, path)):
+        with pytest.raises(InputError, match="loop: cannot be written .Too many levels of symbolic links"):
+            refuse(tmp_path / "loop")
+    with pytest.raises(InputError, match="none: no such folder"):
+        check_output(tmp_path / "lost")
+    with pytest.raises(InputError, match="null: is not a regular file; give the output another name"):
+        check_output("/dev/null")
+    assert (tmp_path / "loop").is_symlink()
 
 
 def test_the_system_refusing_to_write_is_one_line(raw, tmp_path, monkeypatch):

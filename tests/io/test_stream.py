@@ -1,4 +1,5 @@
 import os
+from pathlib import Path
 
 import anndata as ad
 import h5py
@@ -218,6 +219,42 @@ def test_a_container_s_limit_is_found(no_limit, tmp_path, monkeypatch):
     assert resources.granted() == pytest.approx(free, rel=0.2)
     group.write_text(f"{2**28}\n")
     assert resources.granted() == 2**28 and resources.limit() == 2**27
+
+
+def test_the_groups_of_a_process_are_found(monkeypatch):
+    lines = {"/proc/self/cgroup": "4:memory:/job/1\n3:cpu,cpuacct:/job\n0::/user/x\n"}
+    monkeypatch.setattr(resources, "_text", lambda path: lines.get(str(path), ""))
+    root = Path("/sys/fs/cgroup")
+    version_2 = [(2, root / "user/x"), (2, root / "user"), (2, root), (2, root)]
+    assert resources._groups("cpu") == [(1, root / "cpu/job"), (1, root / "cpu"), (1, root / "cpu"), *version_2]
+    limits = resources._limit_files()
+    assert limits[0] == root / "memory/job/1/memory.limit_in_bytes" and root / "user/memory.max" in limits
+
+
+@pytest.mark.parametrize(
+    ("cpu_files", "cores"),
+    [
+        ({"cpu.max": "max 100000\n"}, 8),
+        ({"cpu.max": "200000 100000\n"}, 2),
+        ({"cpu.max": "150000 100000\n"}, 2),
+        ({"cpu.max": "1000 100000\n"}, 1),
+        ({"cpu.max": "6400000 100000\n"}, 8),
+        ({"cpu.max": "damaged"}, 8),
+        ({}, 8),
+        ({"cpu.cfs_quota_us": "300000\n", "cpu.cfs_period_us": "100000\n"}, 3),
+        ({"cpu.cfs_quota_us": "-1\n", "cpu.cfs_period_us": "100000\n"}, 8),
+    ],
+)
+def test_threads_follow_the_quota_of_a_container(cpu_files, cores, tmp_path, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    version = 1 if "cpu.cfs_quota_us" in cpu_files else 2
+    monkeypatch.setattr(resources, "_groups", lambda _: [(version, tmp_path / "none"), (version, tmp_path)])
+    for name, text in cpu_files.items():
+        (tmp_path / name).write_text(text)
+    assert resources.n_workers() == cores
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert resources.n_workers() == 5
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs Linux")

@@ -86,7 +86,7 @@ def _read_h5(path: Path) -> "AnnData":
     import h5py
 
     with in_file(path, "not a matrix of Space Ranger", "give the folder it wrote"):
-        with h5py.File(path) as file, safety.memory_limited(safety.check_hdf5(file)):
+        with h5py.File(path, locking=False) as file, safety.memory_limited(safety.check_hdf5(file)):
             matrix = file["matrix"]
             features = matrix["features"]
             ids, names, kinds = (features[key][()].astype(str) for key in ("id", "name", "feature_type"))
