@@ -56,7 +56,8 @@ test-k8s: env
 	@$(BIN)/python -m pytest -m k8s
 
 # The newest version of every dependency on Python 3.13, and the oldest that pyproject.toml allows on Python 3.11, each in
-# an environment of its own, .venv-newest and .venv-oldest. `check` installs only what the package itself needs.
+# an environment of its own, .venv-newest and .venv-oldest. `check` installs only what the package itself needs. SpatialData
+# before 0.7 loads pkg_resources, which setuptools has no longer.
 PYTHON_newest := 3.13
 PYTHON_oldest := 3.11
 INSTALL_newest := --upgrade
@@ -71,7 +72,8 @@ UV_INDEX := $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL) --index
 	@touch $@
 
 .venv-%/.tests-done: .venv-%/.package-done
-	@.venv-$*/bin/uv pip install --quiet --python .venv-$*/bin/python $(INSTALL_$*) $(UV_INDEX) -e '.[test]'
+	@.venv-$*/bin/uv pip install --quiet --python .venv-$*/bin/python $(INSTALL_$*) $(UV_INDEX) -e '.[test]' \
+	    $(if $(filter oldest,$*),'setuptools<81')
 	@touch $@
 
 .PRECIOUS: .venv-%/.package-done .venv-%/.tests-done

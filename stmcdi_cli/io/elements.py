@@ -7,7 +7,7 @@ written as plain arrays of texts, or as categories where some are missing.
 import logging
 from collections.abc import Mapping
 from io import BytesIO
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -107,33 +107,28 @@ def write_part(group: "h5py.Group", key: str, value: Any, where: str, **options:
     InputError
         It came with the input and is of a kind that h5ad files do not hold, or its name has a ``/``.
     """
-    if not isinstance(key, str) or "/" in key:
-        _refuse(where, "its name has a / or is not text")
-    if isinstance(value, Mapping):
-        inside = _group(group, key, "dict")
-        for name, item in value.items():
-            inner = f"{where}[{name!r}]"
-            if item is None:
-                logger.info("%s is None and left out, since older AnnData cannot read it", inner)
-            else:
-                write_part(inside, name, item, inner, **options)
-        return
     try:
-        if isinstance(value, pd.DataFrame):
+        if not isinstance(key, str) or "/" in key:
+            raise ValueError("its name has a / or is not text")
+        if isinstance(value, Mapping):
+            inside = _group(group, key, "dict")
+        elif isinstance(value, pd.DataFrame):
             _write_table(group, key, value, options or COMPRESSION)
         else:
             _write(group, key, _plain(value), options or COMPRESSION)
     except OSError:
         raise
     except Exception as error:  # whatever anndata trips over, what it was given cannot be written
-        column = _bad_column(value) if isinstance(value, pd.DataFrame) else ""
-        _refuse(where + column, one_line(error, 300), error)
-
-
-def _refuse(where: str, reason: str, cause: Exception | None = None) -> NoReturn:
-    raise InputError(
-        f"{where} cannot be written to h5ad ({reason}); remove it from the input (del adata.{where})"
-    ) from cause
+        place = where + (_bad_column(value) if isinstance(value, pd.DataFrame) else "")
+        raise InputError(
+            f"{place} cannot be written to h5ad ({one_line(error, 300)}); remove it from the input (del adata.{place})"
+        ) from error
+    for name, item in value.items() if isinstance(value, Mapping) else ():
+        inner = f"{where}[{name!r}]"
+        if item is None:
+            logger.info("%s is None and left out, since older AnnData cannot read it", inner)
+        else:
+            write_part(inside, name, item, inner, **options)
 
 
 def _group(parent: "h5py.Group", key: str, kind: str) -> "h5py.Group":
