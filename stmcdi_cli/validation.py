@@ -117,25 +117,15 @@ def values(matrix: sp.csr_matrix, where: str) -> None:
         )
 
 
-def some_value(n_values: int, where: str) -> None:
+def some_value(n_values: int, where: str, remedy: str) -> None:
     """Refuse a matrix that is zero everywhere."""
     if not n_values:
-        raise InputError(f"expected some non-zero value in {where}, found none; name the layer with counts (--layer)")
+        raise InputError(f"expected some non-zero value in {where}, found none; {remedy}")
 
 
 def is_counts(matrix: sp.csr_matrix) -> bool:
     """Whether all values are whole numbers."""
     return bool((matrix.data == np.rint(matrix.data)).all())
-
-
-def counts(matrix: sp.csr_matrix, where: str) -> None:
-    """Refuse values that are not whole numbers."""
-    if not is_counts(matrix):
-        example = matrix.data[matrix.data != np.rint(matrix.data)][0]
-        raise InputError(
-            f"expected whole counts in {where}, found {example:g}; "
-            "name the layer with raw counts (--layer) or use values as they are (--skip)"
-        )
 
 
 def sections(adata: "AnnData", section_key: str | None) -> np.ndarray:

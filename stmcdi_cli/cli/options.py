@@ -1,6 +1,8 @@
 """Option types and options that several commands share."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -63,3 +65,14 @@ GENES = click.option(
     callback=read_genes,
     help="These only: a file with one gene name per line, or the folder of a model.",
 )
+
+
+def counts_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say where a file has its counts, and how they are taken."""
+    for option in (
+        click.option("--round", is_flag=True, default=False, help="Round counts that are not whole, at random."),
+        click.option("--skip", is_flag=True, default=False, help="Keep the values as they are, counts or not."),
+        click.option("--layer", default=None, help="Layer that holds the raw counts, or raw: adata.raw (default: X)."),
+    ):
+        command = option(command)
+    return command

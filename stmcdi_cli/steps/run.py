@@ -14,6 +14,9 @@ def run(
     adata: "AnnData",
     model_dir: str | os.PathLike[str],
     *,
+    layer: str | None = None,
+    skip: bool = False,
+    round: bool = False,
     section_key: str | None = None,
     n_genes: int | None = None,
     genes: Sequence[str] | None = None,
@@ -34,6 +37,8 @@ def run(
         Raw counts with ``obsm['spatial']``.
     model_dir
         Folder to write the model to.
+    layer, skip, round
+        Where the counts are, and how they are taken (see `normalize`).
     section_key
         Column of ``obs`` that tells tissue sections apart.
     n_genes, genes
@@ -71,9 +76,9 @@ def run(
 
     validation.at_least("n_samples", n_samples, 1)  # before minutes of training, not after
     validation.one_of("target", target, TARGETS)
-    prepared = build_graph(
-        select_hvg(normalize(adata), n_genes=n_genes, genes=genes), n_neighbors=n_neighbors, section_key=section_key
-    )
+    normalized = normalize(adata, layer=layer, skip=skip, round=round)
+    selected = select_hvg(normalized, n_genes=n_genes, genes=genes)
+    prepared = build_graph(selected, n_neighbors=n_neighbors, section_key=section_key)
     truth = None
     if fraction > 0:
         prepared, truth = hold_out(prepared, fraction=fraction, seed=seed)

@@ -147,7 +147,7 @@ def _scaled_statistics(adata: "AnnData") -> Statistics:
         return block
 
     stats = _statistics(adata, read, size_factor, empty_spots=False)
-    validation.some_value(int(np.count_nonzero(stats.mean)), "X")
+    validation.some_value(int(np.count_nonzero(stats.mean)), "X", "check the steps before")
     return stats
 
 
@@ -198,7 +198,10 @@ def _seurat_v3(adata: "AnnData") -> np.ndarray:
 
     def read(rows: slice) -> sp.csr_matrix:
         block = to_csr(read_rows(counts, rows))
-        validation.counts(block, f"layers['{keys.COUNTS}']")
+        if not validation.is_counts(block):
+            raise InputError(
+                "--method seurat_v3 needs whole counts, found others; normalize counts, or use --method cv2-trend"
+            )
         return block
 
     stats = _statistics(adata, read, np.ones(adata.n_obs), empty_spots=True)
