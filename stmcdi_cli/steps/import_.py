@@ -7,7 +7,7 @@ import logging
 import os
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import validation
@@ -89,7 +89,13 @@ def import_(
         validation.check(adata)
         validation.table(adata)
         adata.obsm[keys.SPATIAL] = validation.coordinates(adata)
-    parameters = {"path": str(path), "format": found, "coordinates": coordinates, "table": table, "layer": layer}
+    parameters: dict[str, Any] = {
+        "path": str(path),
+        "format": found,
+        "coordinates": coordinates,
+        "table": table,
+        "layer": layer,
+    }
     parameters |= {name: True for name, given in {"skip": skip, "round": round}.items() if given}
     record(adata, "import", parameters | ({"bin_um": bin_um} if found == "visium-hd" else {}))
     if source.is_file():
