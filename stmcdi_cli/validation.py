@@ -59,6 +59,12 @@ def fraction(name: str, value: float) -> None:
         raise OptionError(f"expected `{name}` to lie between 0 and 1, found `{value}`")
 
 
+def share(name: str, value: float) -> None:
+    """Refuse an option that is not from 0 to 1."""
+    if not 0 <= value <= 1:
+        raise OptionError(f"expected `{name}` to lie between 0 and 1, found `{value}`")
+
+
 def one_of(name: str, value: Any, choices: Collection[Any]) -> None:
     """Refuse an option that is none of its choices."""
     if value not in choices:

@@ -25,6 +25,7 @@ from stmcdi_cli.cli.options import (
     TARGET_HELP,
     counts_options,
     example,
+    genes_options,
     split_names,
 )
 
@@ -130,11 +131,7 @@ def normalize(input: Path, output: Path, **options: Any) -> None:
 @click.option(
     "--method", type=click.Choice(["cv2-trend", "cv", "seurat_v3"]), default="cv2-trend", help="Ranking rule."
 )
-@click.option(
-    "--n-genes", type=int, default=None, help="Genes to choose (default: 1000, or all where there are fewer)."
-)
-@click.option("--min-spots", type=float, default=0.05, help="Least share of spots a gene is seen in (cv2-trend).")
-@GENES
+@genes_options
 @click.option("--subset/--no-subset", default=True, help="Keep the chosen genes only, or flag them.")
 @MEMORY_LIMIT
 def select_hvg(input: Path, output: Path, **options: Any) -> None:
@@ -327,10 +324,7 @@ def report(input: Path, output: Path, truth: Path | None, baseline: tuple[Path, 
 @click.option("--model-dir", type=PATH, default=None, help="Folder for the model (default: OUTPUT with suffix .model).")
 @counts_options
 @click.option("--section-key", default=None, help="Column of obs with the section: no edge crosses sections.")
-@click.option(
-    "--n-genes", type=int, default=None, help="Genes to choose (default: 1000, or all where there are fewer)."
-)
-@GENES
+@genes_options
 @click.option("--n-neighbors", type=int, default=5, help="Neighbours per spot.")
 @click.option("--preset", type=PRESET, default="default", help="Settings of model and training; paper: as published.")
 @click.option("--target", type=TARGET, default="auto", help=TARGET_HELP)

@@ -27,6 +27,21 @@ BASELINE = click.Choice(
 )
 
 
+class NumberOrAll(click.ParamType):
+    """A whole number, or the word all."""
+
+    name = "integer or all"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        """Read what was typed."""
+        if value == "all":
+            return "all"
+        try:
+            return int(value)
+        except (TypeError, ValueError):
+            self.fail(f"{value!r} is neither a valid integer nor all", param, ctx)
+
+
 def example(arguments: str) -> str:
     """Give the example at the end of a command's help; the mark keeps Click from wrapping it."""
     return f"\b\nExample:\n  stmcdi {arguments}"
@@ -65,6 +80,33 @@ GENES = click.option(
     callback=read_genes,
     help="These only: a file with one gene name per line, or the folder of a model.",
 )
+
+
+def genes_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say which genes are kept."""
+    for option in (
+        click.option(
+            "--ignore-missing-genes",
+            is_flag=True,
+            default=False,
+            help="Leave out names in the list of --genes that are not in the data.",
+        ),
+        GENES,
+        click.option(
+            "--min-spots",
+            type=float,
+            default=None,
+            help="Least share of spots a gene is seen in (cv2-trend; default: 0.05, or 0 where all genes are kept).",
+        ),
+        click.option(
+            "--n-genes",
+            type=NumberOrAll(),
+            default=None,
+            help="Genes to choose, or all that are seen (default: 1000; all where there are no more).",
+        ),
+    ):
+        command = option(command)
+    return command
 
 
 def counts_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,5 +1,6 @@
 """Hide a random part of the values, so that imputation can be measured against them."""
 
+import logging
 from collections.abc import Iterator
 from itertools import tee
 from typing import TYPE_CHECKING
@@ -27,6 +28,8 @@ from stmcdi_cli.steps._step import step
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+logger = logging.getLogger(__name__)
 
 OF = ("all", "nonzero")
 
@@ -88,6 +91,10 @@ def hold_out(adata: "AnnData", *, fraction: float = 0.2, seed: int = 0, of: str 
                 f"expected to hide some entries, found none chosen with fraction {fraction}; give a larger one"
             )
 
+    left_out = [f"layers['{name}']" for name in adata.layers if name not in (keys.COUNTS, keys.MISSING)]
+    left_out += ["raw"] if adata.raw is not None else []
+    if left_out:
+        logger.info("hold-out: left out, since it could tell what is hidden: %s", ", ".join(left_out))
     masked_header = copy_without(adata, [keys.X, *adata.layers])
     truth_header = copy_without(adata, [keys.X, keys.MISSING])
     for header in (masked_header, truth_header):

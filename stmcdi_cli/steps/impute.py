@@ -135,8 +135,7 @@ def impute(
         "device": str(chosen),
     }
     header = rest if shard is None else shards.cut_header(rest, spots)
-    left_out = [str(gene) for gene in model.config.get("unmeasured", ())]
-    _record(header, model, settings | {"cpu_fallback": fallback, "unmeasured": left_out or None})
+    _record(header, model, settings | {"cpu_fallback": fallback})
 
     def blocks() -> Iterator[Block]:
         with kept_in(parts) as filling.parts:
@@ -208,7 +207,8 @@ def _record(header: "AnnData", model: "ImputationModel", settings: Mapping[str, 
     if "scale" in model.config:
         trained |= {"count_scale": model.config["scale"] or "none", "odd_spots": model.config.get("odd_spots")}
     record(header, "train", trained)  # train writes a model, not this file
-    record(header, "impute", {**settings, "preset": trained["preset"], "seconds": 0})
+    unmeasured = model.config.get("unmeasured")
+    record(header, "impute", {**settings, "unmeasured": unmeasured, "preset": trained["preset"], "seconds": 0})
 
 
 @dataclass

@@ -95,12 +95,12 @@ def _take_images(images: dict[str, Any], part: "AnnData", name: str) -> None:
     own = part.uns.get(keys.SPATIAL)
     if not isinstance(own, Mapping):
         return
-    renamed = {}
+    renamed: dict[str, str] = {}
     for library, content in own.items():
         if library in images and not _equal(images[library], content):
             renamed[library] = f"{library}-{name}"
             logger.info("join: uns['spatial']['%s'] of tissue %s is now '%s'", library, name, renamed[library])
-        images[renamed.get(library, library)] = content
+        images[renamed.get(str(library), str(library))] = content
     for column in part.obs if renamed else ():
         if part.obs[column].isin(list(own)).all():
             part.obs[column] = part.obs[column].astype(str).replace(renamed).astype("category")

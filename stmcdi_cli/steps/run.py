@@ -18,8 +18,10 @@ def run(
     skip: bool = False,
     round: bool = False,
     section_key: str | None = None,
-    n_genes: int | None = None,
+    n_genes: int | str | None = None,
+    min_spots: float | None = None,
     genes: Sequence[str] | None = None,
+    ignore_missing_genes: bool = False,
     n_neighbors: int = 5,
     preset: str = "default",
     target: str = "auto",
@@ -41,7 +43,7 @@ def run(
         Where the counts are, and how they are taken (see `normalize`).
     section_key
         Column of ``obs`` that tells tissue sections apart.
-    n_genes, genes
+    n_genes, min_spots, genes, ignore_missing_genes
         How many variable genes to keep, or which (see `select_hvg`).
     n_neighbors
         Neighbours of each spot (see `build_graph`).
@@ -77,7 +79,9 @@ def run(
     validation.at_least("n_samples", n_samples, 1)  # before minutes of training, not after
     validation.one_of("target", target, TARGETS)
     normalized = normalize(adata, layer=layer, skip=skip, round=round)
-    selected = select_hvg(normalized, n_genes=n_genes, genes=genes)
+    selected = select_hvg(
+        normalized, n_genes=n_genes, min_spots=min_spots, genes=genes, ignore_missing_genes=ignore_missing_genes
+    )
     prepared = build_graph(selected, n_neighbors=n_neighbors, section_key=section_key)
     truth = None
     if fraction > 0:

@@ -21,7 +21,7 @@ FAULTS = {  # parameters beside --input, as Nextflow parsed them: how the refusa
     "input: null": "--input is required",
     "outdir: true": "--outdir needs a string, not 'true'",
     "outdir: 2024": "null",
-    "n_genes: 'many'": "--n_genes needs an integer, not 'many'",
+    "n_genes: 'many'": "--n_genes needs an integer or all, not 'many'",
     "n_genes: 0": "--n_genes must be at least 1, not 0",
     "preset: 'big'": "--preset must be one of default, paper, not 'big'",
     "evaluate: 'yes'": "--evaluate needs a boolean, not 'yes'",
