@@ -252,7 +252,9 @@ class SpatialFactorModel:
         self.psi = torch.ones(tissue.n_genes)
         self.innovation = torch.ones(self.rank)
         self._alpha = torch.ones(self.rank + 1)
-        return (left * signs)[:, : self.rank] * np.sqrt(tissue.n_spots)
+        latents = (left * signs)[:, : self.rank] * np.sqrt(tissue.n_spots)
+        absent = self.rank - latents.shape[1]  # in a tissue of fewer spots than latents: these stay at 0
+        return torch.cat([latents, torch.zeros(tissue.n_spots, absent)], dim=1) if absent else latents
 
     def _update_loadings(self, blocks: Iterable, latents: LatentPosterior) -> None:
         """Posterior of the loadings given the latents; then maximum-likelihood alpha and psi."""
