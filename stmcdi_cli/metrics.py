@@ -190,6 +190,7 @@ def _column(imputed: "AnnData", truth: "AnnData", layer: str) -> np.ndarray:
         raise InputError(
             f"expected imputed values in layers['{layer}'], found {validation.first_few(imputed.layers)}; run impute"
         )
+    validation.matrix(truth)
     if keys.MISSING not in truth.layers:
         raise InputError(f"expected hidden entries in the truth's layers['{keys.MISSING}'], found none; run hold-out")
     if not imputed.obs_names.equals(truth.obs_names):

@@ -91,6 +91,12 @@ def table(adata: "AnnData") -> None:
             )
 
 
+def matrix(adata: "AnnData") -> None:
+    """Refuse an object without ``X``."""
+    if adata.X is None:
+        raise InputError("expected expression in X, found no X; run normalize first, which can take a layer (--layer)")
+
+
 def coordinates(adata: "AnnData") -> np.ndarray:
     """Give the coordinates of the spots (spots x 2 or 3, float64); refuse none, another shape, NaN or infinite ones."""
     if keys.SPATIAL not in adata.obsm:

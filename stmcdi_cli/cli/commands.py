@@ -359,7 +359,7 @@ def run(input: Path, output: Path, model_dir: Path | None, evaluate: Path | None
         check_output(evaluate, input, output)
         check_output(evaluate.with_suffix(".tsv"), input, output, evaluate)
         check_output(truth_path, input, output)
-    adata = read_h5ad(input)
+    adata = read_h5ad(input, for_import=False)
     with in_file(input):
         imputed, truth = run(adata, model_dir, **options)
     note_input("normalize", input, imputed)

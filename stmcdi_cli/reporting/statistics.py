@@ -122,6 +122,7 @@ def gather(
                 "run impute (--layers, where given, must name it), then report on its output"
             )
     validation.table(adata)
+    validation.matrix(adata)
     xy = validation.coordinates(adata)[:, :2]
     section_key = parameters_of(adata, "build-graph").get("section_key")
     sections, names = np.zeros(adata.n_obs, dtype=int), ["all spots"]

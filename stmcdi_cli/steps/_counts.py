@@ -11,7 +11,7 @@ import scipy.sparse as sp
 from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import validation
 from stmcdi_cli.errors import InputError, OptionError
-from stmcdi_cli.io.h5ad import shallow_copy
+from stmcdi_cli.io.h5ad import matrices, shallow_copy
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -59,7 +59,7 @@ def find_counts(adata: "AnnData", layer: str | None, step: str) -> Source:
     InputError
         They are not there.
     """
-    if layer in adata.layers:
+    if layer is not None and layer in adata.layers:
         return Source(adata, adata.layers[layer], f"layers['{layer}']")
     if layer == RAW and adata.raw is not None:
         found = _with_genes_of_raw(adata, step)
@@ -75,7 +75,11 @@ def find_counts(adata: "AnnData", layer: str | None, step: str) -> Source:
 
 
 def _all_names(adata: "AnnData") -> list[str]:
-    return [*adata.layers, *([".raw"] if adata.raw is not None else [])]
+    return [*_layer_names(adata), *([".raw"] if adata.raw is not None else [])]
+
+
+def _layer_names(adata: "AnnData") -> list[str]:
+    return [name for name in matrices(adata) if name not in (keys.X, keys.RAW_X)]
 
 
 def _with_genes_of_raw(adata: "AnnData", step: str) -> "AnnData":
@@ -91,7 +95,8 @@ def _with_genes_of_raw(adata: "AnnData", step: str) -> "AnnData":
             "mark missing entries of .raw as NaN, and remove the layer"
         )
     left_out = ["X", *(f"var['{name}']" for name in adata.var if name not in raw.var)]
-    left_out += [f"{part}['{name}']" for part in ("layers", "varm", "varp") for name in getattr(adata, part)]
+    left_out += [f"layers['{name}']" for name in _layer_names(adata)]
+    left_out += [f"{part}['{name}']" for part in ("varm", "varp") for name in getattr(adata, part)]
     logger.info(
         "%s: %d genes of .raw, where X has %d; left out, since they are for the genes of X: %s",
         step,
@@ -197,7 +202,7 @@ def _advice(adata: "AnnData", where: str | None) -> str:
 
 def _whole_elsewhere(adata: "AnnData", where: str | None) -> Iterator[str]:
     """Name matrices that hold whole counts, and how to take them."""
-    for name in sorted(adata.layers, key=lambda name: name != keys.COUNTS):
+    for name in sorted(_layer_names(adata), key=lambda name: name != keys.COUNTS):
         place = f"layers['{name}']"
         if place != where and name != keys.MISSING and _holds_counts(adata.layers[name]):
             yield f"{place} holds whole counts: --layer {shlex.quote(name)}"

@@ -11,7 +11,7 @@ import scipy.sparse as sp
 from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import validation
 from stmcdi_cli.errors import InputError
-from stmcdi_cli.io.h5ad import copy_without
+from stmcdi_cli.io.h5ad import copy_without, matrices
 from stmcdi_cli.io.stream import Block, Stream, disk_size, disk_usage
 from stmcdi_cli.provenance import record
 from stmcdi_cli.sparse import (
@@ -69,6 +69,7 @@ def hold_out(adata: "AnnData", *, fraction: float = 0.2, seed: int = 0, of: str 
     validation.at_least("seed", seed, 0)
     validation.one_of("of", of, OF)
     validation.table(adata)
+    validation.matrix(adata)
     has_counts = keys.COUNTS in adata.layers
 
     def blocks() -> Iterator[tuple[Block, Block]]:
@@ -91,8 +92,9 @@ def hold_out(adata: "AnnData", *, fraction: float = 0.2, seed: int = 0, of: str 
                 f"expected to hide some entries, found none chosen with fraction {fraction}; give a larger one"
             )
 
-    left_out = [f"layers['{name}']" for name in adata.layers if name not in (keys.COUNTS, keys.MISSING)]
-    left_out += ["raw"] if adata.raw is not None else []
+    kept = (keys.X, keys.COUNTS, keys.MISSING)
+    names = [name for name in matrices(adata) if name not in kept]
+    left_out = ["raw" if name == keys.RAW_X else f"layers['{name}']" for name in names]
     if left_out:
         logger.info("hold-out: left out, since it could tell what is hidden: %s", ", ".join(left_out))
     masked_header = copy_without(adata, [keys.X, *adata.layers])

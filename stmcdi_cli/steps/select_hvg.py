@@ -93,6 +93,7 @@ def select_hvg(
     validation.share("min_spots", min_spots)
     _check_n_genes(n_genes, genes)
     validation.table(adata)
+    validation.matrix(adata)
     stats = _scaled_statistics(adata)
     var = adata.var.copy()
     var[keys.MEANS] = stats.mean
