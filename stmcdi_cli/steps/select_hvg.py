@@ -141,6 +141,8 @@ class Statistics(NamedTuple):
     ----------
     n
         Number of visible entries, at least 1.
+    measured
+        Whether there is any.
     mean, variance
         Mean and (population) variance of the values.
     seen
@@ -148,6 +150,7 @@ class Statistics(NamedTuple):
     """
 
     n: np.ndarray
+    measured: np.ndarray
     mean: np.ndarray
     variance: np.ndarray
     seen: np.ndarray
@@ -188,7 +191,7 @@ def _statistics(
         squares = accumulate_by_column(squares, block.indices, block.data**2)
         above = accumulate_by_column(above, block.indices, block.data > 0)
     n = np.maximum(n_spots - hidden, 1)
-    return Statistics(n, total / n, np.maximum(squares / n - (total / n) ** 2, 0), above / n)
+    return Statistics(n, hidden < n_spots, total / n, np.maximum(squares / n - (total / n) ** 2, 0), above / n)
 
 
 def _cv2_residual(stats: Statistics, min_spots: float) -> np.ndarray:
@@ -284,7 +287,8 @@ def _reasons(chosen: np.ndarray, stats: Statistics, min_spots: float) -> dict[st
     never, rare = stats.seen == 0, stats.seen < min_spots
     same = stats.variance == 0
     return {
-        "never seen": int(never.sum()),
+        "without a value in any spot": int((~stats.measured).sum()),
+        "never seen": int((never & stats.measured).sum()),
         f"seen in less than {min_spots:.3g} of the spots": int((rare & ~never).sum()),
         "the same in every spot": int((same & ~never & ~rare & ~chosen).sum()),
         "that vary less": int((~chosen & ~never & ~rare & ~same).sum()),
