@@ -4,6 +4,7 @@ X = None  # X, wherever matrices go by their names: a layer may be called "X"
 RAW_X = "raw/X"  # likewise; the name of a layer has no slash
 
 SPATIAL = "spatial"  # obsm: spot coordinates
+ARRAY_COL = "array_col"  # obs: column of a spot in Space Ranger's array
 COUNTS = "counts"  # layer: raw counts as they came
 MISSING = "missing"  # layer: bool, True = no value here; X holds 0 there
 SIZE_FACTOR = "size_factor"  # obs: spot total / median total

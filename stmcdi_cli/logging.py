@@ -10,7 +10,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TextIO
@@ -71,6 +71,15 @@ def on_stderr(settings: Settings = _settings) -> Iterator[None]:
         _settings, root_level, package_level = before
         root.setLevel(root_level)
         package.setLevel(package_level)
+
+
+def log_left_out(step: str, what: str, total: int, reasons: Mapping[str, int]) -> None:
+    """Say how many of something a step keeps, and why it leaves out the others; nothing where it keeps all."""
+    left_out = {reason: number for reason, number in reasons.items() if number}
+    if left_out:
+        why = ", ".join(f"{number} {reason}" for reason, number in left_out.items())
+        kept = total - sum(left_out.values())
+        logging.getLogger(__name__).info("%s: %d of %d %s kept; left out: %s", step, kept, total, what, why)
 
 
 def shows_bars() -> bool:

@@ -78,6 +78,11 @@ class Comparison:
     """Imputed values beside the hidden ones. Both files, on disk or in memory, are read a few spots at a time.
 
     Parameters and errors are those of :func:`evaluate`; ``spots``, bool, are the only ones looked at, where given.
+
+    Attributes
+    ----------
+    unmeasured
+        Genes without a visible value that were left without an imputed one, bool [G]; they are not compared.
     """
 
     def __init__(self, imputed: "AnnData", truth: "AnnData", layer: str, spots: np.ndarray | None = None) -> None:
@@ -87,13 +92,27 @@ class Comparison:
         names = {name: f"{layer}_{name}" for name in ("sd", "median", "q05", "q95")}
         self.layers = {name: as_row_major(imputed.layers[key]) for name, key in names.items() if key in imputed.layers}
         self.values = as_row_major(imputed.layers[layer])
+        self.unmeasured = self._unmeasured()
         self._find_means()
+
+    def _unmeasured(self) -> np.ndarray:
+        n_missing = np.zeros(self.imputed.n_vars)
+        for rows in row_chunks(self.imputed.shape):
+            missing = missing_mask(self.imputed, rows)
+            n_missing = accumulate_by_column(n_missing, missing.indices, missing.data)
+        never = n_missing == self.imputed.n_obs
+        if never.any():
+            first = read_rows(self.values, slice(0, 1))
+            never &= np.isnan(first.toarray() if sp.issparse(first) else np.asarray(first))[0]
+        return never
 
     def rows(self) -> Iterator[tuple[slice, sp.csr_matrix, sp.csr_matrix]]:
         """Yield a run of spots, its hidden entries (CSR bool) and its true values on the imputed file's scale."""
         for rows in row_chunks(self.truth.shape):
             if self.spots is None or self.spots[rows].any():
                 mask = to_csr(missing_mask(self.truth, rows)[:, self.column], bool)
+                if self.unmeasured.any():
+                    mask = to_csr(mask.multiply(~self.unmeasured), bool)
                 values = to_csr(read_rows(self.x, rows), np.float64)[:, self.column]
                 values = _on_scale_of(self.imputed, self.truth, values, rows)
                 yield rows, self._chosen(mask, rows), self._chosen(values, rows)
@@ -171,6 +190,7 @@ def _column(imputed: "AnnData", truth: "AnnData", layer: str) -> np.ndarray:
     if layer not in imputed.layers:
         found = validation.first_few(layers_of(imputed))
         raise InputError(f"expected imputed values in layers['{layer}'], found {found}; run impute")
+    validation.matrix(truth)
     if keys.MISSING not in truth.layers:
         raise InputError(f"expected hidden entries in the truth's layers['{keys.MISSING}'], found none; run hold-out")
     if not imputed.obs_names.equals(truth.obs_names):

@@ -59,6 +59,12 @@ def fraction(name: str, value: float) -> None:
         raise OptionError(f"expected `{name}` to lie between 0 and 1, found `{value}`")
 
 
+def share(name: str, value: float) -> None:
+    """Refuse an option that is not from 0 to 1."""
+    if not 0 <= value <= 1:
+        raise OptionError(f"expected `{name}` to lie between 0 and 1, found `{value}`")
+
+
 def one_of(name: str, value: Any, choices: Collection[Any]) -> None:
     """Refuse an option that is none of its choices."""
     if value not in choices:
@@ -83,6 +89,12 @@ def table(adata: "AnnData") -> None:
             raise InputError(
                 f"expected unique {what} names, found {first_few(again)} more than once; use adata.{remedy}"
             )
+
+
+def matrix(adata: "AnnData") -> None:
+    """Refuse an object without ``X``."""
+    if adata.X is None:
+        raise InputError("expected expression in X, found no X; run normalize first, which can take a layer (--layer)")
 
 
 def coordinates(adata: "AnnData") -> np.ndarray:
@@ -117,25 +129,15 @@ def values(matrix: sp.csr_matrix, where: str) -> None:
         )
 
 
-def some_value(n_values: int, where: str) -> None:
+def some_value(n_values: int, where: str, remedy: str) -> None:
     """Refuse a matrix that is zero everywhere."""
     if not n_values:
-        raise InputError(f"expected some non-zero value in {where}, found none; name the layer with counts (--layer)")
+        raise InputError(f"expected some non-zero value in {where}, found none; {remedy}")
 
 
 def is_counts(matrix: sp.csr_matrix) -> bool:
     """Whether all values are whole numbers."""
     return bool((matrix.data == np.rint(matrix.data)).all())
-
-
-def counts(matrix: sp.csr_matrix, where: str) -> None:
-    """Refuse values that are not whole numbers."""
-    if not is_counts(matrix):
-        example = matrix.data[matrix.data != np.rint(matrix.data)][0]
-        raise InputError(
-            f"expected whole counts in {where}, found {example:g}; "
-            "name the layer with raw counts (--layer) or use values as they are (--skip)"
-        )
 
 
 def sections(adata: "AnnData", section_key: str | None) -> np.ndarray:

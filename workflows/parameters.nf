@@ -20,6 +20,9 @@ def typedValue(value, type) {
     if (value == null || (value instanceof CharSequence ? !text : value instanceof Map || value instanceof List)) {
         return value
     }
+    if (type instanceof List) { // a number, or a word
+        return text.isLong() ? typedValue(value, 'integer') : typedValue(value, 'string')
+    }
     if (type == 'boolean') {
         return isFlag ? text.toBoolean() : value
     }
@@ -103,17 +106,23 @@ def invalidValue(name, value, rule) {
         number : { candidate -> candidate instanceof BigDecimal },
         boolean: { candidate -> candidate instanceof Boolean },
     ]
+    def isNumber = fits['integer'](value)
     def a = rule.type == 'integer' ? 'an integer' : "a ${rule.type}"
-    if (!fits[rule.type](value)) {
+    if (rule.type instanceof List) { // a number, or the one word of the pattern
+        if (!isNumber && !(value.toString() =~ rule.pattern)) {
+            return "--${name} needs an integer or ${rule.pattern.replaceAll('[\\^\\$]', '')}, not '${value}'"
+        }
+    }
+    else if (!fits[rule.type](value)) {
         return "--${name} needs ${a}, not '${value}'"
     }
     if (rule['enum'] && !(value in rule['enum'])) {
         return "--${name} must be one of ${rule["enum"].join(', ')}, not '${value}'"
     }
-    if (rule.pattern && !(value =~ rule.pattern)) {
+    if (rule.pattern && !isNumber && !(value =~ rule.pattern)) {
         return "--${name} '${value}' does not have the form ${rule.pattern}"
     }
-    if (rule.minimum != null && value < rule.minimum) {
+    if (rule.minimum != null && !(value instanceof CharSequence) && value < rule.minimum) {
         return "--${name} must be at least ${rule.minimum}, not ${value}"
     }
     if (rule.maximum != null && value > rule.maximum) {

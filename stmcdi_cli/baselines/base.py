@@ -65,6 +65,7 @@ class DenseTissue:
             ``X``, the coordinates or the sections cannot be used.
         """
         validation.table(adata)
+        validation.matrix(adata)
         if section_key is None:  # as the graph was built
             section_key = adata.uns.get(keys.NEIGHBORS, {}).get("params", {}).get("section_key")
         section = validation.sections(adata, section_key)

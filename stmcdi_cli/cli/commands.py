@@ -23,7 +23,9 @@ from stmcdi_cli.cli.options import (
     SAMPLER,
     TARGET,
     TARGET_HELP,
+    counts_options,
     example,
+    genes_options,
     read_sample_info,
     split_names,
 )
@@ -69,8 +71,7 @@ def simulate(output: Path, **options: Any) -> None:
 @click.argument("output", type=PATH)
 @click.option("--base", type=PATH, default=None, help="Folder that relative paths start from (default: the sheet's).")
 @click.option("--content", is_flag=True, default=False, help="Open every file: coordinates, sections, first values.")
-@click.option("--layer", default=None, help="With --content: layer that holds the raw counts (default: X).")
-@click.option("--skip", is_flag=True, default=False, help="With --content: values need not be counts.")
+@counts_options
 def check_samplesheet(sheet: Path, output: Path, **options: Any) -> None:
     """Check a samplesheet (sample,h5ad[,section_key][,group]) and write it with absolute paths."""
     from stmcdi_cli.steps.check_samplesheet import check_samplesheet
@@ -99,6 +100,7 @@ def join(inputs: tuple[Path, ...], output: Path, **options: Any) -> None:
 @click.option("--coordinates", type=PATH, default=None, help="CSV or TSV with a row per spot: name, x, y.")
 @click.option("--bin-um", type=int, default=16, help="Side of the bins in micrometres (visium-hd).")
 @click.option("--table", default=None, help="Name of the table, where there are several (spatialdata).")
+@counts_options
 @click.option("--quiet", is_flag=True, default=False, help="Do not tell of renamed genes.")
 def import_(input: Path, output: Path, **options: Any) -> None:
     """Read Space Ranger folders, Visium HD bins, tables, AnnData or SpatialData; write counts with coordinates."""
@@ -113,11 +115,8 @@ def import_(input: Path, output: Path, **options: Any) -> None:
 @main.command(epilog=example("normalize raw.h5ad normalized.h5ad"))
 @click.argument("input", type=PATH)
 @click.argument("output", type=PATH)
-@click.option("--layer", default=None, help="Layer that holds the raw counts (default: X).")
+@counts_options
 @click.option("--log/--no-log", default=True, help="Take log(1 + x) after scaling.")
-@click.option(
-    "--skip", is_flag=True, default=False, help="Keep the values as they are; note counts and missing entries."
-)
 @MEMORY_LIMIT
 def normalize(input: Path, output: Path, **options: Any) -> None:
     """Scale every spot to the median total count and take log(1 + x) (paper, eq. 29)."""
@@ -133,11 +132,7 @@ def normalize(input: Path, output: Path, **options: Any) -> None:
 @click.option(
     "--method", type=click.Choice(["cv2-trend", "cv", "seurat_v3"]), default="cv2-trend", help="Ranking rule."
 )
-@click.option(
-    "--n-genes", type=int, default=None, help="Genes to choose (default: 1000, or all where there are fewer)."
-)
-@click.option("--min-spots", type=float, default=0.05, help="Least share of spots a gene is seen in (cv2-trend).")
-@GENES
+@genes_options
 @click.option("--subset/--no-subset", default=True, help="Keep the chosen genes only, or flag them.")
 @MEMORY_LIMIT
 def select_hvg(input: Path, output: Path, **options: Any) -> None:
@@ -335,11 +330,9 @@ def report(input: Path, output: Path, truth: Path | None, baseline: tuple[Path, 
 @click.argument("input", type=PATH)
 @click.argument("output", type=PATH)
 @click.option("--model-dir", type=PATH, default=None, help="Folder for the model (default: OUTPUT with suffix .model).")
+@counts_options
 @click.option("--section-key", default=None, help="Column of obs with the section: no edge crosses sections.")
-@click.option(
-    "--n-genes", type=int, default=None, help="Genes to choose (default: 1000, or all where there are fewer)."
-)
-@GENES
+@genes_options
 @click.option("--n-neighbors", type=int, default=5, help="Neighbours per spot.")
 @click.option("--preset", type=PRESET, default="default", help="Settings of model and training; paper: as published.")
 @click.option("--target", type=TARGET, default="auto", help=TARGET_HELP)
@@ -375,7 +368,7 @@ def run(input: Path, output: Path, model_dir: Path | None, evaluate: Path | None
         check_output(evaluate, input, output)
         check_output(evaluate.with_suffix(".tsv"), input, output, evaluate)
         check_output(truth_path, input, output)
-    adata = read_h5ad(input)
+    adata = read_h5ad(input, for_import=False)
     with in_file(input):
         check_parts(adata)  # before minutes of training, not after
         imputed, truth = run(adata, model_dir, **options)

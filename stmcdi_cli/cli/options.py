@@ -1,7 +1,8 @@
 """Option types and options that several commands share."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -26,6 +27,21 @@ BASELINE = click.Choice(
         "mlp",
     ]
 )
+
+
+class NumberOrAll(click.ParamType):
+    """A whole number, or the word all."""
+
+    name = "integer or all"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        """Read what was typed."""
+        if value == "all":
+            return "all"
+        try:
+            return int(value)
+        except (TypeError, ValueError):
+            self.fail(f"{value!r} is neither a valid integer nor all", param, ctx)
 
 
 def example(arguments: str) -> str:
@@ -83,3 +99,41 @@ GENES = click.option(
     callback=read_genes,
     help="These only: a file with one gene name per line, or the folder of a model.",
 )
+
+
+def genes_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say which genes are kept."""
+    for option in (
+        click.option(
+            "--ignore-missing-genes",
+            is_flag=True,
+            default=False,
+            help="Leave out names in the list of --genes that are not in the data.",
+        ),
+        GENES,
+        click.option(
+            "--min-spots",
+            type=float,
+            default=None,
+            help="Least share of spots a gene is seen in (cv2-trend; default: 0.05, or 0 where all genes are kept).",
+        ),
+        click.option(
+            "--n-genes",
+            type=NumberOrAll(),
+            default=None,
+            help="Genes to choose, or all that are seen (default: 1000; all where there are no more).",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def counts_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say where a file has its counts, and how they are taken."""
+    for option in (
+        click.option("--round", is_flag=True, default=False, help="Round counts that are not whole, at random."),
+        click.option("--skip", is_flag=True, default=False, help="Keep the values as they are, counts or not."),
+        click.option("--layer", default=None, help="Layer that holds the raw counts, or raw: adata.raw (default: X)."),
+    ):
+        command = option(command)
+    return command

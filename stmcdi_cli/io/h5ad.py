@@ -1,6 +1,7 @@
 """Reading h5ad files, with errors of one line, and writing them, complete or not at all."""
 
 import os
+import shlex
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,8 +21,10 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
-def read_h5ad(path: str | os.PathLike[str]) -> "AnnData":
+def read_h5ad(path: str | os.PathLike[str], *, for_import: bool = True) -> "AnnData":
     """Read an h5ad file into memory.
+
+    ``for_import`` is False where `import_` may read what is refused here: then its command is named.
 
     Raises
     ------
@@ -32,7 +35,7 @@ def read_h5ad(path: str | os.PathLike[str]) -> "AnnData":
     from anndata.io import read_elem
 
     with in_file(path, "cannot be read as AnnData", "write it again with anndata"):
-        with open_hdf5(path) as file:
+        with open_hdf5(path, for_import=for_import) as file:
             size = safety.check_hdf5(file)
             resources.check_fits(str(path), size)
             with safety.memory_limited(size), warnings.catch_warnings():
@@ -47,10 +50,11 @@ def read_h5ad(path: str | os.PathLike[str]) -> "AnnData":
     return adata
 
 
-def open_hdf5(path: str | os.PathLike[str]) -> "h5py.File":
+def open_hdf5(path: str | os.PathLike[str], *, for_import: bool = True) -> "h5py.File":
     """Open an h5ad file as HDF5; what is in it is still to be checked (`safety.check_hdf5`).
 
-    No lock is taken: the file may be open in a notebook, or on a file system that has no locks.
+    ``for_import`` is that of `read_h5ad`. No lock is taken: the file may be open in a notebook, or on a file system
+    that has no locks.
 
     Raises
     ------
@@ -65,14 +69,39 @@ def open_hdf5(path: str | os.PathLike[str]) -> "h5py.File":
     if not os.access(path, os.R_OK):
         raise InputError(f"{path}: no permission to read it; change its mode or copy it")
     if path.is_dir() or not h5py.is_hdf5(path):
-        raise InputError(f"{path}: not an HDF5 file; an .h5ad written by anndata or scanpy is needed")
+        raise InputError(f"{path}: not an HDF5 file; {_remedy(path, for_import)}")
     with in_file(path, "cannot be read as AnnData", "write it again with anndata"):
-        file = h5py.File(path, locking=False)
+        try:
+            file = h5py.File(path, locking=False)
+        except OSError as error:
+            if "lock" not in str(error) and "open for write" not in str(error):
+                raise
+            raise InputError(
+                f"{path}: open in another program that writes to it; close it there (in a notebook: file.close() or "
+                "restart the kernel), or make a copy and use that"
+            ) from error
         content = set(file)
+        modalities = list(file["mod"]) if "mod" in content else []
+    if modalities:
+        file.close()
+        name = "rna" if "rna" in modalities else modalities[0]
+        raise InputError(
+            f"{path}: MuData, with {', '.join(modalities)}; write the one with counts as AnnData: "
+            f"mudata.read_h5mu('{path}')['{name}'].write_h5ad('{name}.h5ad')"
+        )
     if not {"obs", "var"} <= content:
         file.close()
-        raise InputError(f"{path}: HDF5, but not AnnData (no obs and var in it); an .h5ad file is needed")
+        raise InputError(f"{path}: HDF5, but not AnnData (no obs and var in it); {_remedy(path, for_import)}")
     return file
+
+
+def _remedy(path: Path, for_import: bool) -> str:
+    """What to do with a file or folder that is no h5ad."""
+    if for_import:
+        return "an .h5ad written by anndata or scanpy is needed"
+    output = path.resolve().with_suffix(".h5ad").name
+    output = f"imported.{output}" if output == path.name else output
+    return f"`stmcdi import {shlex.quote(str(path))} {shlex.quote(output)}` reads what platforms write"
 
 
 def write_h5ad(adata: "AnnData", path: str | os.PathLike[str]) -> None:
@@ -169,7 +198,7 @@ def open_h5ad(path: str | os.PathLike[str]) -> "Iterator[AnnData]":
     """
     import anndata.io  # noqa: F401 - before memory is limited: some versions import torch, which needs a lot
 
-    with open_hdf5(path) as file:
+    with open_hdf5(path, for_import=False) as file:
         with (
             in_file(path, "cannot be read as AnnData", "write it again with anndata"),
             safety.memory_limited(safety.check_hdf5(file)),

@@ -42,7 +42,7 @@ def read_yaml(path: str | os.PathLike[str]) -> Any:
     OSError, UnicodeDecodeError
         As `read_text`.
     ValueError
-        It is not YAML, or is nested too deeply.
+        It is not YAML, is nested too deeply, or has a key twice: the second would replace the first.
     """
     import yaml
 
@@ -56,9 +56,24 @@ def read_yaml(path: str | os.PathLike[str]) -> Any:
                 raise ValueError(f"more than {MAX_DEPTH} lists within each other")
             if isinstance(event, yaml.AliasEvent):
                 raise ValueError("an alias (*), which is not supported")
-        return yaml.load(text, loader)
+        return yaml.load(text, _without_repeated_keys(loader))
     except (yaml.YAMLError, OverflowError, RecursionError) as error:
         raise ValueError(one_line(error)) from error
+
+
+def _without_repeated_keys(loader: Any) -> Any:
+    """Give a loader that refuses a mapping with a key twice."""
+
+    class Loader(loader):  # type: ignore[misc]
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            seen: set[str] = set()
+            for key, _ in node.value:
+                if isinstance(key.value, str) and key.value in seen:
+                    raise ValueError(f"the key {key.value} is there twice")
+                seen |= {key.value} if isinstance(key.value, str) else set()
+            return super().construct_mapping(node, deep)
+
+    return Loader
 
 
 def read_names(path: str | os.PathLike[str]) -> list[str]:

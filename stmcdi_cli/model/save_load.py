@@ -85,6 +85,8 @@ def load(path: str | os.PathLike[str]) -> ImputationModel:
         description = read_yaml(path / CONFIG)
         config, genes = dict(description["config"]), tuple(map(str, description["genes"]))
         config["variant"] = description["variant"]
+        if "unmeasured" in config:
+            config["unmeasured"] = list(map(str, config["unmeasured"]))
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path / CONFIG} is not a model's configuration: {one_line(error, 300)}") from error
     try:

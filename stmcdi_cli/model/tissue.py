@@ -133,6 +133,7 @@ class Tissue:
         InputError
             There is no spatial graph, or ``X`` has values a model cannot use.
         """
+        validation.matrix(adata)
         graph = graph_of(adata)
         X, missing = as_row_major(adata.X), as_row_major(adata.layers.get(keys.MISSING))
         obs = adata.obs

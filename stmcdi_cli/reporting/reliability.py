@@ -92,9 +92,9 @@ def _moments(adata: "AnnData", group: np.ndarray) -> tuple[np.ndarray, np.ndarra
             here = group[rows] == code
             use = filled[here]
             n[code] += use.sum(0)
-            total[code] += (value[here] * use).sum(0)
-            square[code] += (value[here] ** 2 * use).sum(0)
-            spread[code] += (sd[here] ** 2 * use).sum(0)
+            total[code] += np.where(use, value[here], 0).sum(0)
+            square[code] += np.where(use, value[here] ** 2, 0).sum(0)
+            spread[code] += np.where(use, sd[here] ** 2, 0).sum(0)
     n_all = n.sum(0)
     share = 1 / np.maximum(n_all, 1)
     between = square.sum(0) - total.sum(0) ** 2 * share
@@ -119,6 +119,8 @@ def filled_entries(adata: "AnnData", rows: slice) -> np.ndarray:
             filled |= dense_rows(adata.layers[keys.IMPUTED_SD], rows) > 0
     if "genes" in parameters:
         filled &= np.isin(adata.var_names, np.asarray(parameters["genes"], dtype=str))
+    if "unmeasured" in parameters:
+        filled &= ~np.isin(adata.var_names, np.asarray(parameters["unmeasured"], dtype=str))
     return filled
 
 

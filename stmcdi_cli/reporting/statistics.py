@@ -122,6 +122,7 @@ def gather(
                 "run impute (--layers, where given, must name it), then report on its output"
             )
     validation.table(adata)
+    validation.matrix(adata)
     xy = validation.coordinates(adata)[:, :2]
     section_key = parameters_of(adata, "build-graph").get("section_key")
     sections, names = np.zeros(adata.n_obs, dtype=int), ["all spots"]
@@ -202,7 +203,7 @@ def _measure(found: Findings, truth: "AnnData", baseline: "Sequence[AnnData]") -
     found.genes["n_hidden"] = per_gene["n_hidden"]
 
     with_mean = shallow_copy(adata)
-    with_mean.layers["gene mean"] = np.broadcast_to(hidden.guess, adata.shape)
+    with_mean.layers["gene mean"] = np.broadcast_to(np.where(hidden.unmeasured, np.nan, hidden.guess), adata.shape)
     found.methods.append(("each gene's mean", metrics_of(with_mean, "gene mean")))
     for k, other in enumerate(baseline, start=1):
         name = parameters_of(other, "baseline").get("method")

@@ -56,7 +56,7 @@ def baseline(
     -------
     A copy with ``layers['imputed']`` and, over the filled entries, ``imputed_sd``, ``imputed_q05`` and ``imputed_q95``
     (spots x genes, on the scale of ``X``): a Gaussian around the estimate, counting noise included, cut at 0. Sparse
-    for ``missing``, dense otherwise.
+    for ``missing``, dense otherwise. NaN for genes without a value in any spot.
 
     Raises
     ------
@@ -82,6 +82,13 @@ def baseline(
     positive = estimate.sd[estimate.sd > 0]
     # A gene that never varied gets the smallest sd of the others, not 0.
     sd = np.broadcast_to(np.maximum(estimate.sd, positive.min(initial=1.0)), fill.shape)
+    unmeasured = ~data.seen.any(0)
+    if (fill & unmeasured).any():
+        logger.warning(
+            "baseline: %d gene(s) have no value in any spot (%s): left without one (NaN)",
+            unmeasured.sum(),
+            validation.first_few(adata.var_names[unmeasured]),
+        )
 
     X = as_row_major(adata.X)
 
@@ -90,7 +97,8 @@ def baseline(
             x = mask_out(to_csr(read_rows(X, rows)), missing_mask(adata, rows)).toarray()
             block: dict[str | None, Any] = {}
             for name, values in _summaries(estimate.mean[rows], sd[rows]).items():
-                layer = np.where(fill[rows], values, x if name == keys.IMPUTED else 0).astype(np.float32)
+                known = np.where(unmeasured, np.nan, values)
+                layer = np.where(fill[rows], known, x if name == keys.IMPUTED else 0).astype(np.float32)
                 block[name] = sp.csr_matrix(layer) if target == "missing" else layer
             yield block
 

@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+import pandas as pd
 import scipy.sparse as sp
 
 from stmcdi_cli import anndata_keys as keys
@@ -38,8 +40,9 @@ def build_graph(
         Spots with coordinates in ``obsm['spatial']``, n x 2 or n x 3, in any unit.
     method
         ``knn``: each spot points to its nearest ones (directed, as in squidpy: the graph need not be symmetric).
-        ``radius``: all within ``radius``. ``delaunay``: triangulation. ``grid``: neighbours at unit spacing on a
-        square or hexagonal grid, such as Visium's.
+        ``radius``: all within ``radius``. ``delaunay``: triangulation, in the plane of each section whose spots lie in
+        one. ``grid``: neighbours at unit spacing on a square or hexagonal grid, such as Visium's; the coordinates may
+        be its array indices (row and column, every second column of a row empty).
     n_neighbors
         Neighbours per spot (``knn``); a section with fewer spots uses what there is.
     radius
@@ -71,7 +74,7 @@ def build_graph(
     xy = validation.coordinates(adata)
     section = validation.sections(adata, section_key)
 
-    found = edges(xy, section, method, n_neighbors, radius, n_rings)
+    found = edges(xy, section, method, n_neighbors, radius, n_rings, _column_axis(adata, xy))
 
     result = shallow_copy(adata)
     connected = adjacency(found, adata.n_obs)
@@ -93,3 +96,11 @@ def build_graph(
     }
     record(result, "build-graph", options)
     return Stream(result, (), 20 * found.length.size)
+
+
+def _column_axis(adata: "AnnData", xy: np.ndarray) -> int | None:
+    """Which coordinate is ``obs['array_col']``, if any."""
+    if keys.ARRAY_COL not in adata.obs or not pd.api.types.is_numeric_dtype(adata.obs[keys.ARRAY_COL]):
+        return None
+    column = adata.obs[keys.ARRAY_COL].to_numpy(np.float64)
+    return next((axis for axis in (0, 1) if np.array_equal(xy[:, axis], column)), None)

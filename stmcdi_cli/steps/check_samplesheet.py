@@ -12,10 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import scipy.sparse as sp
 
 from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import validation
@@ -23,7 +19,7 @@ from stmcdi_cli.errors import InputError, in_file
 from stmcdi_cli.io.h5ad import open_h5ad
 from stmcdi_cli.io.output import atomic_file, check_output
 from stmcdi_cli.io.text import read_text
-from stmcdi_cli.steps.normalize import counts_matrix
+from stmcdi_cli.steps._counts import check_options, check_whole, find_counts, some_values, whole_counts
 
 REQUIRED = ("sample", "h5ad")
 COLUMNS = (*REQUIRED, "section_key", "group")
@@ -46,8 +42,6 @@ SAFE_FILE = SAFE.pop("h5ad")
 URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 MOST_FAULTS = 10
 """Faults that one message names."""
-MOST_VALUES = 10**6
-"""Values of a matrix that are looked at."""
 
 
 def check_samplesheet(
@@ -58,6 +52,7 @@ def check_samplesheet(
     content: bool = False,
     layer: str | None = None,
     skip: bool = False,
+    round: bool = False,
 ) -> None:
     """Check a samplesheet and write it again with commas, all four columns, absolute paths, then its other columns.
 
@@ -74,7 +69,7 @@ def check_samplesheet(
         the working folder.
     content
         Open every file: coordinates, section column, and the first values.
-    layer, skip
+    layer, skip, round
         What `normalize` will be given: the layer that holds the counts, and whether values need not be counts.
 
     Raises
@@ -84,6 +79,7 @@ def check_samplesheet(
         that is not one, a path that a shell could misread, or names a file that does not exist. All such faults are in
         one message.
     """
+    check_options(skip=skip, round=round)
     sheet = Path(sheet)
     check_output(output, sheet)
     folders = [Path(base) if base is not None else sheet.parent, Path.cwd()]
@@ -106,7 +102,7 @@ def check_samplesheet(
             _check_words(row, where, faults)
             row["h5ad"] = _locate(row["h5ad"], folders, where)
             if content and not URI.match(row["h5ad"]):
-                _check_content(row["h5ad"], row["section_key"] or None, layer, skip, where)
+                _check_content(row["h5ad"], row["section_key"] or None, layer, skip or round, where)
     _check_groups(sheet, samples, faults)
     if faults:
         raise InputError(_together(sheet, faults))
@@ -238,30 +234,19 @@ def _locate(h5ad: str, folders: list[Path], where: str) -> str:
     raise InputError(f"{where}: no file '{h5ad}' in {folders[0]}; correct the path (relative ones start at the sheet)")
 
 
-def _check_content(h5ad: str, section_key: str | None, layer: str | None, skip: bool, where: str) -> None:
+def _check_content(h5ad: str, section_key: str | None, layer: str | None, any_value: bool, where: str) -> None:
     """Refuse what the first steps would: a look at the header, the coordinates, the sections and some values."""
     try:
         with open_h5ad(h5ad) as adata, in_file(h5ad, "cannot be read as AnnData", "write it again with anndata"):
-            validation.table(adata)
+            source = find_counts(adata, layer, "check-samplesheet")
+            validation.table(source.adata)
             validation.coordinates(adata)
             validation.sections(adata, section_key)
-            counts = counts_matrix(adata, layer)
-            if keys.MISSING in adata.layers:  # what is marked there may hold anything
+            if keys.MISSING in source.adata.layers:  # what is marked there may hold anything
                 return
-            name = "X" if layer is None else f"layers['{layer}']"
-            values = _some_values(counts)
-            validation.values(values, name)
-            if not skip:
-                validation.counts(values, name)
+            values = some_values(source.matrix)
+            validation.values(values, source.where)
+            if not any_value:
+                check_whole(whole_counts(values), source)
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
-
-
-def _some_values(matrix: Any) -> sp.csr_matrix:
-    """The first values of a matrix, on disk or in memory, without zeros and NaN."""
-    if sp.issparse(matrix) or hasattr(matrix, "group"):
-        values = (matrix.data if sp.issparse(matrix) else matrix.group["data"])[:MOST_VALUES]
-    else:
-        values = np.asarray(matrix[: 1 + MOST_VALUES // matrix.shape[1]]).ravel()
-    values = values[(values != 0) & ~np.isnan(values)]
-    return sp.csr_matrix(values.reshape(1, -1))

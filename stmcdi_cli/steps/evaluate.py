@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli.io.output import write_texts
+from stmcdi_cli.logging import log_left_out
 from stmcdi_cli.metrics import Comparison, gene_metrics, overall_metrics
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 def evaluate(imputed: "AnnData", truth: "AnnData", *, layer: str = keys.IMPUTED) -> dict[str, float | int | None]:
     """Compare imputed values with the true ones, at the hidden entries alone.
 
+    Genes without any visible value, which were left without an imputed one (NaN), take no part.
     Where values were hidden before ``normalize`` (so that the truth holds counts), the truth is first scaled as the
     imputed file was: divided by its size factors, then log(1 + x).
 
@@ -42,7 +44,7 @@ def evaluate(imputed: "AnnData", truth: "AnnData", *, layer: str = keys.IMPUTED)
     InputError
         Spots or genes do not match, a layer is absent, or a hidden entry has no finite imputed value.
     """
-    return overall_metrics(Comparison(imputed, truth, layer).sums())
+    return overall_metrics(_compared(imputed, truth, layer).sums())
 
 
 def evaluate_genes(imputed: "AnnData", truth: "AnnData", *, layer: str = keys.IMPUTED) -> "DataFrame":
@@ -63,7 +65,18 @@ def write_metrics(
     layer: str = keys.IMPUTED,
 ) -> None:
     """Write what :func:`evaluate` and :func:`evaluate_genes` find, both files or none; the data may be on disk."""
-    sums = Comparison(imputed, truth, layer).sums()
+    sums = _compared(imputed, truth, layer).sums()
     metrics = json.dumps(overall_metrics(sums), indent=2) + "\n"
     table = gene_metrics(sums, imputed).to_csv(sep="\t", na_rep="NA", float_format="%.6g")
     write_texts({Path(metrics_json): metrics, Path(genes_tsv): table})
+
+
+def _compared(imputed: "AnnData", truth: "AnnData", layer: str) -> Comparison:
+    """Compare, and say which genes take no part."""
+    compared = Comparison(imputed, truth, layer)
+    reasons = {
+        "not in the imputed file": truth.n_vars - imputed.n_vars,
+        "without any visible value": int(compared.unmeasured.sum()),
+    }
+    log_left_out("evaluate", "genes", truth.n_vars, reasons)
+    return compared

@@ -1,5 +1,6 @@
 """Hide a random part of the values, so that imputation can be measured against them."""
 
+import logging
 from collections.abc import Iterator
 from itertools import tee
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ import scipy.sparse as sp
 from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import validation
 from stmcdi_cli.errors import InputError
-from stmcdi_cli.io.h5ad import copy_without
+from stmcdi_cli.io.h5ad import copy_without, matrices
 from stmcdi_cli.io.stream import Block, Stream, disk_size, disk_usage
 from stmcdi_cli.provenance import record
 from stmcdi_cli.sparse import (
@@ -27,6 +28,8 @@ from stmcdi_cli.steps._step import step
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+logger = logging.getLogger(__name__)
 
 OF = ("all", "nonzero")
 
@@ -66,6 +69,7 @@ def hold_out(adata: "AnnData", *, fraction: float = 0.2, seed: int = 0, of: str 
     validation.at_least("seed", seed, 0)
     validation.one_of("of", of, OF)
     validation.table(adata)
+    validation.matrix(adata)
     has_counts = keys.COUNTS in adata.layers
 
     def blocks() -> Iterator[tuple[Block, Block]]:
@@ -88,6 +92,11 @@ def hold_out(adata: "AnnData", *, fraction: float = 0.2, seed: int = 0, of: str 
                 f"expected to hide some entries, found none chosen with fraction {fraction}; give a larger one"
             )
 
+    kept = (keys.X, keys.COUNTS, keys.MISSING)
+    names = [name for name in matrices(adata) if name not in kept]
+    left_out = ["raw" if name == keys.RAW_X else f"layers['{name}']" for name in names]
+    if left_out:
+        logger.info("hold-out: left out, since it could tell what is hidden: %s", ", ".join(left_out))
     masked_header = copy_without(adata, [keys.X, *adata.layers])
     truth_header = copy_without(adata, [keys.X, keys.MISSING])
     for header in (masked_header, truth_header):

@@ -7,9 +7,7 @@ import logging
 import os
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import validation
@@ -18,7 +16,8 @@ from stmcdi_cli.io.h5ad import read_h5ad
 from stmcdi_cli.io.readers import space_ranger, zarr
 from stmcdi_cli.io.readers import table as tables
 from stmcdi_cli.provenance import note_input, record
-from stmcdi_cli.sparse import to_csr
+from stmcdi_cli.sparse import mask_out, missing_mask, nan_mask, to_csr
+from stmcdi_cli.steps._counts import check_options, check_whole, find_counts, log_rounded, n_fractions, whole_counts
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -35,6 +34,9 @@ def import_(
     coordinates: str | os.PathLike[str] | None = None,
     bin_um: int = 16,
     table: str | None = None,
+    layer: str | None = None,
+    skip: bool = False,
+    round: bool = False,
     quiet: bool = False,
 ) -> "AnnData":
     """Read counts and coordinates.
@@ -52,19 +54,22 @@ def import_(
         Side of the bins, in micrometres (Visium HD).
     table
         Name of the table (SpatialData).
+    layer, skip, round
+        Where the counts are in AnnData, and how they are taken (see `normalize`).
     quiet
         Do not report renamed genes.
 
     Returns
     -------
     AnnData
-        ``X`` as it was, CSR float32; ``obsm['spatial']``, float64; unique gene names: a repeated one gets ``-1``, ...
+        Counts in ``X``, CSR float32; ``obsm['spatial']``, float64; unique gene names: a repeated one gets ``-1``, ...
 
     Raises
     ------
     InputError
-        The file is absent, has no coordinates, or has another format.
+        The file is absent, has no coordinates or no counts, or has another format.
     """
+    check_options(skip=skip, round=round)
     validation.one_of("format", format, FORMATS)
     path = Path(path)
     if not path.exists():
@@ -73,6 +78,8 @@ def import_(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*names are not unique.*")  # they are made unique below
         adata, source = _read(path, found, None if coordinates is None else Path(coordinates), bin_um, table)
+    with in_file(path):
+        adata = _counts_in_x(adata, layer, skip=skip, at_random=round)
     if not adata.var_names.is_unique:
         again = adata.var_names[adata.var_names.duplicated()].unique()
         adata.var_names_make_unique()
@@ -82,12 +89,31 @@ def import_(
         validation.check(adata)
         validation.table(adata)
         adata.obsm[keys.SPATIAL] = validation.coordinates(adata)
-        adata.X = to_csr(adata.X, np.float32)
-    parameters = {"path": str(path), "format": found, "coordinates": coordinates, "table": table}
+    parameters: dict[str, Any] = {
+        "path": str(path),
+        "format": found,
+        "coordinates": coordinates,
+        "table": table,
+        "layer": layer,
+    }
+    parameters |= {name: True for name, given in {"skip": skip, "round": round}.items() if given}
     record(adata, "import", parameters | ({"bin_um": bin_um} if found == "visium-hd" else {}))
     if source.is_file():
         note_input("import", source, adata)
     return adata
+
+
+def _counts_in_x(adata: "AnnData", layer: str | None, *, skip: bool, at_random: bool) -> "AnnData":
+    """Give the tissue with its counts in ``X``; refuse values that are no counts, unless they are to be used."""
+    source = find_counts(adata, layer, "import")
+    counts = to_csr(source.matrix)
+    if not skip:
+        found = mask_out(counts, nan_mask(counts) + missing_mask(source.adata))
+        check_whole(whole_counts(found, at_random=at_random), source)
+        log_rounded("import", source.where, n_fractions(found), at_random=at_random)
+        counts = whole_counts(counts, at_random=at_random)
+    source.adata.X = counts.copy()  # a layer keeps its own
+    return source.adata
 
 
 def _format(path: Path) -> str:

@@ -94,7 +94,8 @@ def impute(
     -------
     A copy with ``layers['imputed']`` and, over the filled entries, ``imputed_sd``, ``imputed_median``, ``imputed_q05``
     and ``imputed_q95`` (spots x genes, on the scale of ``X``; the spread includes counting noise). Sparse for
-    ``missing``, dense otherwise.
+    ``missing``, dense otherwise. NaN for genes of which the training data had no value in any spot: nothing is known
+    about them.
 
     Raises
     ------
@@ -119,6 +120,7 @@ def impute(
         as_row_major(adata.layers.get(keys.MISSING)),
         target=target,
         genes=wanted,
+        unmeasured=_unmeasured(model, wanted, quiet=quiet),
         layers=names,
         draws=DrawOptions(**draws, denoise=target != "missing"),
         batch_size=batch_size,
@@ -205,7 +207,8 @@ def _record(header: "AnnData", model: "ImputationModel", settings: Mapping[str, 
     if "scale" in model.config:
         trained |= {"count_scale": model.config["scale"] or "none", "odd_spots": model.config.get("odd_spots")}
     record(header, "train", trained)  # train writes a model, not this file
-    record(header, "impute", {**settings, "preset": trained["preset"], "seconds": 0})
+    unmeasured = model.config.get("unmeasured")
+    record(header, "impute", {**settings, "unmeasured": unmeasured, "preset": trained["preset"], "seconds": 0})
 
 
 @dataclass
@@ -224,6 +227,8 @@ class _Filling:
         See `impute`.
     genes
         Which genes to fill, bool [G].
+    unmeasured
+        Which genes the model has seen no value of, bool [G]; their entries become NaN.
     layers
         Names of the layers to make.
     draws
@@ -242,6 +247,7 @@ class _Filling:
     missing: Any
     target: str
     genes: np.ndarray
+    unmeasured: np.ndarray
     layers: Sequence[str]
     draws: "DrawOptions"
     batch_size: int
@@ -261,7 +267,11 @@ class _Filling:
         spread = [name for name in self.layers if name != keys.IMPUTED]
         summary = DrawSummary(where, self.draws.n_samples, spread)
         mean = self.model.draw_each(np.asarray(spots), self.draws, summary.add if spread else None)
-        return {keys.IMPUTED: mean[where]} | summary.layers(self.model.interval_tail)
+        values = {keys.IMPUTED: mean[where]} | summary.layers(self.model.interval_tail)
+        unknown = self.unmeasured[np.nonzero(where)[1]]
+        for each in values.values():
+            each[unknown] = np.nan
+        return values
 
     def rows(self, spots: range) -> tuple[Block, int]:
         """Rows of every layer, drawn or taken from a finished part; and how many entries were filled."""
@@ -324,6 +334,22 @@ def _tensors(arrays: "dict[str, np.ndarray]") -> "dict[str, torch.Tensor]":
     import torch
 
     return {name: torch.from_numpy(value.copy()) for name, value in arrays.items()}
+
+
+def _unmeasured(model: "ImputationModel", wanted: np.ndarray, *, quiet: bool) -> np.ndarray:
+    """Which genes had no value in any spot when the model was trained, bool [G]; say which of those wanted have none.
+
+    What the model would draw for them says nothing: neither their level nor a link to other genes is known.
+    """
+    unmeasured = np.isin(model.genes, list(model.config.get("unmeasured", ())))
+    unknown = [gene for gene, lost in zip(model.genes, unmeasured & wanted, strict=True) if lost]
+    if unknown and not quiet:
+        logger.warning(
+            "impute: %d gene(s) had no value in any spot the model was trained on (%s): left without one (NaN)",
+            len(unknown),
+            validation.first_few(unknown),
+        )
+    return unmeasured
 
 
 def _chosen_genes(chosen: Sequence[str] | None, genes: tuple[str, ...]) -> np.ndarray:

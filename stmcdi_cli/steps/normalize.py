@@ -1,21 +1,19 @@
 """Scale every spot to the median total count and take the logarithm (paper, eq. 29)."""
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.sparse as sp
 
 from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import validation
-from stmcdi_cli.errors import InputError
 from stmcdi_cli.io.h5ad import copy_without
 from stmcdi_cli.io.stream import Block, Stream, disk_size
 from stmcdi_cli.provenance import record
 from stmcdi_cli.sparse import (
     accumulate_by_column,
     as_row_major,
-    layers_of,
     mask_out,
     missing_mask,
     nan_mask,
@@ -25,6 +23,15 @@ from stmcdi_cli.sparse import (
     scale_rows,
     to_csr,
 )
+from stmcdi_cli.steps._counts import (
+    Source,
+    check_options,
+    check_whole,
+    find_counts,
+    log_rounded,
+    n_fractions,
+    whole_counts,
+)
 from stmcdi_cli.steps._step import step
 
 if TYPE_CHECKING:
@@ -32,7 +39,9 @@ if TYPE_CHECKING:
 
 
 @step
-def normalize(adata: "AnnData", *, layer: str | None = None, log: bool = True, skip: bool = False) -> Stream:
+def normalize(
+    adata: "AnnData", *, layer: str | None = None, log: bool = True, skip: bool = False, round: bool = False
+) -> Stream:
     """Scale every spot to the median total count, then take log(1 + x).
 
     Equation 29: ``d_ij = N * D_ij / sum_i D_ij`` for gene i at spot j, with D the raw counts and N the median total
@@ -44,12 +53,17 @@ def normalize(adata: "AnnData", *, layer: str | None = None, log: bool = True, s
     adata
         Raw counts, spots x genes, sparse or dense, with coordinates in ``obsm['spatial']``.
     layer
-        Layer that holds the raw counts; ``X`` if None.
+        Layer that holds the raw counts; ``X`` if None. "raw", where no layer is called so, means ``adata.raw``: the
+        result has its genes and its ``var``; where they differ from those of ``X``, all that is for the genes of ``X``
+        is left out.
     log
         Take log(1 + x) after scaling.
     skip
         Keep the values as they are. They need not be counts then, only finite and not negative; no size factor is
         written, and ``layers['counts']`` only where the values are whole numbers and there is no such layer yet.
+    round
+        Take counts that are not whole, such as those of SoupX or of EM: each is rounded up or down at random, with the
+        probabilities that keep its expected value. Values within 0.001 of a whole number are rounded in any case.
 
     Returns
     -------
@@ -60,11 +74,15 @@ def normalize(adata: "AnnData", *, layer: str | None = None, log: bool = True, s
     Raises
     ------
     InputError
-        Fewer than 2 spots, names not unique, no or non-finite coordinates, or values that are no counts.
+        Fewer than 2 spots, names not unique, no or non-finite coordinates, or values that are no counts; or both
+        ``skip`` and ``round``.
     """
+    check_options(skip=skip, round=round)
+    source = find_counts(adata, layer, "normalize")
+    adata = source.adata
     validation.table(adata)
     validation.coordinates(adata)
-    counts = _Counts(adata, layer, whole=not skip)
+    counts = _Counts(source, skip=skip, at_random=round)
     size_factor = np.ones(adata.n_obs) if skip else counts.size_factor()
     keeps_layer = skip and keys.COUNTS in adata.layers
     made: list[str | None] = [keys.X]
@@ -88,7 +106,7 @@ def normalize(adata: "AnnData", *, layer: str | None = None, log: bool = True, s
     if not skip:
         header.obs[keys.SIZE_FACTOR] = size_factor
     header.obs[keys.EMPTY_SPOT] = counts.empty
-    record(header, "normalize", {"layer": layer, "log": log, "skip": skip})
+    record(header, "normalize", {"layer": layer, "log": log, "skip": skip, "round": round or None})
     return Stream(header, blocks(), disk_size(2 * counts.n_values, counts.n_missing))
 
 
@@ -97,10 +115,12 @@ class _Counts:
 
     Parameters
     ----------
-    adata, layer
-        See `normalize`.
-    whole
-        Refuse values that are not whole numbers.
+    source
+        Where they are.
+    skip
+        Leave values as they are; they need not be whole.
+    at_random
+        Round values that are not whole at random, instead of refusing them.
 
     Attributes
     ----------
@@ -114,29 +134,40 @@ class _Counts:
         Whether all values are whole numbers.
     """
 
-    def __init__(self, adata: "AnnData", layer: str | None, *, whole: bool) -> None:
-        self.adata, self.source = adata, as_row_major(counts_matrix(adata, layer))
+    def __init__(self, source: Source, *, skip: bool, at_random: bool) -> None:
+        adata = source.adata
+        self.adata, self.matrix = adata, as_row_major(source.matrix)
+        self.skip, self.at_random = skip, at_random
         self.visible_total, self.gene_total = np.empty(adata.n_obs), np.zeros(adata.n_vars)
         self.empty, self.whole = np.empty(adata.n_obs, bool), True
-        self.n_values = self.n_missing = self.n_nan = 0
-        where = "X" if layer is None else f"layers['{layer}']"
+        self.n_values = self.n_missing = self.n_nan = n_rounded = 0
         for rows in row_chunks(adata.shape):
-            values, missing = self.read(rows)
-            validation.values(values, where)
-            if whole:
-                validation.counts(values, where)
+            found, missing = self._visible(rows)
+            validation.values(found, source.where)
+            values = self._rounded(found, rows)
+            if not skip:
+                check_whole(values, source)
+                n_rounded += n_fractions(found)
             self.whole = self.whole and validation.is_counts(values)
             self.visible_total[rows], self.empty[rows] = row_sums(values), np.diff(values.indptr) == 0
             self.gene_total = accumulate_by_column(self.gene_total, values.indices, values.data)
             self.n_values, self.n_missing = self.n_values + values.nnz, self.n_missing + missing.nnz
             self.n_nan += missing.nnz - missing_mask(adata, rows).nnz
-        validation.some_value(self.n_values, where)
+        validation.some_value(self.n_values, source.where, "name the layer with counts (--layer)")
+        log_rounded("normalize", source.where, n_rounded, at_random=at_random)
 
     def read(self, rows: slice) -> tuple[sp.csr_matrix, sp.csr_matrix]:
         """Give the visible values of some spots (CSR float32), and which entries have none (CSR bool)."""
-        values = to_csr(read_rows(self.source, rows))
+        values, missing = self._visible(rows)
+        return self._rounded(values, rows), missing
+
+    def _visible(self, rows: slice) -> tuple[sp.csr_matrix, sp.csr_matrix]:
+        values = to_csr(read_rows(self.matrix, rows))
         missing = missing_mask(self.adata, rows) + nan_mask(values)
         return mask_out(values, missing), missing
+
+    def _rounded(self, values: sp.csr_matrix, rows: slice) -> sp.csr_matrix:
+        return values if self.skip else whole_counts(values, rows.start, at_random=self.at_random)
 
     def missing(self) -> Iterator[tuple[slice, sp.csr_matrix]]:
         """Go through the entries that have no value: runs of spots, and CSR bool, spots of the run x genes."""
@@ -187,19 +218,3 @@ def spot_totals(
         if np.allclose(previous, total, rtol=1e-9, atol=0):
             break
     return total
-
-
-def counts_matrix(adata: "AnnData", layer: str | None) -> Any:
-    """Give the matrix that holds the raw counts: a layer, or ``X``.
-
-    Raises
-    ------
-    InputError
-        It is not there.
-    """
-    if layer is not None and layer not in adata.layers:
-        found = validation.first_few(layers_of(adata))
-        raise InputError(f"expected counts in layers['{layer}'], found only {found}; correct --layer")
-    if layer is None and adata.X is None:
-        raise InputError("expected counts in X, found no X; name the layer with counts (--layer)")
-    return adata.X if layer is None else adata.layers[layer]

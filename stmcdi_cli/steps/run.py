@@ -14,9 +14,14 @@ def run(
     adata: "AnnData",
     model_dir: str | os.PathLike[str],
     *,
+    layer: str | None = None,
+    skip: bool = False,
+    round: bool = False,
     section_key: str | None = None,
-    n_genes: int | None = None,
+    n_genes: int | str | None = None,
+    min_spots: float | None = None,
     genes: Sequence[str] | None = None,
+    ignore_missing_genes: bool = False,
     n_neighbors: int = 5,
     preset: str = "default",
     target: str = "auto",
@@ -34,9 +39,11 @@ def run(
         Raw counts with ``obsm['spatial']``.
     model_dir
         Folder to write the model to.
+    layer, skip, round
+        Where the counts are, and how they are taken (see `normalize`).
     section_key
         Column of ``obs`` that tells tissue sections apart.
-    n_genes, genes
+    n_genes, min_spots, genes, ignore_missing_genes
         How many variable genes to keep, or which (see `select_hvg`).
     n_neighbors
         Neighbours of each spot (see `build_graph`).
@@ -71,9 +78,11 @@ def run(
 
     validation.at_least("n_samples", n_samples, 1)  # before minutes of training, not after
     validation.one_of("target", target, TARGETS)
-    prepared = build_graph(
-        select_hvg(normalize(adata), n_genes=n_genes, genes=genes), n_neighbors=n_neighbors, section_key=section_key
+    normalized = normalize(adata, layer=layer, skip=skip, round=round)
+    selected = select_hvg(
+        normalized, n_genes=n_genes, min_spots=min_spots, genes=genes, ignore_missing_genes=ignore_missing_genes
     )
+    prepared = build_graph(selected, n_neighbors=n_neighbors, section_key=section_key)
     truth = None
     if fraction > 0:
         prepared, truth = hold_out(prepared, fraction=fraction, seed=seed)

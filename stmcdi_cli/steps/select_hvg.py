@@ -1,5 +1,6 @@
 """Choose the genes worth imputing: those that vary over the tissue (paper, eq. 30, and two better rules)."""
 
+import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,6 +13,7 @@ from stmcdi_cli import validation
 from stmcdi_cli.errors import InputError, OptionError
 from stmcdi_cli.io.h5ad import copy_without, matrices, shallow_copy
 from stmcdi_cli.io.stream import Block, Stream, disk_usage
+from stmcdi_cli.logging import log_left_out
 from stmcdi_cli.provenance import record
 from stmcdi_cli.sparse import (
     accumulate_by_column,
@@ -27,8 +29,12 @@ from stmcdi_cli.steps._step import step
 if TYPE_CHECKING:
     from anndata import AnnData
 
+logger = logging.getLogger(__name__)
+
 METHODS = ("cv2-trend", "cv", "seurat_v3")
 USUAL_N_GENES = 1000
+USUAL_MIN_SPOTS = 0.05
+ALL = "all"
 
 
 @step
@@ -36,9 +42,10 @@ def select_hvg(
     adata: "AnnData",
     *,
     method: str = "cv2-trend",
-    n_genes: int | None = None,
-    min_spots: float = 0.05,
+    n_genes: int | str | None = None,
+    min_spots: float | None = None,
     genes: Sequence[str] | None = None,
+    ignore_missing_genes: bool = False,
     subset: bool = True,
 ) -> Stream:
     """Flag and keep the most variable genes, judged on visible entries alone.
@@ -56,11 +63,15 @@ def select_hvg(
         ``seurat_v3``: variance of clipped standardised counts, the numbers scanpy gives (needs ``pip install
         'stmcdi[seurat]'``).
     n_genes
-        How many genes to choose; None means 1,000, or all there are to choose from where they are fewer.
+        How many genes to choose. "all": every gene that is seen at all. None: all in a file of up to 1,000 genes;
+        otherwise 1,000, or all there are to choose from where they are fewer.
     min_spots
-        Least share of visible spots a gene must be seen in, between 0 and 1 (``cv2-trend`` only).
+        Least share of visible spots a gene must be seen in, from 0 to 1 (``cv2-trend`` only). None: 0 where all genes
+        are chosen, otherwise 0.05.
     genes
         Names of a gene panel to choose instead.
+    ignore_missing_genes
+        Leave out names of the panel that are not in the data, instead of refusing them.
     subset
         Keep the chosen genes only; otherwise keep all and only flag them.
 
@@ -76,24 +87,32 @@ def select_hvg(
         Fewer genes than asked for, panel genes that are not in the data, or no gene to choose from.
     """
     validation.one_of("method", method, METHODS)
-    validation.fraction("min_spots", min_spots)
-    if n_genes is not None:
-        validation.at_least("n_genes", n_genes, 1)
-        if genes is not None:
-            raise OptionError("expected either `n_genes` or `genes`, found both; leave one out")
+    everything = n_genes == ALL or (n_genes is None and adata.n_vars <= USUAL_N_GENES)
+    if min_spots is None:
+        min_spots = 0.0 if everything else USUAL_MIN_SPOTS
+    validation.share("min_spots", min_spots)
+    _check_n_genes(n_genes, genes)
     validation.table(adata)
+    validation.matrix(adata)
     stats = _scaled_statistics(adata)
     var = adata.var.copy()
     var[keys.MEANS] = stats.mean
     var[keys.CV] = np.divide(np.sqrt(stats.variance), stats.mean, out=np.full(len(var), np.nan), where=stats.mean > 0)
     var[keys.CV2_RESIDUAL] = _cv2_residual(stats, min_spots)
     if genes is not None:
-        chosen = _panel(adata, genes)
+        chosen = _panel(adata, genes, ignore_missing=ignore_missing_genes)
+        reasons = {"not in the panel": int((~chosen).sum())}
     else:
         if method == "seurat_v3":
             var["variances_norm"] = _seurat_v3(adata)
         statistic = {"cv2-trend": keys.CV2_RESIDUAL, "cv": keys.CV, "seurat_v3": "variances_norm"}[method]
-        chosen = _highest(var[statistic].to_numpy(), n_genes, method, min_spots)
+        least = min_spots if method == "cv2-trend" else 0.0
+        which = (stats.seen > 0) & (stats.seen >= least)
+        chosen = which if everything else _highest(var[statistic].to_numpy(), n_genes, least)
+        _check_chosen(var[statistic].to_numpy()[chosen], least)
+        reasons = _reasons(chosen, stats, least)
+    if subset:
+        log_left_out("select-hvg", "genes", adata.n_vars, reasons)
     var[keys.HIGHLY_VARIABLE] = chosen
 
     made = {name: matrix for name, matrix in matrices(adata).items() if name != keys.RAW_X} if subset else {}
@@ -122,6 +141,8 @@ class Statistics(NamedTuple):
     ----------
     n
         Number of visible entries, at least 1.
+    measured
+        Whether there is any.
     mean, variance
         Mean and (population) variance of the values.
     seen
@@ -129,6 +150,7 @@ class Statistics(NamedTuple):
     """
 
     n: np.ndarray
+    measured: np.ndarray
     mean: np.ndarray
     variance: np.ndarray
     seen: np.ndarray
@@ -147,7 +169,7 @@ def _scaled_statistics(adata: "AnnData") -> Statistics:
         return block
 
     stats = _statistics(adata, read, size_factor, empty_spots=False)
-    validation.some_value(int(np.count_nonzero(stats.mean)), "X")
+    validation.some_value(int(np.count_nonzero(stats.mean)), "X", "check the steps before")
     return stats
 
 
@@ -169,7 +191,7 @@ def _statistics(
         squares = accumulate_by_column(squares, block.indices, block.data**2)
         above = accumulate_by_column(above, block.indices, block.data > 0)
     n = np.maximum(n_spots - hidden, 1)
-    return Statistics(n, total / n, np.maximum(squares / n - (total / n) ** 2, 0), above / n)
+    return Statistics(n, hidden < n_spots, total / n, np.maximum(squares / n - (total / n) ** 2, 0), above / n)
 
 
 def _cv2_residual(stats: Statistics, min_spots: float) -> np.ndarray:
@@ -198,7 +220,10 @@ def _seurat_v3(adata: "AnnData") -> np.ndarray:
 
     def read(rows: slice) -> sp.csr_matrix:
         block = to_csr(read_rows(counts, rows))
-        validation.counts(block, f"layers['{keys.COUNTS}']")
+        if not validation.is_counts(block):
+            raise InputError(
+                "--method seurat_v3 needs whole counts, found others; normalize counts, or use --method cv2-trend"
+            )
         return block
 
     stats = _statistics(adata, read, np.ones(adata.n_obs), empty_spots=True)
@@ -223,26 +248,63 @@ def _seurat_v3(adata: "AnnData") -> np.ndarray:
     return squares / ((n - 1) * sd**2)
 
 
-def _highest(statistic: np.ndarray, n_genes: int | None, method: str, min_spots: float) -> np.ndarray:
+def _check_n_genes(n_genes: int | str | None, genes: Sequence[str] | None) -> None:
+    if isinstance(n_genes, str) and n_genes != ALL:
+        raise OptionError(f"expected `n_genes` to be a number or {ALL}, found `{n_genes}`")
+    if isinstance(n_genes, int):
+        validation.at_least("n_genes", n_genes, 1)
+    if n_genes is not None and genes is not None:
+        raise OptionError("expected either `n_genes` or `genes`, found both; leave one out")
+
+
+def _highest(statistic: np.ndarray, n_genes: Any, min_spots: float) -> np.ndarray:
     """Flag the genes where a statistic is highest; among equals the first in the file."""
     available = int(np.isfinite(statistic).sum())
-    which = f" that are seen in at least {min_spots:.3g} of the spots" if method == "cv2-trend" else ""
-    if not available:
-        raise InputError(f"expected genes{which}, found none; lower --min-spots or use another --method")
     if n_genes is not None and n_genes > available:
-        raise InputError(f"expected {n_genes} genes{which}, found {available}; lower --n-genes or leave it out")
+        raise InputError(
+            f"expected {n_genes} genes{_seen_in(min_spots)}, found {available}; lower --n-genes or --min-spots"
+        )
     best = np.argsort(-statistic, kind="stable")[: min(n_genes or USUAL_N_GENES, available)]  # NaN comes last
     chosen = np.zeros(statistic.size, bool)
     chosen[best] = True
     return chosen
 
 
-def _panel(adata: "AnnData", genes: Sequence[str]) -> np.ndarray:
-    unknown = [gene for gene in dict.fromkeys(genes) if gene not in adata.var_names]
-    if unknown:
+def _check_chosen(statistic: np.ndarray, min_spots: float) -> None:
+    """Refuse a choice of no genes, or of genes that never vary."""
+    if not np.isfinite(statistic).any():
         raise InputError(
-            f"expected every gene of the panel in the data, did not find {validation.first_few(unknown)}; correct it"
+            f"expected genes that vary{_seen_in(min_spots)}, found none; lower --min-spots, or name genes (--genes)"
         )
-    if not len(genes):
-        raise InputError("expected at least 1 gene in the panel, found none; give one name per line")
+
+
+def _seen_in(min_spots: float) -> str:
+    return f" that are seen in at least {min_spots:.3g} of the spots" if min_spots else ""
+
+
+def _reasons(chosen: np.ndarray, stats: Statistics, min_spots: float) -> dict[str, int]:
+    """Why genes were not chosen, and how many."""
+    never, rare = stats.seen == 0, stats.seen < min_spots
+    same = stats.variance == 0
+    return {
+        "without a value in any spot": int((~stats.measured).sum()),
+        "never seen": int((never & stats.measured).sum()),
+        f"seen in less than {min_spots:.3g} of the spots": int((rare & ~never).sum()),
+        "the same in every spot": int((same & ~never & ~rare & ~chosen).sum()),
+        "that vary less": int((~chosen & ~never & ~rare & ~same).sum()),
+    }
+
+
+def _panel(adata: "AnnData", genes: Sequence[str], *, ignore_missing: bool) -> np.ndarray:
+    """Flag the genes of a panel."""
+    unknown = [gene for gene in dict.fromkeys(genes) if gene not in adata.var_names]
+    if unknown and not ignore_missing:
+        raise InputError(
+            f"expected every gene of the panel in the data, did not find {validation.first_few(unknown)}; correct it, "
+            "or leave these out (--ignore-missing-genes)"
+        )
+    if len(unknown) == len(set(genes)):
+        raise InputError("expected at least 1 gene of the panel in the data, found none; give one name per line")
+    if unknown:
+        logger.info("select-hvg: left out of the panel, since not in the data: %s", validation.first_few(unknown))
     return adata.var_names.isin(genes)

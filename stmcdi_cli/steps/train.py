@@ -98,6 +98,9 @@ def train(
     spots = _training_spots(adata, config, seed)
     tissue = Tissue.from_anndata(adata, spots)
     config |= {"scale": tissue.count_scale, "odd_spots": int(tissue.odd_spots.sum())}
+    unmeasured = [gene for gene, n in zip(tissue.genes, tissue.n_visible, strict=True) if not n]
+    if unmeasured:
+        config["unmeasured"] = unmeasured
     if not quiet:
         _log_start(tissue, adata.n_obs, chosen, fallback)
         log_scale("train", tissue, adata.obs_names if spots is None else adata.obs_names[spots])
@@ -129,6 +132,9 @@ def train(
 def _log_start(tissue: "Tissue", n_spots: int, device: "torch.device", fallback: str | None) -> None:
     part = "" if tissue.n_spots == n_spots else f" of {n_spots}, in patches,"
     logger.info("train: %d spots%s x %d genes on %s", tissue.n_spots, part, tissue.n_genes, device)
+    unmeasured = int((tissue.n_visible == 0).sum())
+    if unmeasured:
+        logger.info("train: %d gene(s) have no value in any spot: nothing can be learnt about them", unmeasured)
     if fallback:
         logger.info("train: on the CPU because %s; --device cuda would refuse", fallback)
 

@@ -67,7 +67,7 @@ def test_the_steps_in_a_row(cli, tmp_path):
     """Every file opens in scanpy; spots, genes and their order survive; no warning, no stray file."""
 
     def run(*arguments):
-        result = cli(*[tmp_path / a if str(a).endswith(("h5ad", "json")) else a for a in arguments])
+        result = cli(*[tmp_path / a if str(a).endswith(("h5ad", "json")) else a for a in arguments], "-q")
         assert result.exit_code == 0 and result.output == "", result.output
 
     run("simulate", "raw.h5ad", "--n-spots", 120, "--n-genes", 80, "--n-sections", 2, "--seed", 5)

@@ -42,10 +42,27 @@ def test_the_steps_own_section_wins_over_the_top(cli, config, tmp_path):
         ("seed: {a: 1}\n", "expected a value for seed, found a mapping"),
         ("seed: many\n", "invalid value for '--seed': 'many' is not a valid integer"),
         ("config: other.yaml\n", "no step has an option config"),
+        ("epochs: 3\n", "simulate has no option epochs; if it is for train, write it under train:"),
+        ("seed:\n", "expected a value for seed, found none; give one, or leave it out"),
+        ("simulate: {n-genes: }\n", "expected a value for n-genes, found none"),
+        ("n-genes: 3\nn_genes: 4\n", "n-genes is given twice; leave one out"),
+        ("seed: 3\nseed: 4\n", "cannot be read as YAML (the key seed is there twice); correct it"),
     ],
 )
 def test_a_wrong_file_is_refused(text, said, config, refused, tmp_path):
     assert said in refused("simulate", tmp_path / "a.h5ad", "--config", config(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("epochs: 3\n", "run has no option epochs; leave it out, or use the steps one by one"),
+        ("train:\n  epochs: 3\n", "run takes no options of train; leave it out, or use the steps one by one"),
+        ("normalize:\n  layer: counts\n", "run takes no options of normalize; leave it out"),
+    ],
+)
+def test_options_of_the_steps_have_no_effect_on_run(text, said, config, refused, tmp_path):
+    assert said in refused("run", tmp_path / "a.h5ad", tmp_path / "b.h5ad", "--config", config(text))
 
 
 def test_an_absent_file_is_refused(refused, tmp_path):

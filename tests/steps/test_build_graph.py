@@ -5,7 +5,8 @@ import pytest
 import scanpy as sc
 import scipy.sparse as sp
 import squidpy as sq
-from helpers import dense, same
+from helpers import dense, make_raw, same
+from scipy.spatial import Delaunay
 
 import stmcdi_cli as stmcdi
 from stmcdi_cli.errors import InputError
@@ -208,3 +209,77 @@ def test_coordinates_in_any_container(raw):
     raw.obsm["spatial"] = pd.DataFrame(raw.obsm["spatial"], index=raw.obs_names, columns=["x", "y"])
     np.testing.assert_array_equal(dense(graph(raw)[0]), dense(expected))
     assert sp.issparse(expected)
+
+
+def triangulated(points):
+    """Edges of scipy's triangulation."""
+    expected = np.zeros((len(points), len(points)), bool)
+    for simplex in Delaunay(points).simplices:
+        expected[np.ix_(simplex, simplex)] = True
+    return expected & ~np.eye(len(points), dtype=bool)
+
+
+@pytest.mark.parametrize("third", ["constant", "tilted", "by section", "any"])
+def test_delaunay_in_the_plane_of_a_section_or_in_three_dimensions(raw, third):
+    random = np.random.default_rng(0)
+    xy, codes = random.uniform(0, 1000, (60, 2)), raw.obs["section"].cat.codes.to_numpy()
+    z = {
+        "constant": np.full(60, 12.0),
+        "tilted": xy @ [0.3, 0.1] + 5,
+        "by section": 10.0 * codes,
+        "any": random.uniform(0, 1000, 60),
+    }[third]
+    raw.obsm["spatial"] = np.column_stack([xy, z])
+    section_key = "section" if third == "by section" else None
+    connected, distance = graph(raw, method="delaunay", section_key=section_key)
+    found = dense(connected) > 0
+    if third == "any":
+        expected = triangulated(raw.obsm["spatial"])
+    elif third == "tilted":
+        along = xy - xy.mean(0)  # the plane's own coordinates: the direction of the slope is stretched
+        slope = np.array([0.3, 0.1]) / np.hypot(0.3, 0.1)
+        across = np.array([-slope[1], slope[0]])
+        expected = triangulated(np.column_stack([along @ slope * np.sqrt(1.1), along @ across]))
+    elif third == "by section":
+        expected = np.zeros((60, 60), bool)
+        for code in (0, 1):
+            spots = np.flatnonzero(codes == code)
+            expected[np.ix_(spots, spots)] = triangulated(xy[spots])
+    else:
+        expected = triangulated(xy)
+    np.testing.assert_array_equal(found, expected)
+    between = np.linalg.norm(raw.obsm["spatial"][:, None] - raw.obsm["spatial"], axis=2)
+    np.testing.assert_allclose(dense(distance)[found], between[found])
+
+
+@pytest.mark.parametrize("order", [["array_col", "array_row"], ["array_row", "array_col"]])
+@pytest.mark.parametrize(
+    ("n_rows", "n_columns", "form"),
+    [(10, 40, "array"), (40, 10, "array"), (10, 40, "array without obs"), (10, 40, "pixels"), (40, 10, "with z")],
+)
+def test_a_hexagonal_grid_in_array_indices_and_in_pixels(order, n_rows, n_columns, form):
+    row, column = np.divmod(np.arange(n_rows * n_columns), n_columns)
+    used = np.flatnonzero((row + column) % 2 == 0)
+    row, column = row[used], column[used]
+    adata = make_raw(n_spots=len(used), n_genes=3)
+    adata.obs["array_row"], adata.obs["array_col"] = row, column
+    step = abs(row[:, None] - row), abs(column[:, None] - column)
+    expected = ((step[0] == 0) & (step[1] == 2)) | ((step[0] == 1) & (step[1] == 1))
+    place = adata.obs[order].to_numpy(float)
+    if form == "pixels":
+        place = place * [50 if name == "array_col" else 50 * np.sqrt(3) for name in order]
+    elif form == "with z":
+        place = np.column_stack([place, np.full(len(place), 7.0)])
+    elif form == "array without obs":
+        adata.obs = adata.obs[["section"]]
+    adata.obsm["spatial"] = place
+    connected, _ = graph(adata, method="grid")
+    np.testing.assert_array_equal(dense(connected) > 0, expected)
+
+
+@pytest.mark.parametrize("spacing", [1, 2, 250])
+def test_a_square_grid_in_array_indices_and_in_whole_pixels(raw, spacing):
+    x, y = np.divmod(np.arange(60), 10)
+    raw.obsm["spatial"] = spacing * np.column_stack([x, y])
+    steps = abs(x[:, None] - x) + abs(y[:, None] - y)
+    np.testing.assert_array_equal(dense(graph(raw, method="grid")[0]), steps == 1)

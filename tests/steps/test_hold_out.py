@@ -101,3 +101,10 @@ def test_both_files_or_none(h5ad, raw, refused, cli, tmp_path):
     assert "no such folder" in line
     refused("hold-out", source, tmp_path / "same.h5ad", tmp_path / "same.h5ad")
     assert cli("hold-out", source, tmp_path / "masked.h5ad", tmp_path / "truth.h5ad").exit_code == 0
+
+
+def test_what_could_tell_the_hidden_values_is_left_out_and_named(raw, caplog):
+    raw.layers["rates"], raw.raw = raw.X.copy(), raw
+    masked, _ = stmcdi.hold_out(raw)
+    assert not set(masked.layers) - {"missing"} and masked.raw is None
+    assert caplog.messages == ["hold-out: left out, since it could tell what is hidden: layers['rates'], raw"]

@@ -60,3 +60,43 @@ def test_refusals(two):
     del two[1].obsm["spatial"]
     with pytest.raises(InputError, match="expected spot coordinates"):
         stmcdi.join(two)
+
+
+def library(number: int) -> dict:
+    """Image and scale factors of a slide."""
+    factors = {"tissue_hires_scalef": 0.1 * number, "spot_diameter_fullres": 9.0}
+    return {"images": {"hires": np.full((4, 4, 3), number, np.uint8)}, "scalefactors": factors}
+
+
+def test_images_and_scale_factors_of_all_are_kept(two, cli, h5ad, tmp_path):
+    two[0].uns["spatial"], two[1].uns["spatial"] = {"one": library(1)}, {"two": library(2)}
+    files = [h5ad(tissue, f"{name}.h5ad") for name, tissue in zip("ab", two, strict=True)]
+    assert cli("join", *files, tmp_path / "out.h5ad").exit_code == 0
+    images = ad.read_h5ad(tmp_path / "out.h5ad").uns["spatial"]
+    assert set(images) == {"one", "two"}
+    np.testing.assert_array_equal(images["two"]["images"]["hires"], 2)
+    assert images["one"]["scalefactors"]["tissue_hires_scalef"] == 0.1
+
+
+def test_one_name_for_two_images_becomes_two_and_it_is_said(two, caplog):
+    for number, tissue in enumerate(two, 1):
+        tissue.uns["spatial"] = {"slide": library(number), "shared": library(9)}
+        tissue.obs["library_id"] = "slide"
+    joined = stmcdi.join(two, names=["left", "right"])
+    assert set(joined.uns["spatial"]) == {"slide", "slide-right", "shared"}
+    np.testing.assert_array_equal(joined.uns["spatial"]["slide-right"]["images"]["hires"], 2)
+    assert "join: uns['spatial']['slide'] of tissue right is now 'slide-right'" in caplog.messages
+    names = joined.obs.groupby("stmcdi_sample", observed=True)["library_id"].unique()
+    assert (list(names["left"]), list(names["right"])) == (["slide"], ["slide-right"])
+    assert set(two[1].obs["library_id"]) == {"slide"} and set(two[1].uns["spatial"]) == {"slide", "shared"}
+
+
+def test_what_is_left_out_is_said(two, caplog):
+    two[0].layers["scaled"], two[0].obs["age"] = two[0].X.copy(), 3
+    two[1].var["symbol"] = "other"
+    stmcdi.join(two)
+    assert caplog.messages == [
+        "join: 35 of 40 genes kept; left out: 5 not in all tissues",
+        "join: left out, since not in all tissues or not the same in all: "
+        "layers['scaled'], obs['age'], var['symbol'], varm['loading'], uns['source']",
+    ]

@@ -150,3 +150,63 @@ def test_genes_that_never_vary_are_refused(raw):
     raw.X = sp.csr_matrix(np.ones(raw.shape, np.float32))
     with pytest.raises(InputError, match="found none; lower --min-spots"):
         stmcdi.select_hvg(stmcdi.normalize(raw))
+
+
+def panel(n_genes: int) -> ad.AnnData:
+    """Counts of many rare genes, of one that is never seen and of one that is the same everywhere."""
+    random = np.random.default_rng(0)
+    counts = random.poisson(np.geomspace(0.01, 5, n_genes), (100, n_genes)).astype(np.float32)
+    counts[:, 0], counts[:, 1], counts[:, 2] = 0, 0, random.permutation(100) < 3
+    adata = ad.AnnData(sp.csr_matrix(counts))
+    adata.obsm["spatial"] = random.uniform(0, 1, (100, 2))
+    adata.layers["counts"], adata.obs["size_factor"] = adata.X.copy(), 1.0
+    return adata
+
+
+def test_a_small_panel_keeps_all_genes_seen_at_all_and_says_so(caplog):
+    adata = panel(400)
+    seen = (dense(adata.X) > 0).any(0)
+    chosen = stmcdi.select_hvg(adata)
+    assert list(chosen.var_names) == list(adata.var_names[seen]) and len(chosen.var_names) > 350
+    assert caplog.messages == [f"select-hvg: {seen.sum()} of 400 genes kept; left out: {(~seen).sum()} never seen"]
+    assert chosen.uns["stmcdi"]["select-hvg"]["parameters"]["min_spots"] == 0
+    assert stmcdi.select_hvg(adata, min_spots=0.05).n_vars == ((dense(adata.X) > 0).mean(0) >= 0.05).sum()
+
+
+def test_large_files_keep_1000_genes_or_all_on_demand(caplog):
+    adata = panel(1500)
+    share = (dense(adata.X) > 0).mean(0)
+    rare, never = ((share < 0.05) & (share > 0)).sum(), (share == 0).sum()
+    assert stmcdi.select_hvg(adata).n_vars == min(1000, (share >= 0.05).sum())
+    assert stmcdi.select_hvg(adata, n_genes="all").n_vars == (share > 0).sum()
+    caplog.clear()
+    assert stmcdi.select_hvg(adata, n_genes=20).n_vars == 20
+    less = 1500 - 20 - rare - never
+    assert caplog.messages == [
+        f"select-hvg: 20 of 1500 genes kept; left out: {never} never seen, {rare} seen in less than 0.05 of the spots, "
+        f"{less} that vary less"
+    ]
+    assert stmcdi.select_hvg(adata, n_genes=1100, min_spots=0).n_vars == 1100
+    with pytest.raises(InputError, match="a number or all, found `most`"):
+        stmcdi.select_hvg(adata, n_genes="most")
+
+
+@pytest.mark.parametrize("step", ["select-hvg", "run"])
+def test_a_number_or_all_from_the_command_line_or_a_file(step, refused, tmp_path):
+    words = [step, tmp_path / "in.h5ad", tmp_path / "out.h5ad"]
+    assert "'some' is neither a valid integer nor all" in refused(*words, "--n-genes", "some")
+    assert "no such file" in refused(*words, "--n-genes", "all", "--min-spots", "0", "--ignore-missing-genes")
+    (tmp_path / "options.yaml").write_text("n-genes: all\nmin-spots: 0\n")
+    assert "no such file" in refused(*words, "--config", tmp_path / "options.yaml")
+
+
+def test_names_that_are_not_in_the_data_are_left_out_on_demand(normalized, caplog, refused, h5ad, tmp_path):
+    chosen = stmcdi.select_hvg(normalized, genes=["ACTB", "gene_2", "GAPDH"], ignore_missing_genes=True)
+    assert list(chosen.var_names) == ["gene_2"]
+    assert caplog.messages[0] == "select-hvg: left out of the panel, since not in the data: ACTB, GAPDH"
+    assert caplog.messages[1].endswith("not in the panel")
+    with pytest.raises(InputError, match="gene of the panel in the data, found none"):
+        stmcdi.select_hvg(normalized, genes=["ACTB"], ignore_missing_genes=True)
+    (tmp_path / "panel.txt").write_text("ACTB\ngene_2\n")
+    line = refused("select-hvg", h5ad(normalized), tmp_path / "out.h5ad", "--genes", tmp_path / "panel.txt")
+    assert line.endswith("did not find ACTB; correct it, or leave these out (--ignore-missing-genes)")

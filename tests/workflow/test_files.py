@@ -24,6 +24,7 @@ OPTION_OF = {  # parameter: command and option
     "layer": ("normalize", "layer"),
     "log": ("normalize", "log"),
     "skip_normalize": ("normalize", "skip"),
+    "round": ("normalize", "round"),
     "hvg_method": ("select-hvg", "method"),
     "n_genes": ("select-hvg", "n_genes"),
     "min_spots": ("select-hvg", "min_spots"),

@@ -9,8 +9,8 @@ import yaml
 CHOSEN = {  # every parameter of the schema that is not about this run alone
     "input": "samples.csv", "outdir": "out", "evaluate": True, "save_intermediates": True, "publish_dir_mode": "copy",
     "keep_going": False,
-    "layer": "counts", "log": False, "skip_normalize": True,
-    "hvg_method": "cv", "n_genes": 30, "min_spots": 0.1,
+    "layer": "counts", "log": False, "skip_normalize": True, "round": True,
+    "hvg_method": "cv", "n_genes": "all", "min_spots": 0.1,
     "graph_method": "radius", "n_neighbors": 4, "radius": 120.5, "n_rings": 2, "fraction": 0.3,
     "preset": "paper", "epochs": 7, "batch_size": 12, "device": "cpu", "target": "zeros", "n_samples": 9,
     "sampler": "ddim", "n_steps": 6, "impute_batch_size": 99, "impute_shards": 2, "seed": 3,
@@ -68,7 +68,8 @@ def test_every_parameter_of_the_schema_is_given(root):
 @pytest.mark.parametrize("way", WAYS[1:])
 def test_arguments_are_the_same_however_parameters_are_given(commands, way):
     assert commands[way] == commands["typed"]
-    assert commands[way]["STMCDI:STMCDI_NORMALIZE"] == "--layer counts --no-log --skip\n"
+    assert commands[way]["STMCDI:STMCDI_SELECT_HVG"] == "--method cv --min-spots 0.1 --n-genes all\n"
+    assert commands[way]["STMCDI:STMCDI_NORMALIZE"] == "--layer counts --no-log --skip --round\n"
 
 
 def test_a_value_typed_as_text_is_checked_by_its_type(nextflow, root, tmp_path, samplesheet):

@@ -23,7 +23,7 @@ FAULTS = {  # parameters beside --input, as Nextflow parsed them: how the refusa
     "outdir: 2024": "null",
     "n_genes: '0'": "--n_genes must be at least 1, not 0",  # as text, which Nextflow hands over from 26.04 on
     "evaluate: 'true', fraction: '0.1'": "null",
-    "n_genes: 'many'": "--n_genes needs an integer, not 'many'",
+    "n_genes: 'many'": "--n_genes needs an integer or all, not 'many'",
     "n_genes: 0": "--n_genes must be at least 1, not 0",
     "preset: 'big'": "--preset must be one of default, paper, not 'big'",
     "evaluate: 'yes'": "--evaluate needs a boolean, not 'yes'",

@@ -249,10 +249,11 @@ class SpatialFactorModel:
         signs = torch.sign((basis @ right.T).sum(0))
         self.loadings = torch.zeros(tissue.n_genes, self.rank + 1)
         self.loadings_cov = torch.zeros(tissue.n_genes, self.rank + 1, self.rank + 1)
-        self.psi = torch.ones(tissue.n_genes)
-        self.innovation = torch.ones(self.rank)
+        self.psi, self.innovation = torch.ones(tissue.n_genes), torch.ones(self.rank)
         self._alpha = torch.ones(self.rank + 1)
-        return (left * signs)[:, : self.rank] * np.sqrt(tissue.n_spots)
+        latents = (left * signs)[:, : self.rank] * np.sqrt(tissue.n_spots)
+        absent = self.rank - latents.shape[1]  # where there are fewer spots than latents; these stay at 0
+        return nn.functional.pad(latents, (0, absent)) if absent else latents
 
     def _update_loadings(self, blocks: Iterable, latents: LatentPosterior) -> None:
         """Posterior of the loadings given the latents; then maximum-likelihood alpha and psi."""

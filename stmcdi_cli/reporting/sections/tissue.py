@@ -148,7 +148,9 @@ def _gene_maps(
 ) -> dict[str, Any]:
     """Numbers and maps of one gene; both maps of expression have the same colour scale."""
     row: Any = found.genes.loc[gene]
-    top = max(float(np.quantile(np.concatenate([before[seen], after]), 0.99)), 1e-6)
+    known = np.isfinite(after)
+    shown = np.concatenate([before[seen], after[known]])
+    top = max(float(np.quantile(shown, 0.99)) if shown.size else 0.0, 1e-6)
     most = max(float(np.quantile(spread[filled], 0.99)) if filled.any() else 0.0, 1e-6)
     measured = "measured_r" in found.genes and np.isfinite(row["measured_r"])
     return {
@@ -159,6 +161,6 @@ def _gene_maps(
         "measured_r": float(row["measured_r"]) if measured else None,
         "n_hidden": int(row["n_hidden"]) if measured else 0,
         "before": draw(layout, before, seen, "expression", (0, top), f"{gene}: measured"),
-        "after": draw(layout, after, np.ones_like(seen), "expression", (0, top), f"{gene}: imputed"),
+        "after": draw(layout, after, known, "expression", (0, top), f"{gene}: imputed"),
         "uncertainty": draw(layout, spread, filled, "spread", (0, most), f"{gene}: uncertainty"),
     }

@@ -1,0 +1,222 @@
+"""Where a file has its counts, and what is done with counts that are not whole numbers."""
+
+import logging
+import shlex
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import scipy.sparse as sp
+
+from stmcdi_cli import anndata_keys as keys
+from stmcdi_cli import validation
+from stmcdi_cli.errors import InputError, OptionError
+from stmcdi_cli.io.h5ad import matrices, shallow_copy
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+logger = logging.getLogger(__name__)
+
+RAW = "raw"
+"""What stands for ``adata.raw`` where the name of a layer is asked for and no layer has this name."""
+ROUNDING_ERROR = 1e-3
+"""Values this near to a whole number are that number: a program has scaled counts and scaled them back."""
+MOST_VALUES = 10**6
+"""Values of a matrix that are looked at to see whether they are whole."""
+_STREAM = 1 << 21  # of the keyed numbers that round; larger than any stream of the model
+
+
+class Source(NamedTuple):
+    """The counts of a tissue.
+
+    Attributes
+    ----------
+    adata
+        The tissue; with the genes of ``.raw`` where the counts are those.
+    matrix
+        Its counts, spots x genes, in memory or on disk.
+    where
+        What messages call the matrix, such as ``layers['counts']``.
+    """
+
+    adata: "AnnData"
+    matrix: Any
+    where: str
+
+
+def check_options(*, skip: bool, round: bool) -> None:
+    """Refuse to keep values as they are and to round them."""
+    if skip and round:
+        raise OptionError("expected either `skip` or `round`, found both; leave one out")
+
+
+def find_counts(adata: "AnnData", layer: str | None, step: str) -> Source:
+    """Find the counts: in ``X``, in a layer, or (``layer`` is "raw", and no layer is called so) in ``.raw``.
+
+    Raises
+    ------
+    InputError
+        They are not there.
+    """
+    if layer is not None and layer in adata.layers:
+        return Source(adata, adata.layers[layer], f"layers['{layer}']")
+    if layer == RAW and adata.raw is not None:
+        found = _with_genes_of_raw(adata, step)
+        return Source(found, found.X, ".raw")
+    if layer is not None:
+        raise InputError(
+            f"expected counts in layers['{layer}'], found only {validation.first_few(_all_names(adata))}; "
+            "correct --layer"
+        )
+    if adata.X is None:
+        raise InputError(f"expected counts in X, found no X; {_advice(adata, None)}")
+    return Source(adata, adata.X, "X")
+
+
+def _all_names(adata: "AnnData") -> list[str]:
+    return [*_layer_names(adata), *([".raw"] if adata.raw is not None else [])]
+
+
+def _layer_names(adata: "AnnData") -> list[str]:
+    return [name for name in matrices(adata) if name not in (keys.X, keys.RAW_X)]
+
+
+def _with_genes_of_raw(adata: "AnnData", step: str) -> "AnnData":
+    """Give a tissue of the genes and values of ``.raw``; what has the genes of ``X`` is left out where they differ."""
+    raw = adata.raw
+    if raw.var_names.equals(adata.var_names):
+        columns = [name for name in adata.var if name not in raw.var]
+        varm = {**adata.varm, **raw.varm}
+        return shallow_copy(adata, X=raw.X, var=raw.var.join(adata.var[columns]), varm=varm, raw=None)
+    if keys.MISSING in adata.layers:
+        raise InputError(
+            f"layers['{keys.MISSING}'] is for the {adata.n_vars} genes of X, and .raw has {raw.n_vars}; "
+            "mark missing entries of .raw as NaN, and remove the layer"
+        )
+    left_out = ["X", *(f"var['{name}']" for name in adata.var if name not in raw.var)]
+    left_out += [f"layers['{name}']" for name in _layer_names(adata)]
+    left_out += [f"{part}['{name}']" for part in ("varm", "varp") for name in getattr(adata, part)]
+    logger.info(
+        "%s: %d genes of .raw, where X has %d; left out, since they are for the genes of X: %s",
+        step,
+        raw.n_vars,
+        adata.n_vars,
+        ", ".join(left_out),
+    )
+    changed = {"X": raw.X, "var": raw.var.copy(), "varm": dict(raw.varm), "varp": {}, "layers": {}, "raw": None}
+    found = shallow_copy(adata, **changed)
+    validation.check(found)
+    return found
+
+
+def whole_counts(values: sp.csr_matrix, first_spot: int = 0, *, at_random: bool = False) -> sp.csr_matrix:
+    """Round values, where they may be rounded; others stay.
+
+    Values within `ROUNDING_ERROR` of a whole number become that number. With ``at_random`` every other value v becomes
+    the whole number above it with the probability v - floor(v), else the one below: the expected value is v, so that
+    the sums over genes and spots are kept, on average. Rounding to the nearest number would make 0 of a gene that has
+    0.3 everywhere. The choice depends on the positions of the spot and the gene alone.
+
+    Parameters
+    ----------
+    values
+        Finite values of some spots, CSR float32, spots x genes.
+    first_spot
+        Position of the first of them in the tissue.
+    at_random
+        Round those far from whole numbers as well.
+    """
+    whole = np.rint(values.data)
+    with np.errstate(invalid="ignore"):  # infinite ones, which others refuse
+        distance = np.abs(values.data - whole)
+    if not distance.any():
+        return values
+    data = np.where(distance <= ROUNDING_ERROR, whole, values.data)
+    far = np.flatnonzero(distance > ROUNDING_ERROR)
+    if at_random and far.size:
+        from stmcdi_cli.model.diffusion import keyed_noise
+
+        spots = np.arange(values.shape[0])
+        row = np.repeat(spots, np.diff(values.indptr))[far]
+        uniform = keyed_noise.uniform(0, first_spot + spots, np.array([0]), _STREAM, values.shape[1])[0]
+        below = np.floor(data[far])
+        data[far] = below + (uniform[row, values.indices[far]] < data[far] - below)
+    rounded = sp.csr_matrix((data, values.indices.copy(), values.indptr.copy()), shape=values.shape)
+    rounded.eliminate_zeros()
+    return rounded
+
+
+def n_fractions(values: sp.csr_matrix) -> int:
+    """Give the number of values that are not whole."""
+    return int(np.count_nonzero(values.data != np.rint(values.data)))
+
+
+def check_whole(values: sp.csr_matrix, source: Source) -> None:
+    """Refuse values that are not whole numbers; say where whole ones are, or what else can be done.
+
+    Raises
+    ------
+    InputError
+        Some value is not whole.
+    """
+    if not validation.is_counts(values):
+        example = values.data[values.data != np.rint(values.data)][0]
+        raise InputError(
+            f"expected whole counts in {source.where}, found {example:g}; {_advice(source.adata, source.where)}"
+        )
+
+
+def log_rounded(step: str, where: str, n_values: int, *, at_random: bool) -> None:
+    """Say how many values were rounded, if any."""
+    if n_values and at_random:
+        logger.info("%s: %d values in %s were not whole, and were rounded up or down at random", step, n_values, where)
+    elif n_values:
+        logger.info(
+            "%s: %d values in %s were within %g of whole counts, and were rounded",
+            step,
+            n_values,
+            where,
+            ROUNDING_ERROR,
+        )
+
+
+def some_values(matrix: Any) -> sp.csr_matrix:
+    """First values of a matrix, on disk or in memory, without zeros and NaN; in one row."""
+    if sp.issparse(matrix) or hasattr(matrix, "group"):
+        values = (matrix.data if sp.issparse(matrix) else matrix.group["data"])[:MOST_VALUES]
+    else:
+        values = np.asarray(matrix[: 1 + MOST_VALUES // max(1, matrix.shape[1])]).ravel()
+    values = values[(values != 0) & ~np.isnan(values)]
+    return sp.csr_matrix(values.reshape(1, -1))
+
+
+def _advice(adata: "AnnData", where: str | None) -> str:
+    """What to do: take the whole counts that the file has elsewhere than at ``where``, or values that are not whole."""
+    if where is None:
+        otherwise = "write the file again, with counts in X"
+    else:
+        otherwise = "round corrected counts at random (--round), or use values as they are (--skip)"
+    return next(_whole_elsewhere(adata, where), otherwise)
+
+
+def _whole_elsewhere(adata: "AnnData", where: str | None) -> Iterator[str]:
+    """Name matrices that hold whole counts, and how to take them."""
+    for name in sorted(_layer_names(adata), key=lambda name: name != keys.COUNTS):
+        place = f"layers['{name}']"
+        if place != where and name != keys.MISSING and _holds_counts(adata.layers[name]):
+            yield f"{place} holds whole counts: --layer {shlex.quote(name)}"
+    if where != ".raw" and adata.raw is not None and RAW not in adata.layers and _holds_counts(adata.raw.X):
+        yield f".raw holds whole counts: --layer {RAW}"
+    if where not in ("X", None) and adata.X is not None and _holds_counts(adata.X):
+        yield "X holds whole counts: leave out --layer"
+
+
+def _holds_counts(matrix: Any) -> bool:
+    """Whether the first values of a matrix are counts."""
+    if matrix.dtype.kind not in "iuf":
+        return False
+    values = some_values(matrix)
+    if not values.nnz or not np.isfinite(values.data).all() or values.data.min() < 0:
+        return False
+    return validation.is_counts(whole_counts(values))
