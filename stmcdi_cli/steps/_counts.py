@@ -86,9 +86,8 @@ def _with_genes_of_raw(adata: "AnnData", step: str) -> "AnnData":
     """Give a tissue of the genes and values of ``.raw``; what has the genes of ``X`` is left out where they differ."""
     raw = adata.raw
     if raw.var_names.equals(adata.var_names):
-        columns = [name for name in adata.var if name not in raw.var]
-        varm = {**adata.varm, **raw.varm}
-        return shallow_copy(adata, X=raw.X, var=raw.var.join(adata.var[columns]), varm=varm, raw=None)
+        var = raw.var.assign(**{name: adata.var[name].array for name in adata.var if name not in raw.var})
+        return shallow_copy(adata, X=raw.X, var=var, varm={**adata.varm, **raw.varm}, raw=None)
     if keys.MISSING in adata.layers:
         raise InputError(
             f"layers['{keys.MISSING}'] is for the {adata.n_vars} genes of X, and .raw has {raw.n_vars}; "
@@ -150,6 +149,35 @@ def whole_counts(values: sp.csr_matrix, first_spot: int = 0, *, at_random: bool 
 def n_fractions(values: sp.csr_matrix) -> int:
     """Give the number of values that are not whole."""
     return int(np.count_nonzero(values.data != np.rint(values.data)))
+
+
+def check_values(values: sp.csr_matrix, source: Source) -> None:
+    """Refuse infinite or negative values; say where whole counts are, if there are any.
+
+    Raises
+    ------
+    InputError
+        Some value cannot be a count.
+    """
+    if values.nnz and values.data.min() < 0:
+        elsewhere = next(_whole_elsewhere(source.adata, source.where), None)
+        if elsewhere:
+            lowest = values.data.min()
+            raise InputError(f"expected no negative value in {source.where}, found {lowest:g}; {elsewhere}")
+    validation.values(values, source.where)
+
+
+def check_some(n_values: int, source: Source) -> None:
+    """Refuse a matrix that is zero everywhere; say where whole counts are, if there are any.
+
+    Raises
+    ------
+    InputError
+        It is.
+    """
+    if not n_values:
+        elsewhere = next(_whole_elsewhere(source.adata, source.where), "check the steps that made this file")
+        validation.some_value(n_values, source.where, elsewhere)
 
 
 def check_whole(values: sp.csr_matrix, source: Source) -> None:

@@ -19,7 +19,7 @@ from stmcdi_cli.errors import InputError, in_file
 from stmcdi_cli.io.h5ad import open_h5ad
 from stmcdi_cli.io.output import atomic_file, check_output
 from stmcdi_cli.io.text import read_text
-from stmcdi_cli.steps._counts import check_options, check_whole, find_counts, some_values, whole_counts
+from stmcdi_cli.steps._counts import check_options, check_values, check_whole, find_counts, some_values, whole_counts
 
 REQUIRED = ("sample", "h5ad")
 COLUMNS = (*REQUIRED, "section_key", "group")
@@ -245,7 +245,7 @@ def _check_content(h5ad: str, section_key: str | None, layer: str | None, any_va
             if keys.MISSING in source.adata.layers:  # what is marked there may hold anything
                 return
             values = some_values(source.matrix)
-            validation.values(values, source.where)
+            check_values(values, source)
             if not any_value:
                 check_whole(whole_counts(values), source)
     except InputError as error:

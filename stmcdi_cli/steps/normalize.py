@@ -26,6 +26,8 @@ from stmcdi_cli.sparse import (
 from stmcdi_cli.steps._counts import (
     Source,
     check_options,
+    check_some,
+    check_values,
     check_whole,
     find_counts,
     log_rounded,
@@ -143,7 +145,7 @@ class _Counts:
         self.n_values = self.n_missing = self.n_nan = n_rounded = 0
         for rows in row_chunks(adata.shape):
             found, missing = self._visible(rows)
-            validation.values(found, source.where)
+            check_values(found, source)
             values = self._rounded(found, rows)
             if not skip:
                 check_whole(values, source)
@@ -153,7 +155,7 @@ class _Counts:
             self.gene_total = accumulate_by_column(self.gene_total, values.indices, values.data)
             self.n_values, self.n_missing = self.n_values + values.nnz, self.n_missing + missing.nnz
             self.n_nan += missing.nnz - missing_mask(adata, rows).nnz
-        validation.some_value(self.n_values, source.where, "name the layer with counts (--layer)")
+        check_some(self.n_values, source)
         log_rounded("normalize", source.where, n_rounded, at_random=at_random)
 
     def read(self, rows: slice) -> tuple[sp.csr_matrix, sp.csr_matrix]:

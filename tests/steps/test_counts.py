@@ -66,6 +66,13 @@ def test_a_refusal_says_where_whole_counts_are(command, in_layer, in_raw, h5ad, 
     )
 
 
+def test_scaled_values_and_nothing_but_zeros_say_it_as_well(in_layer, h5ad, refused, tmp_path):
+    for values, said in ((dense(in_layer.X) - 1, "no negative value in X, found -1"), (0 * in_layer.X, "found none")):
+        in_layer.X = values
+        line = refused("normalize", h5ad(in_layer), tmp_path / "out.h5ad")
+        assert said in line and line.endswith("; layers['counts'] holds whole counts: --layer counts")
+
+
 def test_from_a_file_in_scanpys_layout_to_a_report(in_layer, h5ad, cli, refused, few_masks, monkeypatch, tmp_path):
     """One command, which the first refusal spells out."""
     monkeypatch.setattr("stmcdi_cli.steps.train.train", partial(stmcdi.train, epochs=1))
