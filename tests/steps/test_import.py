@@ -45,6 +45,6 @@ def test_refusals(refused, tmp_path):
     out = tmp_path / "out.h5ad"
     assert "no such file" in refused("import", tmp_path / "none", out)
     (tmp_path / "empty").mkdir()
-    assert "neither Space Ranger's output" in refused("import", tmp_path / "empty", out)
+    assert "found a folder of none of them; give the folder that" in refused("import", tmp_path / "empty", out)
     with pytest.raises(InputError, match="expected `format` to be one of"):
-        stmcdi.import_(tmp_path / "empty", format="loom")
+        stmcdi.import_(tmp_path / "empty", format="rds")
