@@ -3,6 +3,7 @@
 The step is called ``import`` wherever a name may be a Python keyword, and ``import_`` where it may not.
 """
 
+import logging
 import os
 import warnings
 from pathlib import Path
@@ -21,6 +22,8 @@ from stmcdi_cli.sparse import to_csr
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+logger = logging.getLogger(__name__)
 
 FORMATS = ("auto", *BY_NAME)
 
@@ -71,7 +74,7 @@ def import_(
         raise InputError(f"{path}: no such file; check the path")
     reader = _reader(path) if format == "auto" else BY_NAME[format]
     given = None if coordinates is None else os.fspath(coordinates)
-    options = Options(coordinates=given, bin_um=bin_um, bin=bin, table=table, quiet=quiet)
+    options = Options(coordinates=given, bin_um=bin_um, bin=bin, table=table)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*names are not unique.*")  # they are made unique below
         adata, source, section_key = reader.read(path, options)
@@ -85,8 +88,13 @@ def import_(
     parameters = {"path": str(path), "format": reader.name, "coordinates": given, "table": table}
     bins = {"visium-hd": {"bin_um": bin_um}, "stereo-seq": {"bin": bin}}.get(reader.name, {})
     record(adata, "import", parameters | bins | {"section_key": section_key})
+    hint = validation.suggest_sections(adata, adata.obsm[keys.SPATIAL]) if section_key is None else None
+    if hint:
+        options.note(hint)
     if source.is_file():
         note_input("import", source, adata)
+    for note in options.notes if not quiet else ():
+        logger.info("import: %s", note)
     return adata
 
 

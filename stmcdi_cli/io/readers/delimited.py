@@ -117,7 +117,8 @@ def read_counts(path: Path, is_apart: Callable[[str], bool], named: bool = True)
             names = chunk[0].tolist() if named else list(map(str, range(len(rows), len(rows) + len(chunk))))
             rows += names
             if counted is None:
-                counted = [i for i in chunk.columns[first:] if not is_apart(columns[i]) and not _is_text(chunk[i])]
+                numbered = range(first, len(columns))
+                counted = [i for i in numbered if not is_apart(columns[i]) and not _is_text(chunk[i])]
             values = _numbers(path, chunk, counted, columns)
             with np.errstate(over="ignore"):
                 blocks.append(sp.csr_matrix(values, dtype=np.float32))
@@ -128,10 +129,9 @@ def read_counts(path: Path, is_apart: Callable[[str], bool], named: bool = True)
     if not blocks or counted is None:
         raise InputError(f"{path}: expected a table, found no rows; give the whole file")
     table = pd.concat(apart)
-    table.columns = pd.Index([columns[i] for i in table.columns], dtype=object)
-    numbered = pd.concat(apart_rows)
+    table.columns = pd.Index(np.array(columns, object)[table.columns.to_numpy(int)])
     counts = sp.vstack(blocks, format="csr")
-    return Delimited(rows, [columns[i] for i in counted], counts, table, numbered)
+    return Delimited(rows, [columns[i] for i in counted], counts, table, pd.concat(apart_rows))
 
 
 def read_frame(path: Path, named: bool = True) -> "DataFrame":

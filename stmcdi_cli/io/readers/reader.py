@@ -1,15 +1,12 @@
 """What a reader is: how a format is recognised, and how it is read."""
 
-import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from anndata import AnnData
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -26,15 +23,15 @@ class Options:
         Side of the bins of Stereo-seq, in spots of the chip.
     table
         Name of the table of a SpatialData store.
-    quiet
-        Say nothing.
+    notes
+        Lines on what was left out, renamed or chosen: said once the input has proved good.
     """
 
     coordinates: str | None = None
     bin_um: int = 16
     bin: int = 50
     table: str | None = None
-    quiet: bool = False
+    notes: list[str] = field(default_factory=list)
 
     @property
     def coordinates_file(self) -> Path | None:
@@ -42,9 +39,8 @@ class Options:
         return Path(self.coordinates) if self.coordinates and Path(self.coordinates).is_file() else None
 
     def note(self, text: str) -> None:
-        """Say in one line what was left out, renamed or chosen."""
-        if not self.quiet:
-            logger.info("import: %s", text)
+        """Add a line on what was left out, renamed or chosen."""
+        self.notes.append(text)
 
 
 class Reading(NamedTuple):
