@@ -67,6 +67,17 @@ def write_space_ranger(folder, kind="tissue_positions.csv"):
     return folder
 
 
+def write_mex(folder, names=("features.tsv", "barcodes.tsv", "matrix.mtx"), columns=3):
+    """The matrix as texts, as it is after unpacking."""
+    from scipy.io import mmwrite
+
+    folder.mkdir(exist_ok=True)
+    rows = [(f"ENSG{i:05d}", f"GENE{i}", "Gene Expression")[:columns] for i in range(N_GENES)]
+    (folder / names[0]).write_text("".join("\t".join(row) + "\n" for row in rows))
+    (folder / names[1]).write_text("".join(f"ACGT{i:04d}-1\n" for i in range(N_SPOTS)))
+    mmwrite(folder / names[2], sp.coo_matrix(COUNTS.T))
+
+
 def table_of_counts():
     return pd.DataFrame(COUNTS, [f"s{i}" for i in range(N_SPOTS)], [f"g{i}" for i in range(N_GENES)])
 

@@ -49,13 +49,17 @@ def unpacked(path: Path) -> Iterator[Path]:
             members = [member for member in archive.infolist() if not member.is_dir()]
             size = sum(member.file_size for member in members)
             if len(members) > safety.MAX_OBJECTS * 10 or size > safety.MAX_RATIO * path.stat().st_size:
-                raise InputError(f"{path}: expected a store, found {len(members)} files of {size} bytes in the archive")
+                raise InputError(
+                    f"{path}: expected a zarr store, found {len(members)} files of {size} bytes in it; unpack it"
+                )
             if size > shutil.disk_usage(folder).free:
                 raise InputError(f"{path}: {size / 2**30:.1f} GiB do not fit in {folder}; set TMPDIR to a larger disk")
             for member in members:
                 parts = PurePosixPath(member.filename).parts
                 if ".." in parts or PurePosixPath(member.filename).is_absolute():
-                    raise InputError(f"{path}: expected files within the archive, found {ascii(member.filename)[:60]}")
+                    raise InputError(
+                        f"{path}: expected files within the archive, found {ascii(member.filename)[:60]}; make it again"
+                    )
                 archive.extract(member, folder)
             top = _top(archive)
         yield Path(folder) / top if top else Path(folder)

@@ -194,7 +194,7 @@ def _chunks(path: Path, named: bool, whole: bool = False) -> "Iterator[tuple[lis
     if len(second) == len(columns) + 1:  # as R writes a table with names of rows
         columns = ["", *columns]
     if len(columns) < 2:
-        raise InputError(f"{path}: expected columns separated by commas, semicolons or tabs, found one column")
+        raise InputError(f"{path}: expected columns separated by commas, semicolons or tabs, found one; write it so")
     decimal = "," if mark == ";" and any("," in cell for cell in second) else "."
     rows = max(1, CHUNK_ENTRIES // len(columns))
     with open_text(path) as file, warnings.catch_warnings():

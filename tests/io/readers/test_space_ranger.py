@@ -10,7 +10,7 @@ import scanpy as sc
 import scipy.io
 import scipy.sparse as sp
 from helpers import dense
-from platforms import COUNTS, N_GENES, N_SPOTS, positions, write_matrix, write_space_ranger
+from platforms import COUNTS, N_GENES, N_SPOTS, positions, write_matrix, write_mex, write_space_ranger
 
 import stmcdi_cli as stmcdi
 
@@ -145,15 +145,6 @@ def test_gzipped_positions_with_or_without_header(header, space_ranger):
     (folder / "spatial" / "tissue_positions.csv").unlink()
     positions().to_csv(folder / "spatial" / "tissue_positions_list.csv.gz", index=False, header=header)
     same_counts(folder)
-
-
-def write_mex(folder, names=("features.tsv", "barcodes.tsv", "matrix.mtx"), columns=3):
-    """The matrix as texts, as it is after unpacking."""
-    folder.mkdir(exist_ok=True)
-    rows = [(f"ENSG{i:05d}", f"GENE{i}", "Gene Expression")[:columns] for i in range(N_GENES)]
-    (folder / names[0]).write_text("".join("\t".join(row) + "\n" for row in rows))
-    (folder / names[1]).write_text("".join(f"ACGT{i:04d}-1\n" for i in range(N_SPOTS)))
-    scipy.io.mmwrite(folder / names[2], sp.coo_matrix(COUNTS.T))
 
 
 @pytest.mark.parametrize("names", ["features.tsv", "genes.tsv"])

@@ -55,7 +55,7 @@ def test_refusals(refused, tmp_path):
     xy.write_text("name,a,b,c\ns0,1,2,3\n")
     assert "expected columns x and y, found a, b, c" in refused("import", counted, out, "--coordinates", xy)
     xy.write_text("name\ns0\n")
-    assert "expected columns separated by commas, semicolons or tabs, found one column" in refused(
+    assert "expected columns separated by commas, semicolons or tabs, found one; write it so" in refused(
         "import", counted, out, "--coordinates", xy
     )
     table = table_of_counts().assign(x=1.0, y=2.0).astype(object)
