@@ -172,7 +172,7 @@ def suggest_sections(adata: "AnnData", xy: np.ndarray) -> str | None:
     column = next((name for name in SECTION_NAMES if name in adata.obs and 1 < adata.obs[name].nunique()), None)
     if column is not None:
         where = f"obs['{column}'] has {adata.obs[column].nunique()} values"
-        advice = f"if these are sections, give --section-key {column}, or edges join one to another"
+        advice = f"if these have coordinates of their own, give --section-key {column}, or edges join one to another"
         return f"{again} spots lie where another one is, and {where}; {advice}" if again else f"{where}; {advice}"
     if not again:
         return None

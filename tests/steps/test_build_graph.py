@@ -216,7 +216,7 @@ def test_an_obvious_column_of_sections_is_suggested(column, caplog):
     raw = make_raw()
     raw.obs = raw.obs.rename(columns={"section": column})
     stmcdi.build_graph(raw)
-    advice = f"if these are sections, give --section-key {column}, or edges join one to another"
+    advice = f"if these have coordinates of their own, give --section-key {column}, or edges join one to another"
     assert caplog.messages == [f"build-graph: obs['{column}'] has 2 values; {advice}"]
     caplog.clear()
     stmcdi.build_graph(raw, section_key=column)

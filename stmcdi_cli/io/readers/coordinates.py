@@ -34,6 +34,7 @@ PLACES = (
     ("pixel_x", "pixel_y"),
     ("x_pixel", "y_pixel"),
     ("x_coord", "y_coord"),
+    ("xcoord", "ycoord"),
     ("coord_x", "coord_y"),
     ("spatial_x", "spatial_y"),
     ("sdimx", "sdimy"),

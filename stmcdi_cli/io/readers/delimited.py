@@ -131,7 +131,7 @@ def read_counts(path: Path, is_apart: Callable[[str], bool], named: bool = True)
     table = pd.concat(apart)
     table.columns = pd.Index(np.array(columns, object)[table.columns.to_numpy(int)])
     counts = sp.vstack(blocks, format="csr")
-    return Delimited(rows, [columns[i] for i in counted], counts, table, pd.concat(apart_rows))
+    return Delimited(rows, [columns[i] for i in counted], counts, _plain(table), pd.concat(apart_rows))
 
 
 def read_frame(path: Path, named: bool = True) -> "DataFrame":
@@ -148,11 +148,11 @@ def read_frame(path: Path, named: bool = True) -> "DataFrame":
         raise InputError(f"{path}: no such file; check the path")
     if path.suffix == ".parquet":
         frame = read_parquet(path)
-        return frame.set_index(frame.columns[0]).rename(index=_text) if named else frame
+        return _plain(frame.set_index(frame.columns[0]).rename(index=_text) if named else frame)
     with _reading(path), _chunks(path, named, whole=True) as (columns, chunks):
         frame = next(iter(chunks))
     frame.columns = pd.Index(columns, dtype=object)
-    frame = frame.loc[:, ~frame.columns.duplicated()]
+    frame = _plain(frame.loc[:, ~frame.columns.duplicated()])
     return frame.set_index(columns[0]) if named else frame
 
 
@@ -165,6 +165,15 @@ def read_parquet(path: Path) -> "DataFrame":
             return pd.read_parquet(path)
         except ImportError as error:
             raise InputError(f"{path}: reading parquet needs pyarrow; pip install 'stmcdi[parquet]'") from error
+
+
+def _plain(frame: "DataFrame") -> "DataFrame":
+    """Give columns of numbers and of text only: h5ad holds no other."""
+    frame = frame.copy()
+    for name, kind in frame.dtypes.items():
+        if getattr(kind, "kind", "O") not in "biuf":
+            frame[name] = frame[name].astype(object).map(_text, na_action="ignore")
+    return frame
 
 
 def _text(name: object) -> str:

@@ -11,6 +11,7 @@ from stmcdi_cli import validation
 from stmcdi_cli.errors import InputError, in_file
 from stmcdi_cli.io.readers import matrix_10x
 from stmcdi_cli.io.readers.delimited import open_text, read_parquet
+from stmcdi_cli.io.readers.hdf5 import root_names
 from stmcdi_cli.io.readers.reader import Options, Reading
 from stmcdi_cli.io.text import read_text
 
@@ -82,6 +83,8 @@ def _output(matrix: Path) -> Output | None:
     for ending in (*(f"{known}.h5" for known in MATRICES), "feature_bc_matrix.h5", *matrix_10x.MEX_MATRIX):
         if name.endswith(ending):
             return Output(matrix, matrix.parent, name.removesuffix(ending))
+    if name.endswith(".h5") and root_names(matrix) == {"matrix"}:  # under any name
+        return Output(matrix, matrix.parent, "")
     return None
 
 
@@ -162,8 +165,8 @@ def _place(adata: "AnnData", path: Path) -> None:
         )
     place = positions.loc[adata.obs_names]
     for column in COLUMNS[:3]:
-        adata.obs[column] = place[column].to_numpy().astype(int)
-    adata.obsm[keys.SPATIAL] = place[["pxl_col_in_fullres", "pxl_row_in_fullres"]].to_numpy(np.float64)
+        adata.obs[column] = place[column].to_numpy()
+    adata.obsm[keys.SPATIAL] = place[["pxl_col_in_fullres", "pxl_row_in_fullres"]].to_numpy()
 
 
 def _read_positions(path: Path) -> "DataFrame":
@@ -180,7 +183,10 @@ def _read_positions(path: Path) -> "DataFrame":
                 table = pd.read_csv(file, header=0 if named else None, index_col=0, converters={0: str})
             if not named:
                 table.columns = COLUMNS
-        return table[COLUMNS].rename(index=str)
+        table = table[COLUMNS].rename(index=str)
+        if not table.index.is_unique:
+            raise ValueError(f"{table.index[table.index.duplicated()][0]} is in it several times")
+        return table.astype(dict.fromkeys(COLUMNS[:3], int) | dict.fromkeys(COLUMNS[3:], np.float64))
 
 
 def _picture(folder: Path, prefix: str) -> dict[str, Any] | None:

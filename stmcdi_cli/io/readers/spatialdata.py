@@ -36,7 +36,7 @@ def read(path: Path, options: Options) -> Reading:
             ) from error
         with archive.unpacked(path) as folder:
             with (
-                zarr.open_group(folder, path, "tables"),
+                zarr.open_group(folder, path, "tables" if (folder / "tables").is_dir() else "table"),
                 in_file(path, "cannot be read as SpatialData", "write it again with spatialdata"),
             ):
                 data = spatialdata.read_zarr(folder)

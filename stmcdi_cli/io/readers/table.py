@@ -54,7 +54,8 @@ def read(path: Path, options: Options) -> Reading:
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file; check the path")
-    table = read_counts(path, is_metadata)
+    given = set() if options.coordinates is None else set(options.coordinates.replace(" ", "").split(","))
+    table = read_counts(path, lambda name: is_metadata(name) or name in given)
     if not table.columns:
         raise InputError(f"{path}: expected genes, found only {validation.first_few(table.apart.columns)}; add them")
     adata = _turned(table, options) if _has_spots_in_columns(table, options) else _upright(table, options)

@@ -42,7 +42,8 @@ def kind(path: Path) -> str | None:
         except (ValueError, RecursionError):
             continue
         attributes |= content.get("attributes", content) if isinstance(content, dict) else {}
-    if "spatialdata_attrs" in attributes or {"tables", "shapes"} <= parts:
+    elements = {"shapes", "labels", "images", "points"} & parts
+    if "spatialdata_attrs" in attributes or ({"tables", "table"} & parts and elements):
         return "spatialdata"
     # Before version 0.8, anndata wrote no attributes at the top.
     return "zarr" if attributes.get("encoding-type") == "anndata" or {"obs", "var"} <= parts else None

@@ -16,7 +16,10 @@ def test_counts_and_cells(tmp_path, caplog):
     assert adata.obs_names[3] == "110883424764611924400221639916314253472"
     assert adata.obs["fov"].tolist() == [0] * 20 + [1] * 20 and adata.obs["volume"].iloc[5] == 100.5
     assert "import: left out 2 control probes and blanks: Blank-1, Blank-2" in caplog.messages
-    assert any("obs['fov'] has 2 values; if these are sections, give --section-key fov" in m for m in caplog.messages)
+    assert any(
+        "obs['fov'] has 2 values; if these have coordinates of their own, give --section-key fov" in m
+        for m in caplog.messages
+    )
 
 
 def test_files_with_the_names_of_a_run(tmp_path):

@@ -187,6 +187,10 @@ def test_refusals(space_ranger, refused, tmp_path):
     table = positions(0).iloc[1:]
     table.to_csv(folder / "spatial" / "tissue_positions.csv", index=False)
     assert "found none for ACGT0039-1; matrix and positions are of different runs" in refused("import", folder, out)
+    pd.concat([positions(), positions()[:1]]).to_csv(folder / "spatial" / "tissue_positions.csv", index=False)
+    assert "not a table of positions (ACGT0042-1 is in it several times)" in refused("import", folder, out)
+    positions().replace(507, "far").to_csv(folder / "spatial" / "tissue_positions.csv", index=False)
+    assert "not a table of positions (could not convert string to float: 'far'" in refused("import", folder, out)
     (folder / "spatial" / "tissue_positions.csv").write_text("a,b\n1,2\n")
     assert "not a table of positions" in refused("import", folder, out)
     shutil.rmtree(folder / "spatial")
@@ -202,3 +206,9 @@ def test_parquet_without_its_package_is_refused(space_ranger, monkeypatch, refus
     folder = space_ranger("tissue_positions.parquet")
     monkeypatch.setattr(pd, "read_parquet", absent)
     assert "pip install 'stmcdi[parquet]'" in refused("import", folder, tmp_path / "out.h5ad")
+
+
+def test_the_matrix_under_any_name(space_ranger):
+    folder = space_ranger()
+    rename(folder, filtered="counts.h5")
+    same_counts(folder / "counts.h5")

@@ -165,3 +165,19 @@ def test_a_large_table_is_read_a_few_rows_at_a_time(tmp_path, monkeypatch):
     counts = COUNTS.astype(float)
     counts[35, 3] = np.nan
     np.testing.assert_array_equal(dense(adata.X), counts)
+
+
+def test_columns_that_are_named_are_coordinates(tmp_path):
+    table_of_counts().assign(depth=1.5, width=np.arange(N_SPOTS), flag=True).to_csv(tmp_path / "counts.csv")
+    adata = stmcdi.import_(tmp_path / "counts.csv", coordinates="depth,width", quiet=True)
+    assert adata.obsm["spatial"][4].tolist() == [1.5, 4] and list(adata.obs) == ["depth", "width", "flag"]
+    np.testing.assert_array_equal(dense(adata.X), COUNTS)
+
+
+def test_columns_of_mixed_kinds_can_be_written(tmp_path, cli):
+    note = [True, None, "x", 3] * (N_SPOTS // 4)
+    table = table_of_counts().assign(x=1.0, y=np.arange(N_SPOTS), sample=note, region=[None] * N_SPOTS)
+    table.to_csv(tmp_path / "counts.csv")
+    assert cli("import", tmp_path / "counts.csv", tmp_path / "a.h5ad").exit_code == 0
+    obs = ad.read_h5ad(tmp_path / "a.h5ad").obs
+    assert obs["sample"].iloc[[0, 2, 3]].tolist() == ["True", "x", "3"] and obs["sample"].isna().iloc[1]
