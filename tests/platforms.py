@@ -31,6 +31,7 @@ def write_matrix(path, kinds=None):
         features["genome"] = np.array(["GRCh38"] * N_GENES, "S")
         features["_all_tag_keys"] = np.array(["genome"], "S")
         file.attrs["chemistry_description"] = "Spatial 3' v1"
+    return path
 
 
 def positions(extra=3):
@@ -76,6 +77,21 @@ def write_mex(folder, names=("features.tsv", "barcodes.tsv", "matrix.mtx"), colu
     (folder / names[0]).write_text("".join("\t".join(row) + "\n" for row in rows))
     (folder / names[1]).write_text("".join(f"ACGT{i:04d}-1\n" for i in range(N_SPOTS)))
     mmwrite(folder / names[2], sp.coo_matrix(COUNTS.T))
+
+
+def write_segmented(folder):
+    """``segmented_outputs``: every cell is a triangle, wound either way, with its centre at (number, 10)."""
+    folder.mkdir(parents=True)
+    with h5py.File(write_matrix(folder / "filtered_feature_cell_matrix.h5"), "r+") as file:
+        del file["matrix/barcodes"]
+        file["matrix/barcodes"] = np.array([f"cellid_{i + 1:09d}-1" for i in range(N_SPOTS)], "S")
+    features = []
+    for number in range(N_SPOTS, 0, -1):
+        ring = [[number - 1, 9], [number + 1, 9], [number, 12], [number - 1, 9]]
+        geometry = {"type": "Polygon", "coordinates": [ring if number % 2 else ring[::-1]]}
+        features.append({"type": "Feature", "geometry": geometry, "properties": {"cell_id": number}})
+    (folder / "cell_segmentations.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    return folder
 
 
 def table_of_counts():

@@ -14,6 +14,7 @@ FORMAT = click.Choice(
     [
         "auto",
         "visium-hd",
+        "visium-cells",
         "xenium",
         "space-ranger",
         "merscope",

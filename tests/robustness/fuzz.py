@@ -81,6 +81,7 @@ FOLDER = (mutants.mutate_folder,)
 READERS = (  # the same for what `import` reads
     (2, "xenium", FOLDER, "import {in}/xenium {out}/a.h5ad"),
     (1, "xenium_zarr", FOLDER, "import {in}/xenium_zarr {out}/a.h5ad"),
+    (1, "segmented", FOLDER, "import {in}/segmented {out}/a.h5ad"),
     (2, "merscope", FOLDER, "import {in}/merscope {out}/a.h5ad"),
     (2, "cosmx", FOLDER, "import {in}/cosmx {out}/a.h5ad"),
     (2, "chip.gem", TABLE, "import {in}/chip.gem {out}/a.h5ad --bin 4"),
@@ -99,6 +100,7 @@ def make_platforms(folder: Path) -> None:
 
     platforms.write_xenium(folder / "xenium", cells="csv")
     platforms.write_xenium(folder / "xenium_zarr", "zarr")
+    platforms.write_segmented(folder / "segmented")
     platforms.write_merscope(folder / "merscope")
     platforms.write_cosmx(folder / "cosmx")
     (folder / "chip.gem").write_bytes(gzip.decompress(platforms.write_gem(folder / "gz").read_bytes()))

@@ -31,6 +31,8 @@ def find(path: Path) -> Path | None:
             names = validation.first_few([file.name for file in found])
             raise InputError(f"{path}: expected one GEM file, found {names}; give one of them as INPUT")
         return found[0] if found else None
+    if not path.is_file():
+        return None
     return path if path.name.lower().endswith(ENDINGS) or _columns(path) is not None else None
 
 

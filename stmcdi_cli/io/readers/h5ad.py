@@ -7,8 +7,8 @@ from stmcdi_cli.io.readers.reader import Options, Reading
 
 
 def recognises(path: Path) -> bool:
-    """Whether a path may be h5ad: any file, for what is none is refused when it is read."""
-    return path.is_file()
+    """Whether a path may be h5ad: anything but a folder, for what is none is refused when it is read."""
+    return not path.is_dir()
 
 
 def read(path: Path, options: Options) -> Reading:

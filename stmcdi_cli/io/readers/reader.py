@@ -1,5 +1,6 @@
 """What a reader is: how a format is recognised, and how it is read."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,7 +37,7 @@ class Options:
     @property
     def coordinates_file(self) -> Path | None:
         """The table that ``--coordinates`` names, None where it names something within the input."""
-        return Path(self.coordinates) if self.coordinates and Path(self.coordinates).is_file() else None
+        return Path(self.coordinates) if self.coordinates and os.path.isfile(self.coordinates) else None
 
     def note(self, text: str) -> None:
         """Add a line on what was left out, renamed or chosen."""

@@ -135,10 +135,10 @@ def read(path: Path, options: Options) -> Reading:
     if not inside.all():
         options.note(f"left out {int((~inside).sum())} spots outside the tissue")
         adata = adata[inside].copy()
-    picture = _picture(positions.parent, output.prefix)
-    if picture:
+    images = picture(positions.parent, output.prefix)
+    if images:
         folder = output.folder.resolve()
-        adata.uns["spatial"] = {folder.parent.name if folder.name == "outs" else folder.name: picture}
+        adata.uns["spatial"] = {folder.parent.name if folder.name == "outs" else folder.name: images}
     return Reading(adata, output.matrix)
 
 
@@ -189,7 +189,7 @@ def _read_positions(path: Path) -> "DataFrame":
         return table.astype(dict.fromkeys(COLUMNS[:3], int) | dict.fromkeys(COLUMNS[3:], np.float64))
 
 
-def _picture(folder: Path, prefix: str) -> dict[str, Any] | None:
+def picture(folder: Path, prefix: str) -> dict[str, Any] | None:
     """Image and scale factors under squidpy's names; None where they, or Pillow, are absent."""
     try:
         from PIL import Image

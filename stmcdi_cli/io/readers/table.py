@@ -54,7 +54,7 @@ def read(path: Path, options: Options) -> Reading:
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file; check the path")
-    given = set() if options.coordinates is None else set(options.coordinates.replace(" ", "").split(","))
+    given = _named(options)
     table = read_counts(path, lambda name: is_metadata(name) or name in given)
     if not table.columns:
         raise InputError(f"{path}: expected genes, found only {validation.first_few(table.apart.columns)}; add them")
@@ -74,12 +74,17 @@ def _has_spots_in_columns(table: Delimited, options: Options) -> bool:
         known = set(coordinates.read_coordinates(options.coordinates_file).index)
         return known.isdisjoint(table.rows) and not known.isdisjoint(table.columns)
     if options.coordinates is not None:
-        return not set(options.coordinates.replace(" ", "").split(",")) <= set(table.apart.columns)
+        return _named(options) <= set(table.apart_rows.index)
     if coordinates.pair(table.apart.columns):
         return False
     if coordinates.pair(table.apart_rows.index):
         return True
     return _places(table.rows) is None and _places(table.columns) is not None
+
+
+def _named(options: Options) -> set[str]:
+    """Columns that ``--coordinates`` may name."""
+    return {name.strip() for name in (options.coordinates or "").split(",") if name.strip()}
 
 
 def _upright(table: Delimited, options: Options) -> "AnnData":

@@ -181,3 +181,11 @@ def test_columns_of_mixed_kinds_can_be_written(tmp_path, cli):
     assert cli("import", tmp_path / "counts.csv", tmp_path / "a.h5ad").exit_code == 0
     obs = ad.read_h5ad(tmp_path / "a.h5ad").obs
     assert obs["sample"].iloc[[0, 2, 3]].tolist() == ["True", "x", "3"] and obs["sample"].isna().iloc[1]
+
+
+def test_coordinates_that_are_nowhere_are_named_in_the_refusal(tmp_path, refused):
+    table_of_counts().to_csv(tmp_path / "counts.csv")
+    line = refused("import", tmp_path / "counts.csv", tmp_path / "a.h5ad", "--coordinates", "places.csv")
+    assert (
+        "expected places.csv to be a file, a key of obsm or columns of obs, found obsm with none and obs with" in line
+    )
