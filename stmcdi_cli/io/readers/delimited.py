@@ -126,7 +126,7 @@ def read_counts(path: Path, is_apart: Callable[[str], bool], named: bool = True)
             apart.append(others.set_axis(pd.Index(names, dtype=object)))
             known = np.array([is_apart(name) for name in names], bool)
             apart_rows.append(pd.DataFrame(values[known], index=np.array(names, object)[known]))
-    if not blocks or counted is None:
+    if not rows or counted is None:
         raise InputError(f"{path}: expected a table, found no rows; give the whole file")
     table = pd.concat(apart)
     table.columns = pd.Index(np.array(columns, object)[table.columns.to_numpy(int)])
@@ -200,7 +200,7 @@ def _chunks(path: Path, named: bool, whole: bool = False) -> "Iterator[tuple[lis
         cells = csv.reader(file, delimiter=mark)
         columns = next((row for row in cells if row and not row[0].startswith("#")), [])
         second = next(csv.reader([file.readline()], delimiter=mark), [])
-    if len(second) == len(columns) + 1:  # as R writes a table with names of rows
+    if len(second) == len(columns) + 1 and columns[0]:  # as R writes a table with names of rows
         columns = ["", *columns]
     if len(columns) < 2:
         raise InputError(f"{path}: expected columns separated by commas, semicolons or tabs, found one; write it so")

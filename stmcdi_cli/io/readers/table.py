@@ -55,7 +55,9 @@ def read(path: Path, options: Options) -> Reading:
     if not path.is_file():
         raise InputError(f"{path}: no such file; check the path")
     given = _named(options)
-    table = read_counts(path, lambda name: is_metadata(name) or name in given)
+    first = header(path)[:1]
+    named = not (first and first[0] in given or coordinates.is_coordinate("".join(first)))  # else written without names
+    table = read_counts(path, lambda name: is_metadata(name) or name in given, named)
     if not table.columns:
         raise InputError(f"{path}: expected genes, found only {validation.first_few(table.apart.columns)}; add them")
     adata = _turned(table, options) if _has_spots_in_columns(table, options) else _upright(table, options)

@@ -58,6 +58,11 @@ def test_refusals(refused, tmp_path):
     assert "expected columns separated by commas, semicolons or tabs, found one; write it so" in refused(
         "import", counted, out, "--coordinates", xy
     )
+    for text in (",x,y,g1\n", ",x,y,g1\n\n"):
+        counted.write_text(text)
+        assert "expected a table, found no rows; give the whole file" in refused("import", counted, out)
+    counted.write_text(",x,y,g1\na,1,2,3,4\nb,1,2,3,4\n")
+    assert "cannot be read as a table" in refused("import", counted, out)
     table = table_of_counts().assign(x=1.0, y=2.0).astype(object)
     table.iloc[3, 4] = "many"
     table.to_csv(counted)
@@ -189,3 +194,12 @@ def test_coordinates_that_are_nowhere_are_named_in_the_refusal(tmp_path, refused
     assert (
         "expected places.csv to be a file, a key of obsm or columns of obs, found obsm with none and obs with" in line
     )
+
+
+def test_a_table_without_names_of_spots(tmp_path):
+    table = table_of_counts()
+    table.insert(0, "x", 1.5)
+    table.assign(y=np.arange(N_SPOTS)).to_csv(tmp_path / "counts.csv", index=False)
+    adata = stmcdi.import_(tmp_path / "counts.csv", quiet=True)
+    np.testing.assert_array_equal(dense(adata.X), COUNTS)
+    assert adata.obsm["spatial"][4].tolist() == [1.5, 4] and adata.obs_names[4] == "4"
