@@ -55,8 +55,15 @@ def pair(columns: Iterable[str]) -> list[tuple[str, str]]:
 
 
 def is_coordinate(name: str) -> bool:
-    """Whether a column of that name holds coordinates."""
+    """Whether a column of that name may hold coordinates."""
     return name.lower() in {column.lower() for group in (*PLACES, *INDICES) for column in group}
+
+
+def columns_of(names: Iterable[str]) -> set[str]:
+    """Give the columns among some that hold coordinates: both of a pair must be there."""
+    known = {str(name).lower(): str(name) for name in names}
+    pairs = [{x.lower(), y.lower()} for x, y in (*PLACES, *INDICES)]
+    return {known[column] for both in pairs if both <= set(known) for column in both}
 
 
 def place(adata: "AnnData", path: Path, options: Options) -> None:

@@ -40,7 +40,7 @@ class Delimited(NamedTuple):
     apart
         Columns that hold no counts, for every row.
     apart_rows
-        Rows of ``counts`` whose names say that they hold no counts, with all digits.
+        Rows of ``counts`` whose names say that they may hold no counts, with all digits.
     """
 
     rows: list[str]
@@ -89,7 +89,9 @@ def separator(line: str) -> str:
     return best if cells(best) > 1 else " "
 
 
-def read_counts(path: Path, is_apart: Callable[[str], bool], named: bool = True) -> Delimited:
+def read_counts(
+    path: Path, is_apart: Callable[[str], bool], is_row_apart: Callable[[str], bool] | None = None, named: bool = True
+) -> Delimited:
     """Read a table of counts.
 
     Parameters
@@ -97,7 +99,9 @@ def read_counts(path: Path, is_apart: Callable[[str], bool], named: bool = True)
     path
         The table; the first line has the names of the columns.
     is_apart
-        Whether a column or row of that name holds no counts. Columns of text hold none either.
+        Whether a column of that name holds no counts. Columns of text hold none either.
+    is_row_apart
+        Whether a row of that name may hold no counts.
     named
         Whether the first column has the names of the rows.
 
@@ -124,7 +128,7 @@ def read_counts(path: Path, is_apart: Callable[[str], bool], named: bool = True)
                 blocks.append(sp.csr_matrix(values, dtype=np.float32))
             others = chunk.drop(columns=counted).iloc[:, first:]
             apart.append(others.set_axis(pd.Index(names, dtype=object)))
-            known = np.array([is_apart(name) for name in names], bool)
+            known = np.array([is_row_apart is not None and is_row_apart(name) for name in names], bool)
             apart_rows.append(pd.DataFrame(values[known], index=np.array(names, object)[known]))
     if not rows or counted is None:
         raise InputError(f"{path}: expected a table, found no rows; give the whole file")

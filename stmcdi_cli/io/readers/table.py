@@ -1,6 +1,7 @@
 """Read counts from a table of text: coordinates in columns, in a second table, or in names such as ``12x7``."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,7 +31,7 @@ METADATA = re.compile(
 """Names of columns about a spot, which are no genes; those of coordinates are in `coordinates`."""
 SECTION = "section"
 """Column of ``obs`` for the slides that the names of spots begin with."""
-_PLACE = re.compile(r"^(?:(.*)[_ ])?(-?\d+(?:\.\d+)?)x(-?\d+(?:\.\d+)?)$")
+_PLACE = re.compile(r"^(?:(.*)[_ :])?(-?\d+(?:\.\d+)?)x(-?\d+(?:\.\d+)?)$")
 
 
 def recognises(path: Path) -> bool:
@@ -41,9 +42,11 @@ def recognises(path: Path) -> bool:
     return name.endswith(ENDINGS) or (not name.endswith((".h5ad", ".h5")) and len(header(path)) > 2)
 
 
-def is_metadata(name: str) -> bool:
-    """Whether a column of that name is about the spot, and no gene."""
-    return METADATA.fullmatch(name) is not None or coordinates.is_coordinate(name)
+def about_spots(names: Iterable[str]) -> set[str]:
+    """Give the columns among some that are about the spots, and no genes: y and z alone are genes of flies."""
+    names = list(names)
+    known = coordinates.columns_of(names) | {name for name in names if METADATA.fullmatch(name)}
+    return known if known - {"z", "Z"} else set()
 
 
 def read(path: Path, options: Options) -> Reading:
@@ -54,10 +57,10 @@ def read(path: Path, options: Options) -> Reading:
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file; check the path")
-    given = _named(options)
-    first = header(path)[:1]
-    named = not (first and first[0] in given or coordinates.is_coordinate("".join(first)))  # else written without names
-    table = read_counts(path, lambda name: is_metadata(name) or name in given, named)
+    columns = header(path)
+    about = about_spots(columns) | _named(options)
+    unnamed = columns[:1] and columns[0] in coordinates.columns_of(columns) | _named(options)
+    table = read_counts(path, about.__contains__, lambda name: _may_be_about_spots(name, options), named=not unnamed)
     if not table.columns:
         raise InputError(f"{path}: expected genes, found only {validation.first_few(table.apart.columns)}; add them")
     adata = _turned(table, options) if _has_spots_in_columns(table, options) else _upright(table, options)
@@ -84,6 +87,11 @@ def _has_spots_in_columns(table: Delimited, options: Options) -> bool:
     return _places(table.rows) is None and _places(table.columns) is not None
 
 
+def _may_be_about_spots(name: str, options: Options) -> bool:
+    """Whether a row of that name is no gene, if the columns are spots and the other rows agree."""
+    return METADATA.fullmatch(name) is not None or coordinates.is_coordinate(name) or name in _named(options)
+
+
 def _named(options: Options) -> set[str]:
     """Columns that ``--coordinates`` may name."""
     return {name.strip() for name in (options.coordinates or "").split(",") if name.strip()}
@@ -103,9 +111,10 @@ def _turned(table: Delimited, options: Options) -> "AnnData":
     """Give a table whose columns are spots; columns of text are about the genes."""
     from anndata import AnnData
 
-    about = ~table.apart_rows.index.duplicated()
-    rows = table.apart_rows[about].T.set_axis(pd.Index(table.columns, dtype=object))
-    genes = np.array([not is_metadata(name) for name in table.rows], bool)
+    about = about_spots(table.rows) | (_named(options) & set(table.rows))
+    found = table.apart_rows[table.apart_rows.index.isin(list(about)) & ~table.apart_rows.index.duplicated()]
+    rows = found.T.set_axis(pd.Index(table.columns, dtype=object))
+    genes = np.array([name not in about for name in table.rows], bool)
     if len(rows.columns):
         options.note(f"rows that are no genes are in obs: {validation.first_few(rows.columns, 12)}")
     if len(table.apart.columns):

@@ -203,3 +203,14 @@ def test_a_table_without_names_of_spots(tmp_path):
     adata = stmcdi.import_(tmp_path / "counts.csv", quiet=True)
     np.testing.assert_array_equal(dense(adata.X), COUNTS)
     assert adata.obsm["spatial"][4].tolist() == [1.5, 4] and adata.obs_names[4] == "4"
+
+
+@pytest.mark.parametrize("way", ["spots in rows", "genes in rows"])
+def test_genes_of_flies_are_genes(way, tmp_path):
+    table = table_of_counts()
+    table.columns = ["y", "z", "w", *table.columns[3:]]
+    table.index = [f"{i % 8}x{i // 8}" for i in range(N_SPOTS)]
+    (table if way == "spots in rows" else table.T).to_csv(tmp_path / "counts.csv")
+    adata = stmcdi.import_(tmp_path / "counts.csv", quiet=True)
+    np.testing.assert_array_equal(dense(adata.X), COUNTS)
+    assert list(adata.var_names[:3]) == ["y", "z", "w"]
