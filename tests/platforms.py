@@ -152,7 +152,8 @@ def cell_name(number):
 def write_zarr_array(archive, name, values):
     """An array of zarr's format 2 in one chunk, not compressed."""
     shape = list(values.shape)
-    about = {"zarr_format": 2, "shape": shape, "chunks": shape, "dtype": values.dtype.str, "order": "C"}
+    kind = values.dtype.descr if values.dtype.names else values.dtype.str
+    about = {"zarr_format": 2, "shape": shape, "chunks": shape, "dtype": kind, "order": "C"}
     about |= {"compressor": None, "filters": None, "fill_value": None}
     archive.writestr(f"{name}/.zarray", json.dumps(about))
     archive.writestr(f"{name}/{'.'.join('0' * values.ndim)}", values.tobytes())

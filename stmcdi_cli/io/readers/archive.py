@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from stmcdi_cli.errors import InputError, in_file
 from stmcdi_cli.io import safety
+from stmcdi_cli.io.text import MAX_SIZE
 
 MARKS = ("zarr.json", ".zgroup", ".zattrs", ".zmetadata")
 """Files at the top of a store."""
@@ -19,17 +20,17 @@ def is_archive(path: Path) -> bool:
     return path.is_file() and path.name.lower().endswith(".zip") and zipfile.is_zipfile(path)
 
 
-def marks(path: Path) -> dict[str, bytes]:
-    """Give the files that say what a zipped store is, by their names within the store; none where it is no store."""
+def first_level(path: Path) -> tuple[list[str], set[str]]:
+    """Give the texts that say what a zipped store is, and the names at its top; none where it is no store."""
     try:
         with zipfile.ZipFile(path) as archive:
             top = _top(archive)
-            names = [name for name in archive.namelist() if name.startswith(top)]
-            small = [name for name in names if archive.getinfo(name).file_size < 2**24]
-            found = {name.removeprefix(top): archive.read(name) for name in small if name.endswith(MARKS[:3])}
+            names = [name.removeprefix(top) for name in archive.namelist() if name.startswith(top)]
+            texts = [name for name in MARKS[:3] if name in names and archive.getinfo(top + name).file_size < MAX_SIZE]
+            content = [archive.read(top + name).decode("utf-8", "replace") for name in texts]
     except Exception:  # noqa: BLE001 - a damaged archive raises many kinds
-        return {}
-    return found
+        return [], set()
+    return content, {name.partition("/")[0] for name in names}
 
 
 @contextmanager

@@ -21,9 +21,7 @@ THREADS = 2**30
 def kind(path: Path) -> str | None:
     """Give the format of a store by its top: ``zarr`` (AnnData), ``spatialdata``, or None if it is neither."""
     if archive.is_archive(path):
-        marks = archive.marks(path)
-        texts = [marks[name].decode("utf-8", "replace") for name in ("zarr.json", ".zattrs") if name in marks]
-        parts = {name.partition("/")[0] for name in marks}
+        texts, parts = archive.first_level(path)
     elif path.is_dir():
         texts = []
         for name in ("zarr.json", ".zattrs"):  # of zarr's formats 3 and 2
@@ -41,7 +39,8 @@ def kind(path: Path) -> str | None:
             content = json.loads(text)
         except (ValueError, RecursionError):
             continue
-        attributes |= content.get("attributes", content) if isinstance(content, dict) else {}
+        found = content.get("attributes", content) if isinstance(content, dict) else {}
+        attributes |= found if isinstance(found, dict) else {}
     elements = {"shapes", "labels", "images", "points"} & parts
     if "spatialdata_attrs" in attributes or ({"tables", "table"} & parts and elements):
         return "spatialdata"

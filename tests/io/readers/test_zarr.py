@@ -7,6 +7,7 @@ import anndata as ad
 import numpy as np
 import pytest
 from helpers import dense, make_raw
+from platforms import COUNTS, N_GENES, N_SPOTS, XY, write_zarr_array
 
 import stmcdi_cli as stmcdi
 
@@ -58,6 +59,20 @@ def test_a_store_of_before_anndata_wrote_attributes_at_the_top(store):
     for name in (".zattrs", ".zmetadata"):
         (store / name).unlink(missing_ok=True)
     np.testing.assert_array_equal(dense(stmcdi.import_(store).X), dense(make_raw().X))
+
+
+def test_frames_as_records_as_anndata_before_0_7_wrote_them(tmp_path):
+    obs = np.array([(f"s{i}".encode(), i % 2) for i in range(N_SPOTS)], [("index", "S5"), ("batch", "i1")])
+    var = np.array([(f"g{i}".encode(),) for i in range(N_GENES)], [("index", "S5")])
+    with zipfile.ZipFile(tmp_path / "old.zip", "w") as archive:
+        for name in ("", "obsm/"):
+            archive.writestr(f"{name}.zgroup", '{"zarr_format": 2}')
+        for name, values in {"X": COUNTS.astype("f4"), "obs": obs, "var": var, "obsm/spatial": XY}.items():
+            write_zarr_array(archive, name, values)
+    adata = stmcdi.import_(tmp_path / "old.zip")
+    np.testing.assert_array_equal(dense(adata.X), COUNTS)
+    np.testing.assert_array_equal(adata.obsm["spatial"], XY)
+    assert list(adata.obs_names[:2]) == ["s0", "s1"] and adata.obs["batch"].tolist() == [0, 1] * 20
 
 
 def test_archives_that_are_damaged_or_reach_out(store, refused, tmp_path):
