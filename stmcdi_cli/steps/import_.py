@@ -17,7 +17,7 @@ from stmcdi_cli.errors import InputError, in_file
 from stmcdi_cli.io.readers import coordinates as places
 from stmcdi_cli.io.readers.reader import Options, Reader
 from stmcdi_cli.io.readers.registry import BY_NAME, READERS
-from stmcdi_cli.provenance import note_input, record
+from stmcdi_cli.provenance import imported_section_key, note_input, record
 from stmcdi_cli.sparse import to_csr
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ def import_(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*names are not unique.*")  # they are made unique below
         adata, source, section_key = reader.read(path, options)
+    section_key = section_key or imported_section_key(adata)
     places.place(adata, path, options)
     _make_unique(adata, options)
     with in_file(path):

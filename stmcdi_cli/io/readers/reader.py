@@ -25,7 +25,7 @@ class Options:
     table
         Name of the table of a SpatialData store.
     notes
-        Lines on what was left out, renamed or chosen: said once the input has proved good.
+        Lines on what was left out, renamed or chosen; they are printed at the end, if the input is not refused.
     """
 
     coordinates: str | None = None

@@ -36,7 +36,7 @@ class Output(NamedTuple):
     folder
         Folder that the matrix, as a file or as a folder, is in.
     prefix
-        What stands before the usual names.
+        What the files' names have in front of the usual ones.
     """
 
     matrix: Path

@@ -88,7 +88,7 @@ def _has_spots_in_columns(table: Delimited, options: Options) -> bool:
 
 
 def _may_be_about_spots(name: str, options: Options) -> bool:
-    """Whether a row of that name is no gene, if the columns are spots and the other rows agree."""
+    """Whether a row of that name is no gene, where the columns are spots."""
     return METADATA.fullmatch(name) is not None or coordinates.is_coordinate(name) or name in _named(options)
 
 

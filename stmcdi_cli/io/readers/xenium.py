@@ -23,7 +23,7 @@ CELLS = ("cells.csv.gz", "cells.csv", "cells.parquet")
 
 
 def find(path: Path) -> tuple[Path, str] | None:
-    """Give the matrix, and what stands before its usual name; None where there is none."""
+    """Give the matrix, and what its name has in front of the usual one; None where there is none."""
     if path.name.endswith(MATRICES) and path.exists():
         return path, path.name[: path.name.rindex(MATRIX)]
     for folder in (path, path / "outs") if path.is_dir() else ():
@@ -77,5 +77,5 @@ def _read_zarr(path: Path, options: Options) -> "AnnData":
 
 
 def cell_name(number: int, suffix: int) -> str:
-    """Write a cell's number as the instrument's tables do: sixteen letters from a stand for hexadecimal digits."""
+    """Write a cell's number as the instrument's tables do: hexadecimal, with the letters a to p as digits."""
     return "".join(chr(ord("a") + int(digit, 16)) for digit in f"{number:08x}") + f"-{suffix}"

@@ -164,7 +164,7 @@ def test_the_texts_of_geo_without_a_folder_of_their_own(space_ranger):
     same_counts(folder)
 
 
-def test_other_features_are_left_out_aloud(space_ranger, caplog):
+def test_other_features_are_left_out_and_said(space_ranger, caplog):
     caplog.set_level("INFO")
     folder = space_ranger()
     write_matrix(folder / "filtered_feature_bc_matrix.h5", ["Gene Expression"] * 20 + ["Antibody Capture"] * 5)

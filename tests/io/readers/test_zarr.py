@@ -75,7 +75,7 @@ def test_frames_as_records_as_anndata_before_0_7_wrote_them(tmp_path):
     assert list(adata.obs_names[:2]) == ["s0", "s1"] and adata.obs["batch"].tolist() == [0, 1] * 20
 
 
-def test_archives_that_are_damaged_or_reach_out(store, refused, tmp_path):
+def test_archives_that_are_damaged_or_name_files_outside(store, refused, tmp_path):
     out = tmp_path / "a.h5ad"
     path = zipped(store, tmp_path / "raw.zarr.zip")
     content = path.read_bytes()
