@@ -10,6 +10,7 @@ from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import validation
 from stmcdi_cli.errors import InputError, in_file
 from stmcdi_cli.io.readers import archive, zarr
+from stmcdi_cli.io.readers.controls import without_controls
 from stmcdi_cli.io.readers.reader import Options, Reading
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def read(path: Path, options: Options) -> Reading:
             if options.coordinates is None and keys.SPATIAL not in adata.obsm:
                 section_key = _place(data, adata, path, options)
     adata.uns.pop("spatialdata_attrs", None)  # it points to shapes that the new file does not have
-    return Reading(adata, path, section_key)
+    return Reading(without_controls(adata, options), path, section_key)
 
 
 def _table(names: list[str], path: Path, wanted: str | None) -> str:

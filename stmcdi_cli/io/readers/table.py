@@ -12,6 +12,7 @@ from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import validation
 from stmcdi_cli.errors import InputError
 from stmcdi_cli.io.readers import coordinates
+from stmcdi_cli.io.readers.controls import without_controls
 from stmcdi_cli.io.readers.delimited import ENDINGS, Delimited, header, read_counts
 from stmcdi_cli.io.readers.reader import Options, Reading
 
@@ -64,6 +65,7 @@ def read(path: Path, options: Options) -> Reading:
     if not table.columns:
         raise InputError(f"{path}: expected genes, found only {validation.first_few(table.apart.columns)}; add them")
     adata = _turned(table, options) if _has_spots_in_columns(table, options) else _upright(table, options)
+    adata = without_controls(adata, options)
     slides = _place_by_name(adata, path) if options.coordinates is None else None
     if slides is not None:
         adata.obs[SECTION] = slides

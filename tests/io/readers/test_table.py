@@ -214,3 +214,11 @@ def test_genes_of_flies_are_genes(way, tmp_path):
     adata = stmcdi.import_(tmp_path / "counts.csv", quiet=True)
     np.testing.assert_array_equal(dense(adata.X), COUNTS)
     assert list(adata.var_names[:3]) == ["y", "z", "w"]
+
+
+def test_control_probes_of_a_table_are_left_out(tmp_path, caplog):
+    caplog.set_level("INFO")
+    table = table_of_counts().rename(columns={"g3": "Blank-3", "g5": "NegControlProbe_00042"}).assign(x=1.0, y=2.0)
+    table.to_csv(tmp_path / "counts.csv")
+    assert stmcdi.import_(tmp_path / "counts.csv").n_vars == N_GENES - 2
+    assert "import: left out 2 control probes and blanks: Blank-3, NegControlProbe_00042" in caplog.messages
