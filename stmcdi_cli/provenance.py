@@ -51,6 +51,12 @@ def parameters_of(adata: "AnnData", step: str) -> dict[str, Any]:
     return record_of(adata, step).get("parameters", {})
 
 
+def imported_section_key(adata: "AnnData") -> str | None:
+    """Column of ``obs`` whose sections ``stmcdi import`` found; None where it found none."""
+    key = parameters_of(adata, "import").get("section_key")
+    return key if key in adata.obs else None
+
+
 def record(adata: "AnnData", step: str, parameters: Mapping[str, Any]) -> None:
     """Note in ``uns['stmcdi'][step]`` the version and the parameters a step ran with (None means: not given)."""
     entry = {"version": __version__, "parameters": {k: _plain(v) for k, v in parameters.items() if v is not None}}

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 MAX_COORDINATE = 1e100
 """Coordinates must be smaller than this, so that products of distances stay finite."""
 
+SECTION_NAMES = (keys.SECTION, "section", "section_id", "library_id", "sample", "sample_id", "slide", "slice", "fov")
+"""Columns of ``obs`` that are suggested as ``--section-key``; the first that has several values is."""
+
 PARAMETER_TYPES: dict[str, type | tuple[type, ...]] = {
     "skip": (bool, np.bool_),
     "log": (bool, np.bool_),
@@ -155,6 +158,30 @@ def sections(adata: "AnnData", section_key: str | None) -> np.ndarray:
             f"expected a section for every spot in obs['{section_key}'], found {labels.isna().sum()} empty"
         )
     return labels.astype("category").cat.codes.to_numpy()
+
+
+def suggest_sections(adata: "AnnData", xy: np.ndarray) -> str | None:
+    """Say which column of ``obs`` may name sections, where spots coincide or a column is called so; else None.
+
+    Parameters
+    ----------
+    adata
+        Spots for which no column of sections was given.
+    xy
+        Their coordinates.
+    """
+    again = int(pd.DataFrame(xy).duplicated().sum())
+    column = next((name for name in SECTION_NAMES if name in adata.obs and 1 < adata.obs[name].nunique()), None)
+    if column is not None:
+        where = f"obs['{column}'] has {adata.obs[column].nunique()} values"
+        advice = f"if these have coordinates of their own, give --section-key {column}, or edges join one to another"
+        return f"{again} spots lie where another one is, and {where}; {advice}" if again else f"{where}; {advice}"
+    if not again:
+        return None
+    return (
+        f"{again} spots lie where another one is; if the file has several sections, "
+        "name them in a column of obs and give it (--section-key)"
+    )
 
 
 # What any file may hold

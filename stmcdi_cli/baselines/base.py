@@ -18,6 +18,7 @@ from stmcdi_cli.errors import InputError
 from stmcdi_cli.graph import adjacency, edges
 from stmcdi_cli.model.gene_scaler import GeneScaler, gene_mean, gene_sd
 from stmcdi_cli.model.tissue import Tissue
+from stmcdi_cli.provenance import imported_section_key
 from stmcdi_cli.sparse import to_csr
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ class DenseTissue:
         validation.matrix(adata)
         if section_key is None:  # as the graph was built
             section_key = adata.uns.get(keys.NEIGHBORS, {}).get("params", {}).get("section_key")
+            section_key = section_key or imported_section_key(adata)
         section = validation.sections(adata, section_key)
         xy = validation.coordinates(adata) if keys.SPATIAL in adata.obsm else None
         tissue = Tissue.from_anndata(_with_graph(adata, xy, section))

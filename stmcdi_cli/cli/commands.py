@@ -97,13 +97,18 @@ def join(inputs: tuple[Path, ...], output: Path, **options: Any) -> None:
 @click.argument("input", type=PATH)
 @click.argument("output", type=PATH)
 @click.option("--format", type=FORMAT, default="auto", help="What INPUT is; auto finds it out.")
-@click.option("--coordinates", type=PATH, default=None, help="CSV or TSV with a row per spot: name, x, y.")
+@click.option(
+    "--coordinates",
+    default=None,
+    help="Table with a row per spot (name, x, y), key of obsm, or columns of obs: x,y.",
+)
 @click.option("--bin-um", type=int, default=16, help="Side of the bins in micrometres (visium-hd).")
+@click.option("--bin", type=int, default=50, help="Side of the bins in spots of the chip (stereo-seq).")
 @click.option("--table", default=None, help="Name of the table, where there are several (spatialdata).")
 @counts_options
-@click.option("--quiet", is_flag=True, default=False, help="Do not tell of renamed genes.")
+@click.option("--quiet", is_flag=True, default=False, help="Do not say what was left out, renamed or chosen.")
 def import_(input: Path, output: Path, **options: Any) -> None:
-    """Read Space Ranger folders, Visium HD bins, tables, AnnData or SpatialData; write counts with coordinates."""
+    """Read what instruments and packages write (docs/steps/import.md lists it); write counts with coordinates."""
     from stmcdi_cli.io.h5ad import write_h5ad
     from stmcdi_cli.io.output import check_output
     from stmcdi_cli.steps.import_ import import_

@@ -14,7 +14,23 @@ TARGET = click.Choice(["auto", "missing", "zeros", "all"])
 TARGET_HELP = "Entries to fill; zeros: missing and zero ones; auto: missing ones, or all where none is marked missing."
 SAMPLER = click.Choice(["dpm", "ddim", "ddpm", "langevin"])
 PRESET = click.Choice(["default", "paper"])
-FORMAT = click.Choice(["auto", "space-ranger", "visium-hd", "table", "h5ad", "zarr", "spatialdata"])
+FORMAT = click.Choice(
+    [
+        "auto",
+        "visium-hd",
+        "visium-cells",
+        "xenium",
+        "space-ranger",
+        "merscope",
+        "cosmx",
+        "spatialdata",
+        "zarr",
+        "stereo-seq",
+        "loom",
+        "table",
+        "h5ad",
+    ]
+)
 BASELINE = click.Choice(
     [
         "gene-mean",

@@ -1,5 +1,6 @@
 """Connect every spot to its neighbours in the tissue (the graph A of the paper's graph encoder)."""
 
+import logging
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,12 +13,14 @@ from stmcdi_cli.errors import OptionError
 from stmcdi_cli.graph import adjacency, edges
 from stmcdi_cli.io.h5ad import shallow_copy
 from stmcdi_cli.io.stream import Stream
-from stmcdi_cli.provenance import record
+from stmcdi_cli.provenance import imported_section_key, record
 from stmcdi_cli.steps._step import step
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
+
+logger = logging.getLogger(__name__)
 
 METHODS = ("knn", "radius", "delaunay", "grid")
 
@@ -50,7 +53,8 @@ def build_graph(
     n_rings
         Rings of grid neighbours (``grid``).
     section_key
-        Column of ``obs`` naming the tissue section; no edge crosses sections.
+        Column of ``obs`` naming the tissue section; no edge crosses sections. Not given: the one that `import_` found,
+        if it found one.
 
     Returns
     -------
@@ -72,6 +76,10 @@ def build_graph(
         validation.positive("radius", radius)
     validation.table(adata)
     xy = validation.coordinates(adata)
+    if section_key is None:
+        section_key = imported_section_key(adata)
+        if section_key is not None:
+            logger.info("build-graph: sections are those of obs['%s']", section_key)
     section = validation.sections(adata, section_key)
 
     found = edges(xy, section, method, n_neighbors, radius, n_rings, _column_axis(adata, xy))
@@ -95,6 +103,9 @@ def build_graph(
         "params": {**params, "coord_type": "grid" if method == "grid" else "generic"},
     }
     record(result, "build-graph", options)
+    hint = validation.suggest_sections(adata, xy) if section_key is None else None
+    if hint:
+        logger.info("build-graph: %s", hint)
     return Stream(result, (), 20 * found.length.size)
 
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import validation
 from stmcdi_cli.errors import InputError, in_file
-from stmcdi_cli.io.h5ad import read_h5ad
-from stmcdi_cli.io.readers import space_ranger, zarr
-from stmcdi_cli.io.readers import table as tables
-from stmcdi_cli.provenance import note_input, record
+from stmcdi_cli.io.readers import coordinates as places
+from stmcdi_cli.io.readers.reader import Options, Reader
+from stmcdi_cli.io.readers.registry import BY_NAME, READERS
+from stmcdi_cli.provenance import imported_section_key, note_input, record
 from stmcdi_cli.sparse import mask_out, missing_mask, nan_mask, to_csr
 from stmcdi_cli.steps._counts import check_options, check_whole, find_counts, log_rounded, n_fractions, whole_counts
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FORMATS = ("auto", "space-ranger", "visium-hd", "table", "h5ad", "zarr", "spatialdata")
+FORMATS = ("auto", *BY_NAME)
 
 
 def import_(
@@ -33,6 +33,7 @@ def import_(
     format: str = "auto",
     coordinates: str | os.PathLike[str] | None = None,
     bin_um: int = 16,
+    bin: int = 50,
     table: str | None = None,
     layer: str | None = None,
     skip: bool = False,
@@ -44,62 +45,71 @@ def import_(
     Parameters
     ----------
     path
-        Folder of Space Ranger (Visium, or Visium HD), CSV or TSV table, h5ad file, or zarr store of AnnData or
-        SpatialData.
+        File or folder of any of `FORMATS`: docs/steps/import.md has a table of them.
     format
         One of `FORMATS`; ``auto`` detects it.
     coordinates
-        CSV or TSV with a row per spot: its name, x, y. Replaces coordinates that an AnnData file has.
+        Where the coordinates are, instead of where they are found: a table with a row per spot (name, x, y), a key of
+        ``obsm``, or two columns of ``obs`` (``x,y``).
     bin_um
         Side of the bins, in micrometres (Visium HD).
+    bin
+        Side of the bins, in spots of the chip (Stereo-seq).
     table
         Name of the table (SpatialData).
     layer, skip, round
         Where the counts are in AnnData, and how they are taken (see `normalize`).
     quiet
-        Do not report renamed genes.
+        Do not report what was left out, renamed or chosen.
 
     Returns
     -------
     AnnData
-        Counts in ``X``, CSR float32; ``obsm['spatial']``, float64; unique gene names: a repeated one gets ``-1``, ...
+        Counts in ``X``, CSR float32; ``obsm['spatial']``, float64; unique names: a repeated one gets ``-1``, ...
 
     Raises
     ------
     InputError
-        The file is absent, has no coordinates or no counts, or has another format.
+        The file is absent, has another format, no counts, or has no coordinates or several.
     """
     check_options(skip=skip, round=round)
     validation.one_of("format", format, FORMATS)
     path = Path(path)
     if not path.exists():
         raise InputError(f"{path}: no such file; check the path")
-    found = _format(path) if format == "auto" else format
+    reader = _reader(path) if format == "auto" else BY_NAME[format]
+    given = None if coordinates is None else os.fspath(coordinates)
+    options = Options(coordinates=given, bin_um=bin_um, bin=bin, table=table)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*names are not unique.*")  # they are made unique below
-        adata, source = _read(path, found, None if coordinates is None else Path(coordinates), bin_um, table)
+        adata, source, section_key = reader.read(path, options)
     with in_file(path):
         adata = _counts_in_x(adata, layer, skip=skip, at_random=round)
-    if not adata.var_names.is_unique:
-        again = adata.var_names[adata.var_names.duplicated()].unique()
-        adata.var_names_make_unique()
-        if not quiet:
-            logger.info("import: renamed repeated genes: %s", validation.first_few(again))
+    section_key = section_key or imported_section_key(adata)
+    places.place(adata, path, options)
+    _make_unique(adata, options)
     with in_file(path):
         validation.check(adata)
         validation.table(adata)
         adata.obsm[keys.SPATIAL] = validation.coordinates(adata)
     parameters: dict[str, Any] = {
         "path": str(path),
-        "format": found,
-        "coordinates": coordinates,
+        "format": reader.name,
+        "coordinates": given,
         "table": table,
         "layer": layer,
+        "section_key": section_key,
     }
-    parameters |= {name: True for name, given in {"skip": skip, "round": round}.items() if given}
-    record(adata, "import", parameters | ({"bin_um": bin_um} if found == "visium-hd" else {}))
+    parameters |= {name: True for name, chosen in {"skip": skip, "round": round}.items() if chosen}
+    bins = {"visium-hd": {"bin_um": bin_um}, "stereo-seq": {"bin": bin}}.get(reader.name, {})
+    record(adata, "import", parameters | bins)
+    hint = validation.suggest_sections(adata, adata.obsm[keys.SPATIAL]) if section_key is None else None
+    if hint:
+        options.note(hint)
     if source.is_file():
         note_input("import", source, adata)
+    for note in options.notes if not quiet else ():
+        logger.info("import: %s", note)
     return adata
 
 
@@ -116,47 +126,23 @@ def _counts_in_x(adata: "AnnData", layer: str | None, *, skip: bool, at_random: 
     return source.adata
 
 
-def _format(path: Path) -> str:
-    """Detect the format of a path."""
-    if space_ranger.bins(path):
-        return "visium-hd"
-    if space_ranger.find(path):
-        return "space-ranger"
-    if path.is_dir():
-        known = zarr.kind(path)
-        if known:
-            return known
+def _reader(path: Path) -> Reader:
+    """Find the reader of a path."""
+    found = next((reader for reader in READERS if reader.recognises(path)), None)
+    if found is None:
         raise InputError(
-            f"{path}: neither Space Ranger's output ({space_ranger.MATRIX} and spatial/) nor a zarr store of AnnData "
-            "or SpatialData; check the folder"
+            f"{path}: expected one of {', '.join(BY_NAME)}, found a folder of none of them; "
+            "give the folder that the instrument wrote, or the file of counts in it"
         )
-    if path.name.lower().endswith(tables.ENDINGS):
-        return "table"
-    return "h5ad"
+    return found
 
 
-def _read(path: Path, format: str, coordinates: Path | None, bin_um: int, table: str | None) -> "tuple[AnnData, Path]":
-    """Read the counts; give the file that holds them as well."""
-    if format == "table":
-        return tables.read(path, coordinates), path
-    if format in ("space-ranger", "visium-hd"):
-        folder = space_ranger.find(path)
-        if format == "visium-hd":
-            sides = space_ranger.bins(path)
-            if bin_um not in sides:
-                found = validation.first_few(sides)
-                raise InputError(f"{path}: expected bins of {bin_um} micrometres, found {found}; choose one (--bin-um)")
-            folder = space_ranger.find(sides[bin_um])
-        if folder is None:
-            raise InputError(f"{path}: expected {space_ranger.MATRIX}, found none; give Space Ranger's output folder")
-        return space_ranger.read(folder)
-    if format == "zarr":
-        adata, source = zarr.read_anndata(path), path
-    elif format == "spatialdata":
-        adata, source = zarr.read_spatialdata(path, table), path
-    else:
-        adata, source = read_h5ad(path), path
-    if coordinates is not None:
-        place = tables.read_coordinates(coordinates)
-        adata.obsm[keys.SPATIAL] = tables.match(place, adata.obs_names, coordinates)
-    return adata, source
+def _make_unique(adata: "AnnData", options: Options) -> None:
+    """Rename repeated genes and spots: the second one gets ``-1``, and so on."""
+    for what, names, rename in (
+        ("genes", adata.var_names, adata.var_names_make_unique),
+        ("spots", adata.obs_names, adata.obs_names_make_unique),
+    ):
+        if not names.is_unique:
+            rename()
+            options.note(f"renamed repeated {what}: {validation.first_few(names[names.duplicated()].unique())}")

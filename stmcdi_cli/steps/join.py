@@ -14,7 +14,7 @@ from stmcdi_cli.errors import InputError, OptionError, in_file
 from stmcdi_cli.io.h5ad import matrices, shallow_copy
 from stmcdi_cli.io.stream import Block, Stream, disk_usage
 from stmcdi_cli.logging import log_left_out
-from stmcdi_cli.provenance import record
+from stmcdi_cli.provenance import imported_section_key, record
 from stmcdi_cli.sparse import as_row_major, read_rows, row_chunks, to_csr
 from stmcdi_cli.steps._step import step
 
@@ -35,7 +35,7 @@ def join(tissues: "Sequence[AnnData]", *, names: Sequence[str] = (), section_key
     names
         Names of the tissues, all different; 1, 2, ... where not given.
     section_key
-        Column of ``obs`` that names the sections within each tissue.
+        Column of ``obs`` that names the sections within each tissue. Not given: the one that `import_` found in it.
 
     Returns
     -------
@@ -61,11 +61,12 @@ def join(tissues: "Sequence[AnnData]", *, names: Sequence[str] = (), section_key
         with in_file(f"tissue {name}"):
             validation.table(tissue)
             validation.coordinates(tissue)
-            validation.sections(tissue, section_key)
+            key = imported_section_key(tissue) if section_key is None else section_key
+            validation.sections(tissue, key)
         part = shallow_copy(tissue, X=None, layers={}, raw=None)
         _take_images(images, part, name)
         part.obs[keys.SAMPLE] = name
-        part.obs[keys.SECTION] = name if section_key is None else name + ":" + tissue.obs[section_key].astype(str)
+        part.obs[keys.SECTION] = name if key is None else name + ":" + tissue.obs[key].astype(str)
         parts[name] = part
     shared = set.intersection(*(set(part.var_names) for part in parts.values()))
     if not shared:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import child
 import mutants
+import platforms
 
 import stmcdi_cli as stmcdi
 
@@ -76,6 +77,51 @@ WAYS = (  # how often, what is changed, how, and the command it goes to
 )  # fmt: skip
 
 
+FOLDER = (mutants.mutate_folder,)
+READERS = (  # the same for what `import` reads
+    (2, "xenium", FOLDER, "import {in}/xenium {out}/a.h5ad"),
+    (1, "xenium_zarr", FOLDER, "import {in}/xenium_zarr {out}/a.h5ad"),
+    (1, "segmented", FOLDER, "import {in}/segmented {out}/a.h5ad"),
+    (2, "merscope", FOLDER, "import {in}/merscope {out}/a.h5ad"),
+    (2, "cosmx", FOLDER, "import {in}/cosmx {out}/a.h5ad"),
+    (2, "chip.gem", TABLE, "import {in}/chip.gem {out}/a.h5ad --bin 4"),
+    (3, "a.loom", H5AD, "import {in}/a.loom {out}/a.h5ad"),
+    (2, "visium", FOLDER, "import {in}/visium {out}/a.h5ad"),
+    (2, "mex", FOLDER, "import {in}/mex {out}/a.h5ad"),
+    (2, "table", FOLDER, "import {in}/table/counts.csv {out}/a.h5ad --coordinates {in}/table/xy.csv"),
+    (1, "slides.txt", TABLE, "import {in}/slides.txt {out}/a.h5ad"),
+    (1, "a.zarr.zip", (mutants.mutate_bytes,), "import {in}/a.zarr.zip {out}/a.h5ad"),
+)
+
+
+def make_platforms(folder: Path) -> None:
+    """Write what instruments write, small and not compressed where a reader takes it so, as seeds of `READERS`."""
+    import gzip
+
+    platforms.write_xenium(folder / "xenium", cells="csv")
+    platforms.write_xenium(folder / "xenium_zarr", "zarr")
+    platforms.write_segmented(folder / "segmented")
+    platforms.write_merscope(folder / "merscope")
+    platforms.write_cosmx(folder / "cosmx")
+    (folder / "chip.gem").write_bytes(gzip.decompress(platforms.write_gem(folder / "gz").read_bytes()))
+    (folder / "gz").unlink()
+    platforms.write_loom(folder / "a.loom")
+    platforms.write_space_ranger(folder / "visium", "tissue_positions_list.csv")
+    platforms.write_space_ranger(folder / "mex")
+    (folder / "mex" / "filtered_feature_bc_matrix.h5").unlink()
+    platforms.write_mex(folder / "mex" / "filtered_feature_bc_matrix")
+    table = platforms.table_of_counts()
+    (folder / "table").mkdir()
+    table.to_csv(folder / "table" / "counts.csv")
+    table.iloc[:, :2].set_axis(["x", "y"], axis=1).to_csv(folder / "table" / "xy.csv")
+    table.index = [f"A_{i % 8}x{i // 8}" for i in range(len(table))]
+    table.assign(note="x", total_counts=1).to_csv(folder / "slides.txt", sep=";")
+    adata = stmcdi.simulate(n_spots=20, n_genes=10, seed=0)
+    adata.write_zarr(folder / "a.zarr")
+    shutil.make_archive(str(folder / "a.zarr"), "zip", folder / "a.zarr")
+    shutil.rmtree(folder / "a.zarr")
+
+
 @dataclass
 class Outcome:
     """What became of a mutant.
@@ -101,10 +147,10 @@ class Outcome:
     said: str
 
 
-def run(seed: int, seeds: Path, scratch: Path) -> Outcome:
+def run(seed: int, seeds: Path, scratch: Path, ways: tuple = WAYS) -> Outcome:
     """Make a mutant and run a step on it."""
     choice = random.Random(seed)
-    _, name, changes, command = choice.choices(WAYS, [weight for weight, *_ in WAYS])[0]
+    _, name, changes, command = choice.choices(ways, [weight for weight, *_ in ways])[0]
     folder = scratch / str(seed)
     shutil.copytree(seeds, folder / "in")
     (folder / "out").mkdir()
@@ -142,11 +188,11 @@ def _listing(folder: Path) -> list[tuple[str, int, int]]:
     return sorted((str(path), path.lstat().st_size, path.lstat().st_mtime_ns) for path in folder.rglob("*"))
 
 
-def run_all(numbers: range, seeds: Path, scratch: Path) -> list[Outcome]:
+def run_all(numbers: range, seeds: Path, scratch: Path, ways: tuple = WAYS) -> list[Outcome]:
     """Run many mutants, on two processors at a time."""
     child.run(["--version"], scratch / "said")
     with ThreadPoolExecutor(min(2, os.cpu_count() or 1)) as pool:
-        return list(pool.map(lambda seed: run(seed, seeds, scratch), numbers))
+        return list(pool.map(lambda seed: run(seed, seeds, scratch, ways), numbers))
 
 
 def summary(outcomes: list[Outcome]) -> str:
@@ -167,5 +213,6 @@ if __name__ == "__main__":
     first, last = int(sys.argv[1]), int(sys.argv[2])
     with tempfile.TemporaryDirectory() as name:
         (Path(name) / "seeds").mkdir()
-        make_seeds(Path(name) / "seeds")
-        print(summary(run_all(range(first, last), Path(name) / "seeds", Path(name))))
+        ways = READERS if sys.argv[3:] == ["readers"] else WAYS
+        (make_platforms if ways is READERS else make_seeds)(Path(name) / "seeds")
+        print(summary(run_all(range(first, last), Path(name) / "seeds", Path(name), ways)))

@@ -241,6 +241,16 @@ def mutate_sheet(path: Path, random: random.Random) -> str:
     return "; ".join(done)
 
 
+def mutate_folder(path: Path, random: random.Random) -> str:
+    """Change one file of a folder, as its kind is changed, or take it away."""
+    file = random.choice(sorted(part for part in path.rglob("*") if part.is_file()))
+    if random.random() < 0.05:
+        file.unlink()
+        return f"{file.name}: gone"
+    change = {".h5": mutate_hdf5, ".csv": mutate_sheet, ".tsv": mutate_sheet}.get(file.suffix, mutate_bytes)
+    return f"{file.name}: {change(file, random)}"
+
+
 def mutate_model(path: Path, random: random.Random) -> str:
     """Change a model's folder."""
     kind = random.choice(("bytes", "config", "config", "config", "yaml", "weights", "weights", "weights", "files"))

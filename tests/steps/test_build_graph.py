@@ -283,3 +283,33 @@ def test_a_square_grid_in_array_indices_and_in_whole_pixels(raw, spacing):
     raw.obsm["spatial"] = spacing * np.column_stack([x, y])
     steps = abs(x[:, None] - x) + abs(y[:, None] - y)
     np.testing.assert_array_equal(dense(graph(raw, method="grid")[0]), steps == 1)
+
+
+@pytest.mark.parametrize("column", ["library_id", "section", "sample", "fov"])
+def test_an_obvious_column_of_sections_is_suggested(column, caplog):
+    caplog.set_level("INFO")
+    raw = make_raw()
+    raw.obs = raw.obs.rename(columns={"section": column})
+    stmcdi.build_graph(raw)
+    advice = f"if these have coordinates of their own, give --section-key {column}, or edges join one to another"
+    assert caplog.messages == [f"build-graph: obs['{column}'] has 2 values; {advice}"]
+    caplog.clear()
+    stmcdi.build_graph(raw, section_key=column)
+    assert not caplog.messages
+
+
+def test_spots_that_coincide_are_said(caplog):
+    caplog.set_level("INFO")
+    raw = make_raw()
+    raw.obsm["spatial"][30:] = raw.obsm["spatial"][:30]
+    stmcdi.build_graph(raw)
+    assert caplog.messages[0].startswith(
+        "build-graph: 30 spots lie where another one is, and obs['section'] has 2 value"
+    )
+    del raw.obs["section"]
+    caplog.clear()
+    stmcdi.build_graph(raw)
+    assert caplog.messages == [
+        "build-graph: 30 spots lie where another one is; if the file has several sections, "
+        "name them in a column of obs and give it (--section-key)"
+    ]

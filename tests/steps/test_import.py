@@ -45,6 +45,15 @@ def test_refusals(refused, tmp_path):
     out = tmp_path / "out.h5ad"
     assert "no such file" in refused("import", tmp_path / "none", out)
     (tmp_path / "empty").mkdir()
-    assert "neither Space Ranger's output" in refused("import", tmp_path / "empty", out)
+    assert "found a folder of none of them; give the folder that" in refused("import", tmp_path / "empty", out)
     with pytest.raises(InputError, match="expected `format` to be one of"):
-        stmcdi.import_(tmp_path / "empty", format="loom")
+        stmcdi.import_(tmp_path / "empty", format="rds")
+
+
+def test_sections_that_an_earlier_import_found_are_kept(h5ad, tmp_path):
+    raw = make_raw()
+    raw.obs_names = [f"{'ab'[i // 30]}_{i % 6}x{i // 6}" for i in range(60)]
+    raw.to_df().to_csv(tmp_path / "counts.csv")
+    first = stmcdi.import_(tmp_path / "counts.csv", quiet=True)
+    again = stmcdi.import_(h5ad(first), quiet=True)
+    assert again.uns["stmcdi"]["import"]["parameters"]["section_key"] == "section"

@@ -1,13 +1,14 @@
-"""Zarr stores as anndata and spatialdata write them."""
+"""AnnData in zarr, as anndata of any age writes it, in a folder and zipped."""
 
-import builtins
+import shutil
+import zipfile
 from contextlib import nullcontext
 
 import anndata as ad
 import numpy as np
-import pandas as pd
 import pytest
 from helpers import dense, make_raw
+from platforms import COUNTS, N_GENES, N_SPOTS, XY, write_zarr_array
 
 import stmcdi_cli as stmcdi
 
@@ -25,46 +26,61 @@ def test_anndata_in_zarr(zarr_format, tmp_path):
     assert list(adata.obs["section"]) == list(raw.obs["section"])
 
 
-@pytest.fixture(scope="module")
-def spatialdata_store(tmp_path_factory):
-    pytest.importorskip("spatialdata", reason="SPATIALDATA NOT TESTED: pip install 'stmcdi[spatialdata]'")
-    import geopandas
-    from shapely import Point
-    from spatialdata import SpatialData
-    from spatialdata.models import ShapesModel, TableModel
-
-    raw = make_raw()
-    xy = raw.obsm.pop("spatial")
-    circles = geopandas.GeoDataFrame(
-        {"geometry": [Point(*p) for p in xy], "radius": 3.0}, index=np.arange(len(xy))[::-1]
-    )
-    raw.obs["region"], raw.obs["spot"] = pd.Categorical(["spots"] * raw.n_obs), np.arange(raw.n_obs)[::-1]
-    raw.uns, raw.varm = {}, {}
-    table = TableModel.parse(raw, region="spots", region_key="region", instance_key="spot")
-    path = tmp_path_factory.mktemp("store") / "tissue.zarr"
-    SpatialData(shapes={"spots": ShapesModel.parse(circles)}, tables={"table": table, "other": table.copy()}).write(
-        path
-    )
-    return path, raw, xy
+@pytest.fixture
+def store(tmp_path):
+    """A store of format 2."""
+    before = ad.settings.zarr_write_format
+    try:
+        ad.settings.zarr_write_format = 2
+        make_raw().write_zarr(tmp_path / "raw.zarr")
+    finally:
+        ad.settings.zarr_write_format = before
+    return tmp_path / "raw.zarr"
 
 
-def test_spatialdata(spatialdata_store, refused, tmp_path):
-    path, raw, xy = spatialdata_store
-    adata = stmcdi.import_(path, table="table")
-    np.testing.assert_array_equal(dense(adata.X), dense(raw.X))
-    np.testing.assert_allclose(adata.obsm["spatial"], xy)
-    adata.write_h5ad(tmp_path / "a.h5ad")
-    assert "expected one table, found " in refused("import", path, tmp_path / "out.h5ad")
-    assert "expected a table cells, found " in refused("import", path, tmp_path / "out.h5ad", "--table", "cells")
+def zipped(store, path, top=""):
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in sorted(store.rglob("*")):
+            if file.is_file():
+                archive.write(file, top + file.relative_to(store).as_posix())
+    return path
 
 
-def test_spatialdata_without_its_package_is_refused(spatialdata_store, monkeypatch, refused, tmp_path):
-    real = builtins.__import__
+@pytest.mark.parametrize("top", ["", "raw.zarr/"])
+def test_a_zipped_store(top, store, tmp_path):
+    path = zipped(store, tmp_path / "raw.zarr.zip", top)
+    shutil.rmtree(store)
+    adata = stmcdi.import_(path)
+    np.testing.assert_array_equal(dense(adata.X), dense(make_raw().X))
+    assert adata.uns["stmcdi"]["import"]["parameters"]["format"] == "zarr"
 
-    def without(name, *arguments, **options):
-        if name.split(".")[0] == "spatialdata":
-            raise ImportError("No module named 'spatialdata'")
-        return real(name, *arguments, **options)
 
-    monkeypatch.setattr(builtins, "__import__", without)
-    assert "pip install 'stmcdi[spatialdata]'" in refused("import", spatialdata_store[0], tmp_path / "out.h5ad")
+def test_a_store_of_before_anndata_wrote_attributes_at_the_top(store):
+    for name in (".zattrs", ".zmetadata"):
+        (store / name).unlink(missing_ok=True)
+    np.testing.assert_array_equal(dense(stmcdi.import_(store).X), dense(make_raw().X))
+
+
+def test_frames_as_records_as_anndata_before_0_7_wrote_them(tmp_path):
+    obs = np.array([(f"s{i}".encode(), i % 2) for i in range(N_SPOTS)], [("index", "S5"), ("batch", "i1")])
+    var = np.array([(f"g{i}".encode(),) for i in range(N_GENES)], [("index", "S5")])
+    with zipfile.ZipFile(tmp_path / "old.zip", "w") as archive:
+        for name in ("", "obsm/"):
+            archive.writestr(f"{name}.zgroup", '{"zarr_format": 2}')
+        for name, values in {"X": COUNTS.astype("f4"), "obs": obs, "var": var, "obsm/spatial": XY}.items():
+            write_zarr_array(archive, name, values)
+    adata = stmcdi.import_(tmp_path / "old.zip")
+    np.testing.assert_array_equal(dense(adata.X), COUNTS)
+    np.testing.assert_array_equal(adata.obsm["spatial"], XY)
+    assert list(adata.obs_names[:2]) == ["s0", "s1"] and adata.obs["batch"].tolist() == [0, 1] * 20
+
+
+def test_archives_that_are_damaged_or_name_files_outside(store, refused, tmp_path):
+    out = tmp_path / "a.h5ad"
+    path = zipped(store, tmp_path / "raw.zarr.zip")
+    content = path.read_bytes()
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("../outside", "x")
+    assert "expected files within the archive, found '../outside'" in refused("import", path, out)
+    path.write_bytes(content[: len(content) // 2])
+    assert "raw.zarr.zip: " in refused("import", path, out, "--format", "zarr")
