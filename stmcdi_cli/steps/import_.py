@@ -81,13 +81,13 @@ def import_(
     given = None if coordinates is None else os.fspath(coordinates)
     options = Options(coordinates=given, bin_um=bin_um, bin=bin, table=table)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*names are not unique.*")  # they are made unique below
+        warnings.simplefilter("ignore")  # names that are not unique, which is mended here, and deprecations
         adata, source, section_key = reader.read(path, options)
-    with in_file(path):
-        adata = _counts_in_x(adata, layer, skip=skip, at_random=round)
-    section_key = section_key or imported_section_key(adata)
-    places.place(adata, path, options)
-    _make_unique(adata, options)
+        with in_file(path):
+            adata = _counts_in_x(adata, layer, skip=skip, at_random=round)
+        section_key = section_key or imported_section_key(adata)
+        places.place(adata, path, options)
+        _make_unique(adata, options)
     with in_file(path):
         validation.check(adata)
         validation.table(adata)

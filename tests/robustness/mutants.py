@@ -70,6 +70,8 @@ def mutate_hdf5(path: Path, random: random.Random) -> str:
         for _ in range(random.choice((1, 1, 1, 2, 3))):
             things: list[h5py.HLObject] = []
             file.visititems(lambda _, thing, things=things: things.append(thing))  # returns None, so goes on
+            if not things:
+                break
             thing = random.choice(things)
             change = random.choice(CHANGES)
             done.append(f"{change.__name__} {thing.name}")

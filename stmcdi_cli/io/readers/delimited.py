@@ -118,7 +118,7 @@ def read_counts(
     first = 1 if named else 0
     with _reading(path), _chunks(path, named) as (columns, chunks):
         for chunk in chunks:
-            names = chunk[0].tolist() if named else list(map(str, range(len(rows), len(rows) + len(chunk))))
+            names = _unmarked(chunk[0]) if named else list(map(str, range(len(rows), len(rows) + len(chunk))))
             rows += names
             if counted is None:
                 numbered = range(first, len(columns))
@@ -156,8 +156,11 @@ def read_frame(path: Path, named: bool = True) -> "DataFrame":
     with _reading(path), _chunks(path, named, whole=True) as (columns, chunks):
         frame = next(iter(chunks))
     frame.columns = pd.Index(columns, dtype=object)
-    frame = _plain(frame.loc[:, ~frame.columns.duplicated()])
-    return frame.set_index(columns[0]) if named else frame
+    if not named:
+        return _plain(frame.loc[:, ~frame.columns.duplicated()])
+    index = pd.Index(_unmarked(frame.iloc[:, 0]), dtype=object)
+    frame = frame.iloc[:, 1:].set_axis(index)
+    return _plain(frame.loc[:, ~frame.columns.duplicated()])
 
 
 def read_parquet(path: Path) -> "DataFrame":
@@ -169,6 +172,15 @@ def read_parquet(path: Path) -> "DataFrame":
             return pd.read_parquet(path)
         except ImportError as error:
             raise InputError(f"{path}: reading parquet needs pyarrow; pip install 'stmcdi[parquet]'") from error
+
+
+def _marked(name: str) -> str:
+    """Give a name that no version of pandas takes for a missing value, as NA and nan are taken."""
+    return f"'{name}"
+
+
+def _unmarked(names: "Series") -> list[str]:
+    return [name[1:] for name in names.tolist()]
 
 
 def _plain(frame: "DataFrame") -> "DataFrame":
@@ -215,7 +227,7 @@ def _chunks(path: Path, named: bool, whole: bool = False) -> "Iterator[tuple[lis
         next(row for row in csv.reader(file, delimiter=mark) if row and not row[0].startswith("#"))
         options: dict[str, Any] = {"sep": mark, "decimal": decimal, "header": None, "low_memory": False}
         options |= {"names": range(len(columns)), "index_col": False}
-        options |= {"converters": {0: str}} if named else {}
+        options |= {"converters": {0: _marked}} if named else {}
         if whole:
             yield columns, iter([pd.read_csv(file, **options)])
         else:
