@@ -1,4 +1,4 @@
-"""Mutants of valid files: 200 of them, and 50 of what platforms write, or 2,000 each with STMCDI_LONG=1.
+"""Mutants of valid files: 200 of them, and 30 of what platforms write, or 2,000 each with STMCDI_LONG=1.
 
 ``fuzz.py FIRST LAST`` tries some by themselves, ``fuzz.py FIRST LAST readers`` those of platforms.
 """
@@ -20,7 +20,7 @@ def test_mutants_end_in_success_or_in_one_line(tmp_path):
 def test_mutants_of_what_platforms_write(tmp_path):
     (tmp_path / "seeds").mkdir()
     fuzz.make_platforms(tmp_path / "seeds")
-    outcomes = fuzz.run_all(range(2000 if LONG else 50), tmp_path / "seeds", tmp_path, fuzz.READERS)
+    outcomes = fuzz.run_all(range(2000 if LONG else 30), tmp_path / "seeds", tmp_path, fuzz.READERS)
     said = fuzz.summary(outcomes)
     print(said)
     assert not any(one.fault for one in outcomes), said

@@ -71,12 +71,23 @@ def first_line(path: Path) -> str:
 
 
 def header(path: Path) -> list[str]:
-    """Give the names in the first line of a table; none where the file is no text."""
-    line = first_line(path)
+    """Give the names of a table's columns; none where the file is no text."""
     try:
-        return next(csv.reader([line], delimiter=separator(line))) if line else []
-    except (csv.Error, StopIteration):
+        return _start(path)[0] if first_line(path) else []
+    except (OSError, EOFError, ValueError, csv.Error):
         return []
+
+
+def _start(path: Path) -> tuple[list[str], list[str]]:
+    """Give the names of the columns, and the cells of the line after them."""
+    mark = separator(first_line(path))
+    with open_text(path) as file:
+        cells = csv.reader(file, delimiter=mark)
+        columns = next((row for row in cells if row and not row[0].startswith("#")), [])
+        second = next(csv.reader([file.readline(LONGEST_LINE)], delimiter=mark), [])
+    if columns and columns[0] and len(second) == len(columns) + 1:  # as R writes a table with names of rows
+        columns = ["", *columns]
+    return columns, second
 
 
 def separator(line: str) -> str:
@@ -210,14 +221,8 @@ def _chunks(path: Path, named: bool, whole: bool = False) -> "Iterator[tuple[lis
     """Give the names of the columns, and data frames of a few rows each, whose columns are numbered."""
     import pandas as pd
 
-    line = first_line(path)
-    mark = separator(line)
-    with open_text(path) as file:
-        cells = csv.reader(file, delimiter=mark)
-        columns = next((row for row in cells if row and not row[0].startswith("#")), [])
-        second = next(csv.reader([file.readline()], delimiter=mark), [])
-    if len(second) == len(columns) + 1 and columns[0]:  # as R writes a table with names of rows
-        columns = ["", *columns]
+    mark = separator(first_line(path))
+    columns, second = _start(path)
     if len(columns) < 2:
         raise InputError(f"{path}: expected columns separated by commas, semicolons or tabs, found one; write it so")
     decimal = "," if mark == ";" and any("," in cell for cell in second) else "."

@@ -80,9 +80,11 @@ def test_any_separator_whatever_the_ending(separator, ending, tmp_path):
     assert adata.obsm["spatial"][4].tolist() == [1.5, 4]
 
 
-def test_a_header_without_the_corner_as_r_writes_it(tmp_path):
-    text = table_of_counts().assign(x=1.0, y=2.0).to_csv(sep="\t")
-    (tmp_path / "counts.tsv").write_text(text.lstrip("\t"))
+@pytest.mark.parametrize("first", ["g0", "x"])
+def test_a_header_without_the_corner_as_r_writes_it(first, tmp_path):
+    table = table_of_counts().assign(x=1.0, y=2.0)
+    table = table[["x", "y", *table.columns[:-2]]] if first == "x" else table
+    (tmp_path / "counts.tsv").write_text(table.to_csv(sep="\t").lstrip("\t"))
     adata = stmcdi.import_(tmp_path / "counts.tsv", quiet=True)
     np.testing.assert_array_equal(dense(adata.X), COUNTS)
     assert adata.obs_names[0] == "s0" and adata.var_names[0] == "g0"
