@@ -4,12 +4,16 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from forking import write_client
 
 ROOT = Path(__file__).resolve().parents[2]
+PROGRAMS = Path(sys.executable).parent
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -26,13 +30,32 @@ def root() -> Path:
 
 
 @pytest.fixture(scope="session")
-def environment() -> dict[str, str]:
+def programs(tmp_path_factory) -> Iterator[Path]:
+    """A folder with a ``stmcdi`` that starts at once (see `forking`); ``PROGRAMS`` has the one that users start."""
+    folder = Path(tempfile.mkdtemp(prefix="stmcdi_"))  # a socket's address is short
+    paths = [ROOT, ROOT / "tests/robustness", *filter(None, [os.environ.get("PYTHONPATH")])]
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(map(str, paths))}
+    server = subprocess.Popen([sys.executable, ROOT / "tests/forking.py", folder], env=env)
+    write_client(folder)
+    try:
+        while not all((folder / name).exists() for name in ("light", "torch")):
+            assert server.poll() is None, "the server of forking.py ended"
+            time.sleep(0.05)
+        yield folder
+    finally:
+        server.terminate()
+        server.wait()
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def environment(programs: Path) -> dict[str, str]:
     """One thread, no colours, and the stmcdi of this Python in front of any other.
 
     Nextflow's start costs a fifth less with the plain garbage collector and with Groovy's older way of calls.
     """
     return os.environ | {
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PATH": os.pathsep.join([str(programs), str(PROGRAMS), os.environ["PATH"]]),
         "NXF_ANSI_LOG": "false",
         "NXF_OFFLINE": "true",
         "OMP_NUM_THREADS": "1",

@@ -125,6 +125,7 @@ workflow {{
     THEIR_NORMALIZE.out.h5ad.view {{ meta, h5ad -> "normalized ${{meta.id}} ${{h5ad.name}}" }}
 }}
 """
+FAST = "pollInterval = '1 sec'; queueStatInterval = '1 sec'; submitRateLimit = null"
 SITE = """
 process {
     withLabel: process_gpu { memory = 2.GB; cpus = 2; queue = 'institute' }
@@ -175,9 +176,7 @@ def test_a_foreign_pipeline_keeps_the_gpu_under_a_site_s_own_label(nextflow, roo
             'process.clusterOptions = { task.accelerator ? "--gres=gpu:${task.accelerator.request}" : null }\n'
             "process { withName: 'STMCDI_TRAIN|STMCDI_IMPUTE' { accelerator = 1 } }\n"
         )
-    (tmp_path / "nextflow.config").write_text(
-        gpu + "\nexecutor { pollInterval = '1 sec'; queueStatInterval = '1 sec' }\n"
-    )
+    (tmp_path / "nextflow.config").write_text(f"{gpu}\nexecutor {{ {FAST} }}\n")
     (tmp_path / "site.config").write_text(SITE)
     done = nextflow(tmp_path, "-q", "run", "main.nf", "-stub-run", "-c", "site.config", path=queue)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -212,7 +211,7 @@ def test_a_large_sample_asks_for_more_memory(nextflow, root, tmp_path, sampleshe
     sheet = samplesheet("small,a.h5ad", "large,large.h5ad")
     with open(tmp_path / "large.h5ad", "wb") as file:
         file.truncate(2**28)
-    (tmp_path / "fast.config").write_text("executor { pollInterval = '1 sec'; queueStatInterval = '1 sec' }")
+    (tmp_path / "fast.config").write_text(f"executor {{ {FAST} }}")
     arguments = ["-stub-run", "-profile", "slurm", "-c", "fast.config", "--input", sheet]
     done = nextflow(tmp_path, "-q", "run", root, *arguments, path=queue)
     assert done.returncode == 0, done.stdout + done.stderr

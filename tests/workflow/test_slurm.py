@@ -4,6 +4,7 @@ import csv
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,8 @@ import pytest
 pytestmark = pytest.mark.slurm
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "scontrol")
+REAL = Path(sys.executable).parent
+"""The program that users start, so that signals and exit codes are its own."""
 SLURM_CONF = """\
 ClusterName=test
 SlurmctldHost=localhost
@@ -135,7 +138,7 @@ def folder(slurm, nextflow, stmcdi, root, tmp_path_factory) -> Path:
         "site.config",
     ]
     command = ["run", root, "-profile", "test,slurm,gpu", *arguments]
-    run = nextflow.start(folder, *command, settings=slurm)
+    run = nextflow.start(folder, *command, settings=slurm, path=REAL)
 
     def training() -> list[str]:
         listed = _say(slurm, "squeue", "-h", "-t", "RUNNING", "-o", "%i %j").splitlines()
@@ -231,7 +234,7 @@ def test_require_gpu_fails_at_once(slurm, nextflow, root, folder):
     ]
     done = nextflow(
         folder, "run", root, "-profile", "test,slurm,gpu", *arguments, "--require_gpu", "-resume", "--outdir", "strict",
-        settings=slurm,
+        settings=slurm, path=REAL,
     )  # fmt: skip
     assert done.returncode != 0
     assert "stmcdi train: --device cuda: no GPU is visible to torch" in done.stdout
