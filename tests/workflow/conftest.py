@@ -30,7 +30,7 @@ def root() -> Path:
 
 
 @pytest.fixture(scope="session")
-def programs(tmp_path_factory) -> Iterator[Path]:
+def forked(tmp_path_factory) -> Iterator[Path]:
     """A folder with a ``stmcdi`` that starts at once (see `forking`); ``PROGRAMS`` has the one that users start."""
     folder = Path(tempfile.mkdtemp(prefix="stmcdi_"))  # a socket's address is short
     paths = [ROOT, ROOT / "tests/robustness", *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -49,13 +49,13 @@ def programs(tmp_path_factory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def environment(programs: Path) -> dict[str, str]:
+def environment(forked: Path) -> dict[str, str]:
     """One thread, no colours, and the stmcdi of this Python in front of any other.
 
     Nextflow's start costs a fifth less with the plain garbage collector and with Groovy's older way of calls.
     """
     return os.environ | {
-        "PATH": os.pathsep.join([str(programs), str(PROGRAMS), os.environ["PATH"]]),
+        "PATH": os.pathsep.join([str(forked), str(PROGRAMS), os.environ["PATH"]]),
         "NXF_ANSI_LOG": "false",
         "NXF_OFFLINE": "true",
         "OMP_NUM_THREADS": "1",
