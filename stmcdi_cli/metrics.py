@@ -96,15 +96,15 @@ class Comparison:
         self._find_means()
 
     def _unmeasured(self) -> np.ndarray:
+        first = read_rows(self.values, slice(0, 1))
+        without = np.isnan(first.toarray() if sp.issparse(first) else np.asarray(first))[0]
+        if not without.any():  # as usual: then the mask need not be read for this
+            return without
         n_missing = np.zeros(self.imputed.n_vars)
         for rows in row_chunks(self.imputed.shape):
             missing = missing_mask(self.imputed, rows)
             n_missing = accumulate_by_column(n_missing, missing.indices, missing.data)
-        never = n_missing == self.imputed.n_obs
-        if never.any():
-            first = read_rows(self.values, slice(0, 1))
-            never &= np.isnan(first.toarray() if sp.issparse(first) else np.asarray(first))[0]
-        return never
+        return without & (n_missing == self.imputed.n_obs)
 
     def rows(self) -> Iterator[tuple[slice, sp.csr_matrix, sp.csr_matrix]]:
         """Yield a run of spots, its hidden entries (CSR bool) and its true values on the imputed file's scale."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from stmcdi_cli import validation
 from stmcdi_cli.errors import InputError
 from stmcdi_cli.io.readers.coordinates import rows_of
-from stmcdi_cli.io.readers.reader import Options
+from stmcdi_cli.io.readers.reader import Options, only
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -66,8 +66,5 @@ def only_file(path: Path, pattern: str) -> Path | None:
     """
     if path.is_file():
         return path if path.match(f"{pattern}.csv") or path.match(f"{pattern}.csv.gz") else None
-    found = sorted(file for ending in (".csv", ".csv.gz") for file in path.glob(f"{pattern}{ending}"))
-    if len(found) > 1:
-        names = validation.first_few([file.name for file in found])
-        raise InputError(f"{path}: expected one file of counts, found {names}; give one of them as INPUT")
-    return found[0] if found else None
+    found = (file for ending in (".csv", ".csv.gz") for file in path.glob(f"{pattern}{ending}"))
+    return only(found, path, "file of counts")

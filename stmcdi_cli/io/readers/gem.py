@@ -12,7 +12,7 @@ from stmcdi_cli import resources, validation
 from stmcdi_cli.errors import InputError, in_file
 from stmcdi_cli.io import safety
 from stmcdi_cli.io.readers.delimited import first_line, header, open_text, separator
-from stmcdi_cli.io.readers.reader import Options, Reading
+from stmcdi_cli.io.readers.reader import Options, Reading, only
 
 GENES = ("geneID", "gene", "genes", "geneName")
 """Names of the column of genes; the first that is there tells genes apart."""
@@ -26,11 +26,7 @@ LINES = 2**20
 def find(path: Path) -> Path | None:
     """Give the file, or the only one with the usual ending in a folder; None where there is none."""
     if path.is_dir():
-        found = sorted(file for file in path.iterdir() if file.name.lower().endswith(ENDINGS))
-        if len(found) > 1:
-            names = validation.first_few([file.name for file in found])
-            raise InputError(f"{path}: expected one GEM file, found {names}; give one of them as INPUT")
-        return found[0] if found else None
+        return only((file for file in path.iterdir() if file.name.lower().endswith(ENDINGS)), path, "GEM file")
     if not path.is_file():
         return None
     return path if path.name.lower().endswith(ENDINGS) or _columns(path) is not None else None

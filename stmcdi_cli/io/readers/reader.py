@@ -1,10 +1,13 @@
 """What a reader is: how a format is recognised, and how it is read."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
+
+from stmcdi_cli import validation
+from stmcdi_cli.errors import InputError
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -60,6 +63,21 @@ class Reading(NamedTuple):
     adata: "AnnData"
     source: Path
     section_key: str | None = None
+
+
+def only(found: Iterable[Path], path: Path, what: str) -> Path | None:
+    """Give the one file that was found at a path, None where there is none.
+
+    Raises
+    ------
+    InputError
+        There are several.
+    """
+    files = sorted(found)
+    if len(files) > 1:
+        names = validation.first_few([file.name for file in files])
+        raise InputError(f"{path}: expected one {what}, found {names}; give one of them as INPUT")
+    return files[0] if files else None
 
 
 @dataclass(frozen=True)

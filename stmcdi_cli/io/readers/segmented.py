@@ -12,7 +12,7 @@ from stmcdi_cli import resources, validation
 from stmcdi_cli.errors import InputError, in_file
 from stmcdi_cli.io.readers import matrix_10x, space_ranger
 from stmcdi_cli.io.readers.delimited import open_text
-from stmcdi_cli.io.readers.reader import Options, Reading
+from stmcdi_cli.io.readers.reader import Options, Reading, only
 
 MATRIX = "filtered_feature_cell_matrix.h5"
 OUTLINES = "cell_segmentations.geojson"
@@ -21,13 +21,19 @@ MEMORY = 12
 
 
 def find(path: Path) -> Path | None:
-    """Give the matrix: the path itself, or that of a folder of Space Ranger; None where there is none."""
+    """Give the matrix: the path itself, or that of a folder of Space Ranger; None where there is none.
+
+    Raises
+    ------
+    InputError
+        There are matrices of several samples.
+    """
     if path.is_file():
         return path if path.name.endswith(MATRIX) else None
     for folder in (path, path / "segmented_outputs", path / "outs" / "segmented_outputs"):
-        found = sorted(folder.glob(f"*{MATRIX}"))
-        if len(found) == 1:
-            return found[0]
+        found = only(folder.glob(f"*{MATRIX}"), path, "sample")
+        if found is not None:
+            return found
     return None
 
 

@@ -12,7 +12,7 @@ from stmcdi_cli.errors import InputError, in_file
 from stmcdi_cli.io.readers import matrix_10x
 from stmcdi_cli.io.readers.delimited import open_text, read_parquet
 from stmcdi_cli.io.readers.hdf5 import root_names
-from stmcdi_cli.io.readers.reader import Options, Reading
+from stmcdi_cli.io.readers.reader import Options, Reading, only
 from stmcdi_cli.io.text import read_text
 
 if TYPE_CHECKING:
@@ -61,12 +61,9 @@ def find(path: Path) -> Output | None:
             return _output(next(folder / name for name in matrix_10x.MEX_MATRIX if (folder / name).is_file()))
         for pattern in (*MATRICES, matrix_10x.MEX_MATRIX[1]):
             found = [file for file in folder.glob(f"*{pattern}*") if _output(file) is not None]
-            chosen = [file for file in found if file.suffix == ".h5"] or found
-            if len(chosen) > 1:
-                names = validation.first_few(sorted(file.name for file in chosen))
-                raise InputError(f"{path}: expected one sample, found {names}; give one of them as INPUT")
-            if chosen:
-                return _output(chosen[0])
+            chosen = only([file for file in found if file.suffix == ".h5"] or found, path, "sample")
+            if chosen is not None:
+                return _output(chosen)
     return None
 
 

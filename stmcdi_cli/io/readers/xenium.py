@@ -11,7 +11,7 @@ from stmcdi_cli.io.readers import matrix_10x
 from stmcdi_cli.io.readers.archive import unpacked
 from stmcdi_cli.io.readers.cells import add_cells
 from stmcdi_cli.io.readers.delimited import read_frame
-from stmcdi_cli.io.readers.reader import Options, Reading
+from stmcdi_cli.io.readers.reader import Options, Reading, only
 from stmcdi_cli.io.readers.zarr import open_group
 
 if TYPE_CHECKING:
@@ -23,14 +23,20 @@ CELLS = ("cells.csv.gz", "cells.csv", "cells.parquet")
 
 
 def find(path: Path) -> tuple[Path, str] | None:
-    """Give the matrix, and what its name has in front of the usual one; None where there is none."""
+    """Give the matrix, and what its name has in front of the usual one; None where there is none.
+
+    Raises
+    ------
+    InputError
+        There are matrices of several samples.
+    """
     if path.name.endswith(MATRICES) and path.exists():
         return path, path.name[: path.name.rindex(MATRIX)]
     for folder in (path, path / "outs") if path.is_dir() else ():
         for name in MATRICES:
-            found = sorted(folder.glob(f"*{name}"))
-            if len(found) == 1:
-                return found[0], found[0].name.removesuffix(name)
+            found = only(folder.glob(f"*{name}"), path, "sample")
+            if found is not None:
+                return found, found.name.removesuffix(name)
     return None
 
 

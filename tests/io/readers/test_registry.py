@@ -43,3 +43,22 @@ def test_a_format_that_is_named_wrongly_is_refused(reader, tmp_path):
     for path in (tmp_path / "empty", tmp_path / "a.bin"):
         with pytest.raises(InputError):
             reader.read(path, Options())
+
+
+SEVERAL = {  # two samples in a folder, as a download page gives them
+    "xenium": "{}_cell_feature_matrix.h5",
+    "visium-cells": "{}_filtered_feature_cell_matrix.h5",
+    "space-ranger": "{}_filtered_feature_bc_matrix.h5",
+    "merscope": "{}_cell_by_gene.csv",
+    "cosmx": "{}_exprMat_file.csv",
+    "stereo-seq": "{}.gem",
+}
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_a_folder_of_several_samples_is_refused_by_their_names(name, tmp_path):
+    files = [SEVERAL[name].format(sample) for sample in ("left", "right")]
+    for file in files:
+        (tmp_path / file).touch()
+    with pytest.raises(InputError, match=f"expected one .*, found {files[0]}, {files[1]}; give one of them as INPUT"):
+        BY_NAME[name].read(tmp_path, Options())
