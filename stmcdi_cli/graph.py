@@ -34,7 +34,7 @@ def edges(
     n_rings: int = 1,
     column_axis: int | None = None,
 ) -> Edges:
-    """Join spots to their neighbours; no edge crosses sections.
+    """Join spots to their neighbours; no edge crosses sections, and spots without coordinates (NaN) get none.
 
     Parameters
     ----------
@@ -53,9 +53,10 @@ def edges(
     InputError
         The radius gives too many neighbours.
     """
+    placed = ~np.isnan(xy).any(1)
     parts = [Edges(np.empty(0, int), np.empty(0, int), np.empty(0))]
     for code in np.unique(section):
-        spots = np.flatnonzero(section == code)
+        spots = np.flatnonzero((section == code) & placed)
         if len(spots) > 1:
             found = _edges_of_section(xy[spots], method, n_neighbors, radius, n_rings, column_axis)
             parts.append(Edges(spots[found.source], spots[found.target], found.length))

@@ -144,6 +144,28 @@ def genes_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def reference_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say what is taken of a reference."""
+    for option in (
+        click.option(
+            "--reference-layer", default=None, help="Layer of the reference with its counts, or raw (default: X)."
+        ),
+        click.option(
+            "--reference-section-key",
+            default=None,
+            help="Column of the reference's obs with its sections (default: one with a usual name, if any).",
+        ),
+        click.option(
+            "--max-reference-cells",
+            type=int,
+            default=10_000,
+            help="Cells of the reference to use; of more, so many are drawn.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 def counts_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that say where a file has its counts, and how they are taken."""
     for option in (

@@ -8,8 +8,9 @@ import numpy as np
 import scipy.sparse as sp
 
 from stmcdi_cli import anndata_keys as keys
-from stmcdi_cli import resources, validation
+from stmcdi_cli import resources, roles, validation
 from stmcdi_cli.io.h5ad import copy_without
+from stmcdi_cli.io.shards import rows_at, target_header
 from stmcdi_cli.io.stream import Block, Stream, disk_size
 from stmcdi_cli.provenance import record
 from stmcdi_cli.sparse import as_row_major, mask_out, missing_mask, read_rows, row_chunks, to_csr
@@ -54,9 +55,10 @@ def baseline(
 
     Returns
     -------
-    A copy with ``layers['imputed']`` and, over the filled entries, ``imputed_sd``, ``imputed_q05`` and ``imputed_q95``
-    (spots x genes, on the scale of ``X``): a Gaussian around the estimate, counting noise included, cut at 0. Sparse
-    for ``missing``, dense otherwise. NaN for genes without a value in any spot.
+    A copy without the cells of a reference (`add_reference`), with ``layers['imputed']`` and, over the filled entries,
+    ``imputed_sd``, ``imputed_q05`` and ``imputed_q95`` (spots x genes, on the scale of ``X``): a Gaussian around the
+    estimate, counting noise included, cut at 0. Sparse for ``missing``, dense otherwise. NaN for genes without a value
+    in any spot.
 
     Raises
     ------
@@ -90,19 +92,20 @@ def baseline(
             validation.first_few(adata.var_names[unmeasured]),
         )
 
-    X = as_row_major(adata.X)
+    X, n_target = as_row_major(adata.X), roles.n_target(adata)
 
     def blocks() -> Iterator[Block]:
-        for rows in row_chunks(adata.shape):
+        for rows in row_chunks((n_target, adata.n_vars)):
             x = mask_out(to_csr(read_rows(X, rows)), missing_mask(adata, rows)).toarray()
-            block: dict[str | None, Any] = {}
+            block: dict[str | None, Any] = {} if n_target == adata.n_obs else dict(rows_at(rest, rows))
             for name, values in _summaries(estimate.mean[rows], sd[rows]).items():
                 known = np.where(unmeasured, np.nan, values)
                 layer = np.where(fill[rows], known, x if name == keys.IMPUTED else 0).astype(np.float32)
                 block[name] = sp.csr_matrix(layer) if target == "missing" else layer
             yield block
 
-    header = copy_without(adata, LAYERS)
+    rest = copy_without(adata, LAYERS)
+    header = rest if n_target == adata.n_obs else target_header(rest, n_target)
     record(header, "baseline", {"method": method, "target": target, "section_key": section_key, "seed": seed})
     n_values = len(LAYERS) * int(np.count_nonzero(fill)) + int(np.count_nonzero(data.x))
     size = disk_size(0, 0, len(LAYERS) * fill.size) if target == "all" else disk_size(n_values)
