@@ -104,6 +104,12 @@ def add_reference(panel: Path, reference: Path, output: Path, **options: Any) ->
 @click.argument("output", type=PATH)
 @click.option("--name", "names", multiple=True, default=(), help="Name of each tissue, in their order (default: 1, 2).")
 @click.option("--section-key", default=None, help="Column of obs with the sections within each tissue.")
+@click.option(
+    "--genes",
+    type=click.Choice(["shared", "union"]),
+    default="shared",
+    help="Genes that all tissues have, or that any has; those it lacks are then marked missing in a tissue.",
+)
 @MEMORY_LIMIT
 def join(inputs: tuple[Path, ...], output: Path, **options: Any) -> None:
     """Put several tissues into one file, as sections of one tissue: one model is then trained on all."""

@@ -134,7 +134,9 @@ def _places(names: np.ndarray) -> dict[str, int]:
     return {str(name): int(place) for name, place in once.items()}
 
 
-def check_shared(n_shared: int, genes: GeneNames, others: GeneNames, who: str, whose: str) -> None:
+def check_shared(
+    n_shared: int, genes: GeneNames, others: GeneNames, who: str, whose: str, least: int = LEAST_SHARED
+) -> None:
     """Refuse files that share too few genes, or whose identifiers are those of different species.
 
     Parameters
@@ -145,6 +147,8 @@ def check_shared(n_shared: int, genes: GeneNames, others: GeneNames, who: str, w
         The genes of both.
     who, whose
         What messages call both.
+    least
+        How many they have to share.
 
     Raises
     ------
@@ -157,9 +161,9 @@ def check_shared(n_shared: int, genes: GeneNames, others: GeneNames, who: str, w
             f"expected genes of one species, found {prefixes[1]} identifiers in {whose} and {prefixes[0]} in {who}; "
             "give files of the same species, or map the genes to their orthologues first"
         )
-    if n_shared < LEAST_SHARED:
+    if n_shared < least:
         raise InputError(
-            f"expected at least {LEAST_SHARED} genes that {who} and {whose} share, found {n_shared or 'none'}: {who} "
+            f"expected at least {least} genes that {who} and {whose} share, found {n_shared or 'none'}: {who} "
             f"has {_some(genes)}, {whose} has {_some(others)}; give both the same names, or Ensembl identifiers in a "
             "column of var"
         )
