@@ -76,7 +76,7 @@ def simulate(output: Path, **options: Any) -> None:
 @click.option("--content", is_flag=True, default=False, help="Open every file: coordinates, sections, first values.")
 @counts_options
 def check_samplesheet(sheet: Path, output: Path, **options: Any) -> None:
-    """Check a samplesheet (sample,h5ad[,section_key][,group]) and write it with absolute paths."""
+    """Check a samplesheet (sample,h5ad[,section_key][,group][,reference]) and write it with absolute paths."""
     from stmcdi_cli.steps.check_samplesheet import check_samplesheet
 
     check_samplesheet(sheet, output, **options)
