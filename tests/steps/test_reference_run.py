@@ -9,6 +9,7 @@ from helpers import dense, same, untimed
 
 import stmcdi_cli as stmcdi
 from stmcdi_cli.errors import InputError, OptionError
+from stmcdi_cli.steps.evaluate import evaluate_genes
 
 OPTIONS = {"n_samples": 4, "device": "cpu", "quiet": True, "seed": 2}
 
@@ -112,6 +113,20 @@ def test_baselines_give_the_panels_spots(done):
         assert list(filled.obs_names) == list(done.imputed.obs_names) and "stmcdi_role" not in filled.obs
         assert filled.layers["missing"].shape == filled.shape
         assert stmcdi.evaluate(filled, done.truth)["n_hidden"] > 0
+
+
+def test_what_was_hidden_before_the_reference_came_is_measured(pair, caplog):
+    """The strict order: gene choice and totals see nothing hidden."""
+    masked, truth = stmcdi.hold_out(pair.panel, fraction=0.2, seed=1)
+    both = stmcdi.build_graph(stmcdi.normalize(stmcdi.add_reference(masked, pair.cells)))
+    filled = stmcdi.baseline(both, method="gene-mean")
+    assert filled.n_vars == 45 and truth.n_vars == 30
+    metrics = stmcdi.evaluate(filled, truth)
+    assert metrics["n_hidden"] == dense(truth.layers["missing"]).sum()
+    alone = stmcdi.baseline(stmcdi.normalize(masked), method="gene-mean")
+    assert metrics["rmse"] == pytest.approx(stmcdi.evaluate(alone, truth)["rmse"], rel=0.3)
+    assert evaluate_genes(filled, truth)["n_hidden"].iloc[30:].sum() == 0
+    assert "left out" not in caplog.text.split("evaluate:")[-1]
 
 
 def test_values_under_the_mask_change_nothing(done, pair):
