@@ -242,6 +242,9 @@ def _check_matrix(matrix: Any, where: str) -> None:
         raise InputError(f"expected numbers in {where}, found another kind of data; convert or remove them")
     if sp.issparse(matrix):
         check_csr(matrix, where)
+    elif hasattr(matrix, "group"):
+        if not all(hasattr(matrix.group.get(part), "dtype") for part in ("data", "indices", "indptr")):
+            raise InputError(f"expected a sparse matrix in {where}, found a damaged one; write the file again")
     elif not on_disk(matrix) and not isinstance(matrix, np.ndarray):
         raise InputError(f"expected a matrix in {where}, found {type(matrix).__name__}; convert it")
 

@@ -65,15 +65,13 @@ def lengthened(
     columns = {}
     for name in table:
         column = table[name]
+        added = pd.Series([_empty(column.dtype)] * len(names), dtype=column.dtype)
         if other is not None and name in other and _same_kind(column, other[name]):
             added = other[name]
-        else:
-            added = pd.Series([_empty(column.dtype)] * len(names), dtype=column.dtype)
-        if isinstance(column.dtype, pd.CategoricalDtype):
-            values: Any = pd.api.types.union_categoricals([column, added], ignore_order=True)
-        else:
-            values = pd.concat([column, added], ignore_index=True).array
-        columns[name] = values
+        if added.dtype == column.dtype:
+            columns[name] = pd.concat([column, added], ignore_index=True).array
+        else:  # other categories
+            columns[name] = pd.api.types.union_categoricals([column, added])
     index = pd.Index([*table.index, *names], name=table.index.name)
     return pd.DataFrame(columns, index=index)
 

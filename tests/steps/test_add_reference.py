@@ -51,6 +51,8 @@ def test_spots_then_cells_and_the_union_of_genes(panel, cells):
 
 def test_tables_of_the_panel_come_back_as_they_were(panel, cells):
     panel.obs["flag"], panel.obs["n"], panel.obs["depth"] = True, np.arange(30), 0.5
+    panel.obs["stage"] = pd.Categorical(["late", "early"] * 15, ["early", "late", "never"], ordered=True)
+    panel.obs["barcode"] = [f"AC{i}" for i in range(30)]
     panel.obsm["table"] = pd.DataFrame({"a": np.arange(30)}, index=panel.obs_names)
     cells.var["symbol"] = "of the reference"
     both = stmcdi.add_reference(panel, cells)
