@@ -24,7 +24,7 @@ from stmcdi_cli.model.diffusion.samplers import sample
 from stmcdi_cli.model.diffusion.schedule import Schedule
 from stmcdi_cli.model.latent.blocks import BLOCK
 from stmcdi_cli.model.latent.factor_model import SpatialFactorModel
-from stmcdi_cli.model.latent.gaussian import LatentPosterior, neighbor_mean, unwhiten, variances
+from stmcdi_cli.model.latent.gaussian import LatentPosterior, unwhiten, variances
 from stmcdi_cli.model.tissue import Tissue
 
 _SAVED_LAYERS = {"input": "enter", "output": "leave"}
@@ -96,14 +96,14 @@ def condition_size(rank: int) -> int:
     return 3 * rank + 2
 
 
-def make_condition(mean: Tensor, factor: Tensor, prior: Tensor, innovation: Tensor, depth: Tensor) -> Tensor:
+def make_condition(mean: Tensor, factor: Tensor, prior: Tensor, prior_variance: Tensor, depth: Tensor) -> Tensor:
     """Input of the network that describes the spots [B, c].
 
-    Posterior mean of their latents, the prior mean from the neighbours, log posterior variance, log depth, and last the
-    prior's share of the posterior: 1 where no entry of the spot is visible, near 0 where many are.
+    Posterior mean of their latents, the prior mean from the other spots, log posterior variance, log depth, and last
+    the prior's share of the posterior: 1 where no entry of the spot is visible, near 0 where many are.
     """
     variance = variances(factor)
-    prior_share = (variance / innovation).mean(1, keepdim=True)
+    prior_share = (variance / prior_variance).mean(1, keepdim=True)
     return torch.cat([mean, prior, variance.log(), depth.log()[:, None], prior_share], dim=1)
 
 
@@ -212,20 +212,32 @@ class LatentDiffusion:
     def _set_posterior(self, tissue: Tissue, known: LatentPosterior | None = None) -> LatentPosterior:
         self._tissue = tissue
         latents = self.encoder.encode(tissue) if known is None else known
-        self._mean = latents.mean
-        self._at = latents if self.encoder.link == "log" else None  # the linear link does not need the covariances
-        self._prior = self.encoder.prior(neighbor_mean(tissue.graph), latents.mean)
+        # The linear link does not need the covariances any more.
+        self._latents = latents if self._is_log else latents._replace(packed=torch.empty(len(latents.mean), 0))
         return latents
+
+    @property
+    def _is_log(self) -> bool:
+        return self.encoder.link == "log"
 
     def encoded(self) -> LatentPosterior:
         """Posterior found by `encode`; without covariances where they are not needed any more."""
-        return self._at or LatentPosterior(self._mean, torch.empty(0))
+        return self._latents
+
+    def _evidence(self, tissue: Tissue, spots: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Response and weight of the entries of some spots, at the latents that `encode` found."""
+        return self.encoder.evidence(tissue, spots, self._latents if self._is_log else None)
+
+    def _prior(self, spots: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Mean and variance of the latents of some spots, given the other spots."""
+        latents = self._latents.select(spots)
+        return latents.prior_mean(self.encoder.field.nugget), latents.prior_variance
 
     def _condition(self, spots: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
         """Posterior mean and precision factor of the latents of some spots, and the network's condition."""
-        prior = self._prior[spots]
-        mean, factor = self.encoder.posterior(*self.encoder.evidence(self._tissue, spots, self._at), prior)
-        return mean, factor, make_condition(mean, factor, prior, self.encoder.innovation, self._depth[spots])
+        prior = self._prior(spots)
+        mean, factor = self.encoder.posterior(*self._evidence(self._tissue, spots), *prior)
+        return mean, factor, make_condition(mean, factor, *prior, self._depth[spots])
 
     # Training
 
@@ -262,8 +274,8 @@ class LatentDiffusion:
             masked._set_posterior(visible.without(masking.draw(visible, masked_spots, generator)))
             for i in range(0, len(masked_spots), BLOCK):
                 some = masked_spots[i : i + BLOCK]
-                evidence = self.encoder.evidence(tissue, some, self._at)
-                full_mean, full_factor = self.encoder.posterior(*evidence, self._prior[some])
+                evidence = self._evidence(tissue, some)
+                full_mean, full_factor = self.encoder.posterior(*evidence, *self._prior(some))
                 mean, factor, condition = masked._condition(some)
                 offset = torch.einsum("nba,nb->na", factor, full_mean - mean)
                 spread = factor.mT @ torch.linalg.inv(full_factor).mT

@@ -204,7 +204,7 @@ class LatentModel(ImputationModel):
     def prepare(self, tissue: Tissue, *, device: torch.device, encoded: Mapping[str, Tensor] | None = None) -> None:
         """Encode every spot of a tissue once, in each branch that gives a share of the draws."""
         for link, branch in self._drawing():
-            known = None if encoded is None else LatentPosterior(encoded[f"{link}.mean"], encoded[f"{link}.packed"])
+            known = None if encoded is None else LatentPosterior(**_part(encoded, f"{link}."))
             branch.encode(tissue, known)
         self._draw_from(tissue, device)
 

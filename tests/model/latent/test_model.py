@@ -90,16 +90,16 @@ def test_a_network_with_output_0_draws_the_encoders_exact_posterior(fitted, samp
 
     known = encoder.encode(data)
     response, weight = (part.double() for part in encoder.evidence(data, spots, known))
-    neighbours = data.graph[spots].toarray()
-    prior = 0.9 * neighbours @ known.mean.double().numpy() / np.maximum(neighbours.sum(1, keepdims=True), 1)
+    prior = known.prior_mean(encoder.field.nugget).double().numpy()
+    prior_variance = known.prior_variance.double().numpy()
     w, second = encoder.loadings.double().numpy(), encoder.loadings_cov.double().numpy()
     second = second + w[:, :, None] * w[:, None, :]
     weight = (weight / encoder.psi.double()).numpy()
     white = np.empty_like(z)
     for i in range(len(spots)):
         full = np.einsum("g,gab->ab", weight[i], second)
-        precision = full[:-1, :-1] + np.diag(1 / encoder.innovation.double().numpy())
-        pull = prior[i] / encoder.innovation.double().numpy()
+        precision = full[:-1, :-1] + np.diag(1 / prior_variance[i])
+        pull = prior[i] / prior_variance[i]
         mean = np.linalg.solve(precision, (weight[i] * response[i].numpy()) @ w[:, :-1] - full[:-1, -1] + pull)
         white[:, i] = (z[:, i] - mean) @ np.linalg.cholesky(precision)
     white = white.reshape(-1, encoder.rank)
