@@ -25,6 +25,7 @@ from stmcdi_cli.model.diffusion.schedule import Schedule
 from stmcdi_cli.model.latent.blocks import BLOCK
 from stmcdi_cli.model.latent.factor_model import SpatialFactorModel
 from stmcdi_cli.model.latent.gaussian import LatentPosterior, unwhiten, variances
+from stmcdi_cli.model.latent.spatial_field import SpatialGraph
 from stmcdi_cli.model.tissue import Tissue
 
 _SAVED_LAYERS = {"input": "enter", "output": "leave"}
@@ -109,20 +110,22 @@ def make_condition(mean: Tensor, factor: Tensor, prior: Tensor, prior_variance: 
 
 @dataclass(frozen=True)
 class Masking:
-    """How spots are masked in training.
+    """How spots are masked in training: in turn single spots, and holes of neighbouring spots.
 
     Attributes
     ----------
     hidden
         Range from which the share of hidden entries of a masked spot is drawn.
     whole
-        Share of the masked spots of which all entries are hidden instead.
+        Share of the single spots of which all entries are hidden instead; in a hole, all entries of all spots are.
     spot_share
         Share of the spots that are masked in a round.
     n_pairs
         Masked spots wanted in total; the number of rounds follows from it.
     max_rounds
         Largest number of rounds.
+    hole
+        Size of a hole, at most, as a share of the spots.
     """
 
     hidden: tuple[float, float]
@@ -130,16 +133,34 @@ class Masking:
     spot_share: float = 0.25
     n_pairs: int = 20_000
     max_rounds: int = 16
+    hole: float = 0.05
 
     def rounds(self, n_spots: int) -> int:
         """Rounds of masking for a number of spots."""
         return min(self.max_rounds, math.ceil(self.n_pairs / max(1.0, self.spot_share * n_spots)))
 
-    def draw(self, tissue: Tissue, spots: np.ndarray, generator: torch.Generator) -> sp.csr_matrix:
+    def spots(self, graph: SpatialGraph, spots: np.ndarray, holes: bool, generator: torch.Generator) -> np.ndarray:
+        """Choose spots to mask among some, ascending: single ones, or all those of holes."""
+        order = spots[torch.randperm(len(spots), generator=generator).numpy()]
+        number = math.ceil(self.spot_share * len(spots))
+        if not holes:
+            return np.sort(order[:number])
+        taken, chosen = np.ones(len(graph.area), dtype=bool), [np.empty(0, np.int64)]
+        taken[spots] = False
+        for first, size in zip(order, torch.rand(len(order), generator=generator).tolist(), strict=True):
+            if number > 0 and not taken[first]:
+                most = min(number, 1 + int(size * self.hole * len(spots)))
+                chosen.append(graph.neighborhood(int(first), most, taken))
+                number -= len(chosen[-1])
+        return np.sort(np.concatenate(chosen))
+
+    def draw(
+        self, tissue: Tissue, spots: np.ndarray, generator: torch.Generator, *, everything: bool = False
+    ) -> sp.csr_matrix:
         """Choose visible entries to hide from some spots, in ascending order; CSR bool, as large as the tissue."""
         low, high = self.hidden
         share = low + (high - low) * torch.rand(len(spots), 1, generator=generator)
-        share[torch.rand(len(spots), generator=generator) < self.whole] = 1.0
+        share[torch.rand(len(spots), generator=generator) < (1 if everything else self.whole)] = 1.0
         rows = []
         for i in range(0, len(spots), BLOCK):
             some = spots[i : i + BLOCK]
@@ -267,11 +288,13 @@ class LatentDiffusion:
         The pairs, and the spot of each.
         """
         pairs, pair_spots = [], []
-        for _ in range(masking.rounds(len(spots))):
-            order = torch.randperm(len(spots), generator=generator)[: math.ceil(masking.spot_share * len(spots))]
-            masked_spots = spots[np.sort(order.numpy())]
+        graph = SpatialGraph(tissue.graph, tissue.lengths)
+        for number in range(masking.rounds(len(spots))):
+            holes = number % 2 == 1
+            masked_spots = masking.spots(graph, spots, holes, generator)
             masked = copy.copy(self)
-            masked._set_posterior(visible.without(masking.draw(visible, masked_spots, generator)))
+            mask = masking.draw(visible, masked_spots, generator, everything=holes)
+            masked._set_posterior(visible.without(mask))
             for i in range(0, len(masked_spots), BLOCK):
                 some = masked_spots[i : i + BLOCK]
                 evidence = self._evidence(tissue, some)

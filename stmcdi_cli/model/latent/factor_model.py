@@ -313,30 +313,10 @@ class SpatialFactorModel:
             packed[spots] = pack(symmetric_part(torch.linalg.inv(precision + torch.diag(1 / prior_variance))))
 
         for_each_block(use)
-
-        def times_given_field(values: np.ndarray | Tensor) -> np.ndarray:
-            values = torch.as_tensor(values)
-            out = torch.empty_like(values)
-
-            def one(spots: np.ndarray) -> None:
-                some = slice(int(spots[0]), int(spots[-1]) + 1)
-                out[some] = torch.bmm(given_field[some], values[some, :, None])[:, :, 0]
-
-            in_parallel(one, n_spots)
-            return out.numpy()
-
-        # The latents are integrated out: precision (P^-1 + diag nugget)^-1 of a spot's entries on the field.
-        inverse_nugget = (1 / nugget).numpy()
-        diagonal = given_field.diagonal(dim1=1, dim2=2).numpy()
-        field = SpatialField(self._graph, self.field).solve(
-            lambda s: inverse_nugget * s - inverse_nugget * times_given_field(inverse_nugget * s),
-            np.maximum(inverse_nugget - inverse_nugget**2 * diagonal, 0),
-            inverse_nugget * times_given_field(information),
-            start=None if start is None else start.field.numpy(),
-            iterations=iterations,
+        field, mean = SpatialField(self._graph, self.field).fields_and_latents(
+            given_field, information, start=None if start is None else start.field.numpy(), iterations=iterations
         )
-        mean = torch.from_numpy(times_given_field(information.numpy() + inverse_nugget * field))
-        return LatentPosterior(mean, packed, torch.from_numpy(field), prior_variance.expand_as(mean))
+        return LatentPosterior(mean, packed, field, prior_variance.expand_as(mean))
 
     # Encoding
 

@@ -86,7 +86,8 @@ class FieldFit:
         at_range, at_share, at_variance = position
         total, share = _VARIANCES[at_variance], _SHARES[at_share]
         values = (_RANGES[at_range], total * share, self._scales[at_range], total * (1 - share))
-        return FieldParameters(*(torch.from_numpy(value).float() for value in values), uncertainty)
+        ranges, variance, scale, nugget = (torch.from_numpy(value).float() for value in values)
+        return FieldParameters(ranges, variance, scale, nugget, uncertainty)
 
     def _covariances(self, position: np.ndarray, d: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """For every patch: its spots, the covariance of y of each factor [r, p, p], its independent part [r, p]."""
@@ -145,23 +146,13 @@ def _field_covariances(graph: SpatialGraph, patch: np.ndarray) -> np.ndarray:
 
 def _patches(graph: SpatialGraph) -> Iterator[np.ndarray]:
     """Spots of patches, ascending: each spot chosen at random, and the spots that are fewest steps away from it."""
-    start, neighbors = graph.weights.indptr, graph.weights.indices
     taken = np.zeros(len(graph.area), dtype=bool)
     left = _SPOTS
     for first in np.random.default_rng(0).permutation(len(taken)):
-        if left <= 0:
-            return
-        if taken[first]:
-            continue
-        taken[first] = True
-        patch = [int(first)]
-        for spot in patch:  # it grows meanwhile
-            for neighbor in neighbors[start[spot] : start[spot + 1]]:
-                if not taken[neighbor] and len(patch) < _PATCH:
-                    taken[neighbor] = True
-                    patch.append(int(neighbor))
-        left -= len(patch)
-        yield np.sort(np.array(patch))
+        if left > 0 and not taken[first]:
+            patch = graph.neighborhood(int(first), _PATCH, taken)
+            left -= len(patch)
+            yield patch
 
 
 def _nearest(grid: np.ndarray, values: Tensor | np.ndarray) -> np.ndarray:

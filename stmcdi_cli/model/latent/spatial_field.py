@@ -16,11 +16,15 @@ from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
+import torch
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
+from stmcdi_cli.model.latent.blocks import in_parallel
+
 _AREAS = (0.1, 10.0)  # smallest and largest area of a spot, relative to the median
 _SAMPLES = 24
+_DRAWN_AT_ONCE = 2_000_000  # values
 _TOLERANCE = 1e-3
 
 
@@ -118,6 +122,28 @@ class SpatialGraph:
         degree = (self.degree + self.lack)[spots]
         return kappa**2 * self.area[spots, None] + (degree - lack)[:, None] + lack[:, None] * (1 - np.exp(-kappa))
 
+    def neighborhood(self, spot: int, size: int, taken: np.ndarray) -> np.ndarray:
+        """A spot and those that are fewest steps away from it, ascending; none that is taken, and these now are.
+
+        Parameters
+        ----------
+        spot
+            Position of the first spot.
+        size
+            Number of spots, at most.
+        taken
+            Spots to leave out, bool [n]; the spots found are marked here.
+        """
+        start, neighbors = self.weights.indptr, self.weights.indices
+        taken[spot] = True
+        found = [spot]
+        for each in found:  # it grows meanwhile
+            for neighbor in neighbors[start[each] : start[each + 1]]:
+                if not taken[neighbor] and len(found) < size:
+                    taken[neighbor] = True
+                    found.append(int(neighbor))
+        return np.sort(np.array(found))
+
     @cached_property
     def edges(self) -> sp.csr_matrix:
         """Weights of the edges in single precision."""
@@ -197,6 +223,46 @@ class SpatialField:
             direction = conditioned + self._per_spot(ratio) * direction
         return s
 
+    def fields_and_latents(
+        self, given_field: Tensor, information: Tensor, *, start: np.ndarray | None = None, iterations: int = 300
+    ) -> tuple[Tensor, Tensor]:
+        """Posterior means of the fields and of the latents, both [n, r], given the entries of all spots.
+
+        The entries of spot i have the precision P_i on its latents. With the latents integrated out, they have the
+        precision (P_i^-1 + diag nugget)^-1 on the field.
+
+        Parameters
+        ----------
+        given_field
+            Covariance of the latents of each spot given the field, (P_i + diag 1 / nugget)^-1 [n, r, r].
+        information
+            Precision-weighted mean of the latents according to each spot's entries [n, r].
+        start, iterations
+            See `solve`.
+        """
+        inverse_nugget = (1 / self.parameters.nugget).numpy()
+
+        def times_covariance(values: np.ndarray) -> np.ndarray:
+            out = torch.empty_like(information)
+
+            def one(spots: np.ndarray) -> None:
+                some = slice(int(spots[0]), int(spots[-1]) + 1)
+                out[some] = torch.bmm(given_field[some], torch.from_numpy(values[some, :, None]))[:, :, 0]
+
+            in_parallel(one, len(values))
+            return out.numpy()
+
+        diagonal = given_field.diagonal(dim1=1, dim2=2).numpy()
+        field = self.solve(
+            lambda s: inverse_nugget * (s - times_covariance(inverse_nugget * s)),
+            np.maximum(inverse_nugget - inverse_nugget**2 * diagonal, 0),
+            inverse_nugget * times_covariance(information.numpy()),
+            start=start,
+            iterations=iterations,
+        )
+        latents = times_covariance(information.numpy() + inverse_nugget * field)
+        return torch.from_numpy(field), torch.from_numpy(latents)
+
     def _dot(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         """Sum of all products in each part of the graph."""
         graph = self.graph
@@ -219,11 +285,21 @@ class SpatialField:
             Precision with which a spot's own entries determine the field.
         """
         random = np.random.default_rng(0)
+        n, rank = weight.shape
+        at_once = max(1, min(_SAMPLES, _DRAWN_AT_ONCE // weight.size))
         total = np.zeros_like(weight)
-        for _ in range(_SAMPLES):
-            of_prior, of_entries = random.standard_normal((2, *weight.shape), dtype=np.float32)
-            noise = self._root_tau * self._a(of_prior / np.sqrt(self._area)) + np.sqrt(weight) * of_entries
-            total += self.solve(lambda values: weight * values, weight, noise, tolerance=_TOLERANCE * 3) ** 2
+        for first in range(0, _SAMPLES, at_once):
+            some = min(at_once, _SAMPLES - first)  # draws, side by side as if they were more factors
+            field = SpatialField(self.graph, FieldParameters(*(part.repeat(some) for part in self.parameters)))
+            weights = np.tile(weight, some)
+            of_prior, of_entries = random.standard_normal((2, n, some * rank), dtype=np.float32)
+            noise = field._root_tau * field._a(of_prior / np.sqrt(self._area)) + np.sqrt(weights) * of_entries
+
+            def times_weight(values: np.ndarray, weights: np.ndarray = weights) -> np.ndarray:
+                return weights * values
+
+            draws = field.solve(times_weight, weights, noise, tolerance=_TOLERANCE * 3)
+            total += np.square(draws).reshape(n, some, rank).sum(1)
         variance = np.minimum(total / _SAMPLES, 2 * self.parameters.variance.numpy())
         usual = self.parameters.uncertainty.numpy()
         unsure = 1 / (1 + weight * usual) ** 2
