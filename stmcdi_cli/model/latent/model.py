@@ -49,6 +49,8 @@ class LatentModel(ImputationModel):
 
     def __init__(self, config: Mapping[str, Any], genes: tuple[str, ...]) -> None:
         super().__init__(config, genes)
+        if "smoothing" in config.get("encoder", {}):
+            raise InputError("the model was trained by an earlier version, with another spatial prior; train it again")
         try:
             self.schedule = Schedule(**config["diffusion"])
             encoder, masking, training = dict(config["encoder"]), config["masking"], dict(config["training"])

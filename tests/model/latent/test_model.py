@@ -9,6 +9,7 @@ import torch
 from helpers import dense
 
 import stmcdi_cli as stmcdi
+from stmcdi_cli.errors import InputError
 from stmcdi_cli.model import save_load
 from stmcdi_cli.model.base import DrawOptions
 from stmcdi_cli.model.diffusion.samplers import SAMPLERS
@@ -291,3 +292,9 @@ def test_odd_tissues_are_survived(tmp_path):
             assert np.isnan(values[:, 7]).all()  # nothing is known of a gene without any value
             values = np.delete(values, 7, axis=1)
             assert np.isfinite(values).all() and 0 <= values.min() and values.max() < 3 * x.max(), layer
+
+
+def test_a_model_of_an_earlier_version_is_refused(fitted):
+    config = {**fitted.model.config, "encoder": {**fitted.model.config["encoder"], "smoothing": 0.9}}
+    with pytest.raises(InputError, match="trained by an earlier version, with another spatial prior; train it again"):
+        save_load.build({**config, "variant": "latent"}, fitted.model.genes)
