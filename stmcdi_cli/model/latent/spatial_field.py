@@ -23,6 +23,7 @@ from torch import Tensor
 from stmcdi_cli.model.latent.blocks import in_parallel
 
 _AREAS = (0.1, 10.0)  # smallest and largest area of a spot, relative to the median
+_OWN_UNIT = 50  # spots from which on a part of the graph has its own unit of length
 _SAMPLES = 24
 _DRAWN_AT_ONCE = 2_000_000  # values
 _TOLERANCE = 1e-3
@@ -60,8 +61,8 @@ class FieldParameters(NamedTuple):
 class SpatialGraph:
     """Graph Laplacian and area of every spot; symmetric, even if the graph is directed.
 
-    Areas are mean squared distances to the neighbours, and the unit of length is the root of the median area.
-    Neighbours at a larger distance than usual for their spots have a smaller weight. Weights are scaled so that they
+    Areas are mean squared distances to the neighbours, and the unit of length is the root of the median area of a
+    section. Neighbours at a larger distance than usual for their spots have a smaller weight. Weights are scaled so that they
     sum to 4 at a usual spot, as those of a square grid do.
 
     Parameters
@@ -95,22 +96,32 @@ class SpatialGraph:
             graph.astype(bool).astype(np.float64) if lengths is None else graph.multiply(lengths).power(2)
         )
         squared = sp.csr_matrix(squared.maximum(squared.T))
+        self.n_components, self.component = connected_components(squared, directed=False)
         n_neighbors = np.diff(squared.indptr)
         connected = n_neighbors > 0
-        self.area, unit = np.ones(n), 1.0
-        if connected.any():
-            mean = np.asarray(squared.sum(1)).ravel()[connected] / n_neighbors[connected]
-            unit = np.median(mean)
-            self.area[connected] = np.clip(mean / unit, *_AREAS)
         row = np.repeat(np.arange(n), n_neighbors)
+        around = np.where(connected, np.bincount(row, squared.data, n) / np.maximum(n_neighbors, 1), 1)
+        unit = self._units(around, connected)
+        self.area = np.clip(around / unit, *_AREAS)
         usual = (self.area[row] + self.area[squared.indices]) / 2
-        weight = np.minimum(1, usual * unit / squared.data)
-        total = np.bincount(row, weight, n)
-        weight *= 4 / np.median(total[connected]) if connected.any() else 1
+        weight = np.minimum(1, usual * unit[row] / squared.data)
+        if connected.any():
+            weight *= 4 / np.median(np.bincount(row, weight, n)[connected])
         self.weights = sp.csr_matrix((weight, squared.indices, squared.indptr), shape=(n, n))
         self.degree = np.bincount(row, weight, n)
         self.lack = np.maximum(0, 4 - self.degree)
-        self.n_components, self.component = connected_components(self.weights, directed=False)
+
+    def _units(self, around: np.ndarray, connected: np.ndarray) -> np.ndarray:
+        """Unit of area of each spot [n]: the median of its part of the graph, if that has spots enough, else of all.
+
+        Sections may have coordinates in different units.
+        """
+        unit = np.full(len(around), np.median(around[connected]) if connected.any() else 1.0)
+        order = np.argsort(self.component, kind="stable")
+        for part in np.split(order, np.cumsum(np.bincount(self.component))[:-1]):
+            if len(part) >= _OWN_UNIT:
+                unit[part] = np.median(around[part])
+        return unit
 
     def diagonal(self, ranges: np.ndarray, lack: np.ndarray, spots: np.ndarray | slice = slice(None)) -> np.ndarray:
         """Diagonal of A of some spots for some ranges [n, r], given what the spots lack in neighbours.

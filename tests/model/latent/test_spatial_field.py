@@ -140,6 +140,13 @@ def test_parts_of_a_graph_have_no_effect_on_each_other():
     assert first[:100].tobytes() == second[:100].tobytes()
 
 
+def test_sections_in_other_units_have_the_same_field():
+    lengths = sp.block_diag([0.5 * grid(10), 300 * grid(10)], format="csr")
+    graph = SpatialGraph(sp.block_diag([grid(10), grid(10)], format="csr"), lengths)
+    np.testing.assert_allclose(graph.area[:100], graph.area[100:])
+    assert np.abs(graph.weights[:100, :100] - graph.weights[100:, 100:]).max() < 1e-12
+
+
 def test_graphs_that_people_have():
     """Directed, without edges, with spots in one place, with distances that differ by 10,000."""
     directed = sp.csr_matrix(([1.0, 1.0], ([0, 1], [1, 2])), shape=(4, 4), dtype=np.float32)
