@@ -21,7 +21,6 @@ from stmcdi_cli.model.gene_scaler import GeneScaler
 from stmcdi_cli.model.latent.factor_model import SpatialFactorModel
 
 RANK = 15
-SMOOTHING = 0.9
 FULL_DEPTH = 0.25
 SWEEPS = 30
 """The encoder's settings, those of the default preset."""
@@ -119,7 +118,7 @@ class TrainingData:
         self._x = data.x
 
         rank = max(1, min(RANK, data.x.shape[0] - 1, data.x.shape[1] - 1))
-        encoder = SpatialFactorModel(rank=rank, smoothing=SMOOTHING, full_depth=FULL_DEPTH)
+        encoder = SpatialFactorModel(rank=rank, full_depth=FULL_DEPTH)
         encoder.fit(part.tissue, sweeps=SWEEPS, seed=seed)
         log_depth = torch.from_numpy(np.log(data.tissue.depth).astype(np.float32))
 

@@ -24,7 +24,7 @@ def tissue():
 @pytest.fixture(scope="module")
 def encoders(tissue):
     """One for each link, not to be changed."""
-    linear, log = (SpatialFactorModel(rank=4, smoothing=0.9, full_depth=0.25, link=link) for link in LINKS)
+    linear, log = (SpatialFactorModel(rank=4, full_depth=0.25, link=link) for link in LINKS)
     linear.fit(tissue, sweeps=8, seed=0)
     log.fit(tissue, sweeps=8, seed=0, start=linear)
     return dict(zip(LINKS, (linear, log), strict=True))
