@@ -62,8 +62,8 @@ class SpatialGraph:
     """Graph Laplacian and area of every spot; symmetric, even if the graph is directed.
 
     Areas are mean squared distances to the neighbours, and the unit of length is the root of the median area of a
-    section. Neighbours at a larger distance than usual for their spots have a smaller weight. Weights are scaled so that they
-    sum to 4 at a usual spot, as those of a square grid do.
+    section. Neighbours at a larger distance than usual for their spots have a smaller weight. Weights are scaled so
+    that they sum to 4 at a usual spot, as those of a square grid do.
 
     Parameters
     ----------
