@@ -106,7 +106,7 @@ def label(method: str) -> str:
     """Row name of a method."""
     if method == methods.OURS:
         return f"**{method}**"
-    return methods.PACKAGES[method][0] if method in methods.PACKAGES else method.replace("-", " ", 1)
+    return methods.PACKAGES[method].label if method in methods.PACKAGES else method.replace("-", " ", 1)
 
 
 def in_order(found: set[str]) -> list[str]:
