@@ -58,6 +58,8 @@ PACKAGES = {
     "nest": Peer("NEST, a fifth of its epochs", "nest", (ENTRIES, GAPS)),
     "alra": Peer("ALRA (halra)", "halra", (ENTRIES, DEPTH)),
     "spamean": Peer("SpaMean-Impute, threshold 0.5", "spamean"),
+    "impeller": Peer("Impeller", "impeller"),
+    "fistnd": Peer("FIST-nD", "fistnd"),
     "hyperimpute-softimpute": Peer("hyperimpute softimpute", "hyperimpute --plugin softimpute"),
     "hyperimpute-gain": Peer("hyperimpute GAIN", "hyperimpute --plugin gain"),
 }
