@@ -24,7 +24,7 @@ N_COMPONENTS = 10
 N_NEIGHBORS = 50
 MOST_FITTED, PATCH = 1500, 10
 FEWEST_FITTED = 4
-"""Visible spots of a section below which its components count as noise around their mean."""
+"""A section with fewer visible spots gets their mean."""
 RANGES = 2.0 ** np.arange(-0.5, 6.5, 0.5)
 """Ranges to choose from, in units of the usual distance between neighbours."""
 NOISES = np.linspace(0.02, 1, 50)
@@ -55,12 +55,15 @@ def impute(data: base.DenseTissue, *, seed: int) -> base.Estimate:
     z = base.masked_tensor(scaler, data.x, data.seen)
     directions = base.leading_directions(z, N_COMPONENTS, seed)
     scores = z @ directions
-    field, variance = torch.zeros_like(scores), torch.zeros_like(scores)
+    field, variance = torch.zeros_like(scores), scores[visible].var(0, correction=0).repeat(len(scores), 1)
     for code in np.unique(data.section):
         spots = data.section == code
         known = spots & visible
-        process = fit(xy[known], scores[known].double(), seed)
-        field[spots], variance[spots] = interpolate(process, xy[known], scores[known].double(), xy[spots])
+        if known.sum() >= FEWEST_FITTED:
+            process = fit(xy[known], scores[known].double(), seed)
+            field[spots], variance[spots] = interpolate(process, xy[known], scores[known].double(), xy[spots])
+        elif known.any():
+            field[spots] = scores[known].mean(0)
 
     rest = np.where(data.seen, (z - scores @ directions.T).numpy() ** 2, 0).sum(0) / np.maximum(data.seen.sum(0), 1)
     sd = (variance @ directions.square().T + torch.from_numpy(rest)).sqrt()
@@ -69,10 +72,6 @@ def impute(data: base.DenseTissue, *, seed: int) -> base.Estimate:
 
 def fit(xy: Tensor, scores: Tensor, seed: int) -> Process:
     """Choose the processes of components [n, c] at visible spots [n, d] by marginal likelihood."""
-    if len(xy) < FEWEST_FITTED:
-        nothing = torch.zeros(scores.shape[1], dtype=torch.float64)
-        mean = scores.mean(0) if len(xy) else nothing
-        return Process(nothing + 1, nothing + 1, mean, (scores - mean).square().sum(0))
     step = spacing(xy)
     if len(xy) > MOST_FITTED:
         centres = np.random.default_rng(seed).choice(len(xy), MOST_FITTED // PATCH, replace=False)
@@ -103,19 +102,18 @@ def interpolate(process: Process, xy: Tensor, scores: Tensor, at: Tensor) -> tup
     Mean of the smooth field and variance of an observation, noise included, float32 [m, c].
     """
     mean, variance = (values.repeat(len(at), 1) for values in (process.mean, process.variance))
-    if len(xy) >= FEWEST_FITTED:
-        ranks = np.arange(1, min(N_NEIGHBORS, len(xy)) + 1)
-        near = torch.from_numpy(KDTree(xy.numpy()).query(at.numpy(), ranks, workers=n_workers())[1])
-        for block in torch.arange(len(at)).split(base.BLOCK):
-            places, known = xy[near[block]], scores[near[block]]
-            between = torch.cdist(places, places, compute_mode="donot_use_mm_for_euclid_dist")
-            away = (places - at[block, None]).norm(dim=2)
-            for c, (reach, noise) in enumerate(zip(process.reach, process.noise, strict=True)):
-                cov = (1 - noise) * matern(between / reach) + noise * torch.eye(len(ranks), dtype=torch.float64)
-                cross = (1 - noise) * matern(away / reach)
-                weight = torch.cholesky_solve(cross[..., None], torch.linalg.cholesky(cov))[..., 0]
-                mean[block, c] += (weight * (known[..., c] - process.mean[c])).sum(1)
-                variance[block, c] *= 1 - (weight * cross).sum(1)
+    ranks = np.arange(1, min(N_NEIGHBORS, len(xy)) + 1)
+    near = torch.from_numpy(KDTree(xy.numpy()).query(at.numpy(), ranks, workers=n_workers())[1])
+    for block in torch.arange(len(at)).split(base.BLOCK):
+        places, known = xy[near[block]], scores[near[block]]
+        between = torch.cdist(places, places, compute_mode="donot_use_mm_for_euclid_dist")
+        away = (places - at[block, None]).norm(dim=2)
+        for c, (reach, noise) in enumerate(zip(process.reach, process.noise, strict=True)):
+            cov = (1 - noise) * matern(between / reach) + noise * torch.eye(len(ranks), dtype=torch.float64)
+            cross = (1 - noise) * matern(away / reach)
+            weight = torch.cholesky_solve(cross[..., None], torch.linalg.cholesky(cov))[..., 0]
+            mean[block, c] += (weight * (known[..., c] - process.mean[c])).sum(1)
+            variance[block, c] *= 1 - (weight * cross).sum(1)
     return mean.float(), variance.float()
 
 

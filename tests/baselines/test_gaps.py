@@ -125,10 +125,14 @@ def test_without_coordinates_or_a_visible_spot_there_are_means(field, caplog):
     result = stmcdi.baseline(bare, method="soft-impute")
     np.testing.assert_allclose(dense(result.layers["imputed"])[hole][0], truth[~hole].mean(0), rtol=0.01)
     assert "baseline: 25 spot(s) have no visible value and the file no coordinates" in caplog.text
+    masked = masked.copy()
     masked.obs["section"] = np.where(hole, "torn", "whole")
     result = stmcdi.baseline(masked, method="idw", section_key="section")
     np.testing.assert_allclose(dense(result.layers["imputed"])[hole][0], truth[~hole].mean(0), rtol=0.01)
     assert "baseline: 25 spot(s) are in sections without any visible value: means are used" in caplog.text
+    estimate = kriging.impute(DenseTissue.from_anndata(masked, "section"), seed=0)
+    np.testing.assert_allclose(estimate.mean[hole][0], truth[~hole].mean(0), rtol=0.01)
+    np.testing.assert_allclose(estimate.sd[hole][0], truth[~hole].std(0), rtol=0.05)
 
 
 def test_the_number_of_neighbors_is_on_record_and_checked(field):
