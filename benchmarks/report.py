@@ -65,8 +65,9 @@ Each package runs in an environment of its own under `benchmarks/.work`, install
 `peers/NAME/requirements.txt` when first asked for, by its `peers/NAME/run.py`, with the package's defaults unless the
 table says otherwise. Packages that take no mask get hidden entries as zeros or as gene means, whichever did better;
 each run.py says which. All get the same help: predictions that are negative become 0, those that are not finite the
-gene's mean. *baseline NAME* is `stmcdi baseline --method NAME`. The spatial graph that stmcdi asks for is built
-beforehand, outside the time. Time and memory with up to 1,000,000 spots are [below](#scale).
+gene's mean. Impeller installs with dgl 1.1.3 and torch-geometric beside it: dgl 2.1.0, the newest, has libraries for
+torch 2.0 to 2.2 alone. No peer needs a GPU. *baseline NAME* is `stmcdi baseline --method NAME`. The spatial graph that
+stmcdi asks for is built beforehand, outside the time. Time and memory with up to 1,000,000 spots are [below](#scale).
 """
 
 CRPS_NOTE = """CRPS and coverage exist where a method says how sure it is. Ours: CRPS of 20 draws (without bias from
