@@ -63,6 +63,25 @@ def edges(
     return Edges(*map(np.concatenate, zip(*parts, strict=True)))
 
 
+def nearest_among(xy: np.ndarray, section: np.ndarray, candidates: np.ndarray, k: int) -> Edges:
+    """Join each spot to the k nearest candidates of its section (bool [n]) but itself, or to all where there are fewer.
+
+    The edges of a spot are in order of their length.
+    """
+    parts = [Edges(np.empty(0, int), np.empty(0, int), np.empty(0))]
+    for code in np.unique(section):
+        spots = np.flatnonzero(section == code)
+        targets = spots[candidates[spots]]
+        if len(targets):
+            ranks = np.arange(1, min(k + 1, len(targets)) + 1)
+            length, found = KDTree(xy[targets]).query(xy[spots], ranks, workers=n_workers())
+            target = targets[found]
+            others = target != spots[:, None]
+            kept = others & (np.cumsum(others, axis=1) <= k)
+            parts.append(Edges(np.repeat(spots, kept.sum(1)), target[kept], length[kept]))
+    return Edges(*map(np.concatenate, zip(*parts, strict=True)))
+
+
 def adjacency(edges: Edges, n_spots: int) -> sp.csr_matrix:
     """Matrix with 1 for each edge, CSR float32 [n, n]."""
     ones = np.ones(len(edges.source), np.float32)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli.baselines import base
 from stmcdi_cli.errors import InputError
-from stmcdi_cli.model.gene_scaler import GeneScaler
+from stmcdi_cli.model.gene_scaler import GeneScaler, gene_sd
 from stmcdi_cli.model.latent.factor_model import SpatialFactorModel
 
 RANK = 15
@@ -177,7 +177,10 @@ def impute(data: base.DenseTissue, build: Callable[[int, int], LatentNetwork], *
             train(network, training_data, torch.Generator().manual_seed(N_MEMBERS * seed + member))
             validated += training_data.predict(network, training_data.validation_latent) / N_MEMBERS
             mean += training_data.predict(network, training_data.latent) / N_MEMBERS
-    return base.Estimate(mean, base.residual_sd(data.x, data.seen, validated, training_data.validation_mask))
+    sd = base.residual_sd(data.x, data.seen, validated, training_data.validation_mask)
+    # How well single entries are predicted does not say how well whole spots are, of which nothing is visible.
+    gap_sd = np.maximum(sd, gene_sd(data.x, data.seen))
+    return base.Estimate(mean, np.where(data.visible[:, None], sd, gap_sd) if not data.visible.all() else sd)
 
 
 def train(network: LatentNetwork, data: TrainingData, generator: torch.Generator) -> None:

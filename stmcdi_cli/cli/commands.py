@@ -276,6 +276,9 @@ def impute(input: Path, model_dir: Path, output: Path, **options: Any) -> None:
 @click.argument("output", type=PATH)
 @click.option("--method", type=BASELINE, required=True, help="What to impute with.")
 @click.option("--target", type=click.Choice(["missing", "all"]), default="missing", help="Entries to fill.")
+@click.option(
+    "--n-neighbors", type=int, default=None, help="Spots that a neighbour method averages (default: its own)."
+)
 @click.option("--section-key", default=None, help="Column of obs with the section (default: the graph's, if any).")
 @click.option("--seed", type=int, default=0, help="Seed of everything random.")
 def baseline(input: Path, output: Path, **options: Any) -> None:

@@ -36,6 +36,8 @@ BASELINE = click.Choice(
         "gene-mean",
         "spatial-neighbors",
         "expression-neighbors",
+        "idw",
+        "kriging",
         "soft-impute",
         "factor-analysis",
         "gan",
