@@ -309,7 +309,7 @@ class SpatialField:
             def times_weight(values: np.ndarray, weights: np.ndarray = weights) -> np.ndarray:
                 return weights * values
 
-            draws = field.solve(times_weight, weights, noise, tolerance=_TOLERANCE * 3)
+            draws = field.solve(times_weight, weights, noise, tolerance=_TOLERANCE)
             total += np.square(draws).reshape(n, some, rank).sum(1)
         variance = np.minimum(total / _SAMPLES, 2 * self.parameters.variance.numpy())
         usual = self.parameters.uncertainty.numpy()

@@ -101,7 +101,7 @@ def test_variances_grow_into_a_hole(field):
         ratio = (found[hidden, factor] - 0.2) / exact[hidden]
         assert ratio.mean() == pytest.approx(1, abs=0.15)
         assert ratio.std() < 0.45
-        rings = [found[(low <= distance) & (distance < low + 1.7), factor].mean() for low in (0, 1.7, 3.4, 5.1)]
+        rings = [found[(low <= distance) & (distance < low + 2.5), factor].mean() for low in (0, 2.5, 5)]
         assert rings == sorted(rings, reverse=True)
         beside = found[distance > 7, factor]
         assert beside.mean() == pytest.approx(0.5, abs=0.1)  # the usual value, 0.3 + 0.2
