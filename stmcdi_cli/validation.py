@@ -97,7 +97,9 @@ def table(adata: "AnnData") -> None:
 def matrix(adata: "AnnData") -> None:
     """Refuse an object without ``X``."""
     if adata.X is None:
-        raise InputError("expected expression in X, found no X; run normalize first, which can take a layer (--layer)")
+        raise InputError(
+            "expected expression in X, found no X; run normalize first (`normalize --layer` takes a layer)"
+        )
 
 
 def coordinates(adata: "AnnData") -> np.ndarray:
@@ -150,7 +152,7 @@ def sections(adata: "AnnData", section_key: str | None) -> np.ndarray:
     if section_key not in adata.obs:
         raise InputError(
             f"expected sections in obs['{section_key}'], found only {first_few(adata.obs.columns)}; "
-            "correct --section-key"
+            "correct the section key"
         )
     labels = adata.obs[section_key]
     if labels.isna().any():
@@ -174,13 +176,14 @@ def suggest_sections(adata: "AnnData", xy: np.ndarray) -> str | None:
     column = next((name for name in SECTION_NAMES if name in adata.obs and 1 < adata.obs[name].nunique()), None)
     if column is not None:
         where = f"obs['{column}'] has {adata.obs[column].nunique()} values"
-        advice = f"if these have coordinates of their own, give --section-key {column}, or edges join one to another"
+        advice = f"if these have coordinates of their own, give --section-key {column} where the graph is built, "
+        advice += "or edges join one to another"
         return f"{again} spots lie where another one is, and {where}; {advice}" if again else f"{where}; {advice}"
     if not again:
         return None
     return (
         f"{again} spots lie where another one is; if the file has several sections, "
-        "name them in a column of obs and give it (--section-key)"
+        "name them in a column of obs and give it where the graph is built (--section-key)"
     )
 
 
