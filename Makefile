@@ -62,17 +62,17 @@ PYTHON_newest := 3.13
 PYTHON_oldest := 3.11
 INSTALL_newest := --upgrade
 INSTALL_oldest := --resolution lowest-direct
-UV_INDEX := $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL) --index-strategy unsafe-best-match)
+UV_OPTIONS := --compile-bytecode $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL) --index-strategy unsafe-best-match)
 
 .venv-%/.package-done: pyproject.toml
 	@python=$$(tools/find-python.sh $(PYTHON_$*)); rm -rf .venv-$*; "$$python" -m venv .venv-$*
 	@echo "make: installing the $* dependencies into .venv-$* (minutes: torch is large)"
 	@.venv-$*/bin/python -m pip install --quiet uv
-	@.venv-$*/bin/uv pip install --quiet --python .venv-$*/bin/python $(INSTALL_$*) $(UV_INDEX) -e .
+	@.venv-$*/bin/uv pip install --quiet --python .venv-$*/bin/python $(INSTALL_$*) $(UV_OPTIONS) -e .
 	@touch $@
 
 .venv-%/.tests-done: .venv-%/.package-done
-	@.venv-$*/bin/uv pip install --quiet --python .venv-$*/bin/python $(INSTALL_$*) $(UV_INDEX) -e '.[test]' \
+	@.venv-$*/bin/uv pip install --quiet --python .venv-$*/bin/python $(INSTALL_$*) $(UV_OPTIONS) -e '.[test]' \
 	    $(if $(filter oldest,$*),'setuptools<81')
 	@touch $@
 

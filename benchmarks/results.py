@@ -42,7 +42,7 @@ def save(cell: Cell, row: dict[str, object], file: Path = FILE) -> None:
     with locked(WORK / "results.lock"):
         table = load(file)
         older = (table[KEY] == [values[key] for key in KEY]).all(axis=1)
-        new = pd.DataFrame([values], columns=COLUMNS).fillna("")
+        new = pd.DataFrame([{column: values.get(column, "") for column in COLUMNS}])
         table = pd.concat([table[~older], new]).sort_values(KEY, kind="stable")
         write_texts({file: table.to_csv(sep="\t", index=False)})
 

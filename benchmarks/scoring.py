@@ -8,6 +8,7 @@ import scipy.sparse as sp
 
 import stmcdi_cli as stmcdi
 from stmcdi_cli import metrics
+from stmcdi_cli.sparse import layers_of
 
 Z90 = 1.6448536269514722
 """A Gaussian's 90 % interval reaches so many standard deviations to each side."""
@@ -34,7 +35,9 @@ def score(imputed_file: Path, truth_file: Path, *, denoised: bool = False) -> di
     }
     hidden, t = dense(truth.layers["missing"]).astype(bool), dense(truth.X).astype(float)
     depth = truth.obs["size_factor"].to_numpy(float)
-    layers = {name: dense(layer).astype(float) for name, layer in imputed.layers.items() if name.startswith("imputed")}
+    layers = {
+        name: dense(layer).astype(float) for name, layer in layers_of(imputed).items() if name.startswith("imputed")
+    }
     mean = layers["imputed"]
     draws = [layers[name] for name in sorted(layers) if name.startswith(SAMPLE)]
     spread_from = None

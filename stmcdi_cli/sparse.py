@@ -92,7 +92,7 @@ def as_row_major(matrix: Any) -> Any:
         if need > resources.room():
             raise InputError(
                 f"a matrix is stored by columns (CSC), and to turn it takes {need / 2**30:.1f} GiB of memory; "
-                "store it by rows (adata.X = adata.X.tocsr()) or raise --memory-limit"
+                "store it by rows (adata.X = adata.X.tocsr()) or allow more memory"
             )
         matrix = matrix.to_memory()
         check_csr(matrix, "a matrix stored by columns")

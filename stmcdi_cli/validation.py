@@ -98,7 +98,9 @@ def table(adata: "AnnData") -> None:
 def matrix(adata: "AnnData") -> None:
     """Refuse an object without ``X``."""
     if adata.X is None:
-        raise InputError("expected expression in X, found no X; run normalize first, which can take a layer (--layer)")
+        raise InputError(
+            "expected expression in X, found no X; run normalize first (`normalize --layer` takes a layer)"
+        )
 
 
 def coordinates(adata: "AnnData") -> np.ndarray:
@@ -148,7 +150,7 @@ def is_counts(matrix: sp.csr_matrix) -> bool:
     return bool((matrix.data == np.rint(matrix.data)).all())
 
 
-def sections(adata: "AnnData", section_key: str | None, option: str = "--section-key") -> np.ndarray:
+def sections(adata: "AnnData", section_key: str | None, option: str = "the section key") -> np.ndarray:
     """Give the section of every spot as an integer, from 0; all 0 without ``section_key``.
 
     Cells of a reference (`add_reference`) are in sections of their own. ``option`` is what the command line calls
@@ -190,13 +192,14 @@ def suggest_sections(adata: "AnnData", xy: np.ndarray) -> str | None:
     column = next((name for name in SECTION_NAMES if name in obs and 1 < obs[name].nunique()), None)
     if column is not None:
         where = f"obs['{column}'] has {obs[column].nunique()} values"
-        advice = f"if these have coordinates of their own, give --section-key {column}, or edges join one to another"
+        advice = f"if these have coordinates of their own, give --section-key {column} where the graph is built, "
+        advice += "or edges join one to another"
         return f"{again} spots lie where another one is, and {where}; {advice}" if again else f"{where}; {advice}"
     if not again:
         return None
     return (
         f"{again} spots lie where another one is; if the file has several sections, "
-        "name them in a column of obs and give it (--section-key)"
+        "name them in a column of obs and give it where the graph is built (--section-key)"
     )
 
 

@@ -254,6 +254,9 @@ def memory_limited(size: int) -> Iterator[None]:
     try:
         import resource
 
+        import pandas as pd
+
+        pd.Index(["text"])  # pandas 3 keeps texts in Arrow, whose allocator takes 1 GiB of addresses at its first use
         soft, hard = resource.getrlimit(resource.RLIMIT_AS)
         now = int(Path("/proc/self/statm").read_text("ascii").split()[0]) * resource.getpagesize()
     except (ImportError, OSError, ValueError):  # not Linux

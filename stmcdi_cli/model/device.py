@@ -83,4 +83,7 @@ def oom_as_error() -> Iterator[None]:
     try:
         yield
     except torch.cuda.OutOfMemoryError as error:
-        raise DeviceMemoryError("the GPU ran out of memory; lower --batch-size or use --device cpu") from error
+        raise DeviceMemoryError(
+            "the GPU ran out of memory; use --device cpu, or smaller batches "
+            "(`train --batch-size`, `impute --batch-size`)"
+        ) from error

@@ -119,7 +119,7 @@ def gather(
         if layer not in adata.layers:
             raise InputError(
                 f"expected layers['{layer}'], found {validation.first_few(layers_of(adata))}; "
-                "run impute (--layers, where given, must name it), then report on its output"
+                "run impute (`impute --layers`, where given, must name it), then report on its output"
             )
     validation.table(adata)
     validation.matrix(adata)

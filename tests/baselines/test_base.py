@@ -75,7 +75,7 @@ def test_the_section_is_the_graphs_unless_given(raw):
         assert (data.section[rows] == data.section[columns]).all()
         rows, columns = data.tissue.graph.nonzero()
         assert (data.section[rows] == data.section[columns]).all()
-    with pytest.raises(InputError, match="correct --section-key"):
+    with pytest.raises(InputError, match="correct the section key"):
         base.DenseTissue.from_anndata(plain, "slide")
 
 

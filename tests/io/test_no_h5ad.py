@@ -75,7 +75,7 @@ def test_files_without_x_are_refused_by_the_steps_that_need_it(imputed_run, tmp_
         lambda: stmcdi.report(empty, tmp_path / "report.html"),
         lambda: stmcdi.evaluate(imputed_run.imputed, empty),
     ):
-        with pytest.raises(InputError, match="found no X; run normalize first, which can take a layer"):
+        with pytest.raises(InputError, match="found no X; run normalize first .`normalize --layer` takes a layer"):
             call()
     raw = make_raw()
     raw.layers["counts"] = raw.X.copy()

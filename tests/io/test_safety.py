@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 import zlib
@@ -192,6 +194,14 @@ def test_memory_is_bounded_and_given_back():
     with pytest.raises(MemoryError), safety.memory_limited(0):
         np.ones(2**29)
     np.ones(2**20)
+
+
+def test_what_pandas_takes_at_its_first_text_does_not_count():
+    code = (
+        "import numpy as np; import pandas as pd; from stmcdi_cli.io import safety\n"
+        "with safety.memory_limited(2**20): pd.Index(['a', 'b']); np.ones(2**26)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_damaged_files_are_named(tmp_path):

@@ -187,7 +187,7 @@ def test_options_that_do_not_fit_are_refused(raw, options):
 def test_bad_coordinates_and_sections_are_refused_in_one_line(raw, h5ad, refused, tmp_path):
     out = tmp_path / "out.h5ad"
     line = refused("build-graph", h5ad(raw), out, "--section-key", "slide")
-    assert "expected sections in obs['slide'], found only section, note; correct --section-key" in line
+    assert "expected sections in obs['slide'], found only section, note; correct the section key" in line
     for value in (np.nan, np.inf, -np.inf):
         bad = raw.copy()
         bad.obsm["spatial"][3, 0] = value
@@ -291,7 +291,8 @@ def test_an_obvious_column_of_sections_is_suggested(column, caplog):
     raw = make_raw()
     raw.obs = raw.obs.rename(columns={"section": column})
     stmcdi.build_graph(raw)
-    advice = f"if these have coordinates of their own, give --section-key {column}, or edges join one to another"
+    advice = f"if these have coordinates of their own, give --section-key {column} where the graph is built, "
+    advice += "or edges join one to another"
     assert caplog.messages == [f"build-graph: obs['{column}'] has 2 values; {advice}"]
     caplog.clear()
     stmcdi.build_graph(raw, section_key=column)
@@ -311,5 +312,5 @@ def test_spots_that_coincide_are_said(caplog):
     stmcdi.build_graph(raw)
     assert caplog.messages == [
         "build-graph: 30 spots lie where another one is; if the file has several sections, "
-        "name them in a column of obs and give it (--section-key)"
+        "name them in a column of obs and give it where the graph is built (--section-key)"
     ]

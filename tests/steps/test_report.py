@@ -202,7 +202,7 @@ def test_a_useless_imputation_and_a_better_baseline_are_named(imputed_run):
 def test_refusals(refused, imputed_run, h5ad, tmp_path):
     out = tmp_path / "a.html"
     imputed, truth, masked = (imputed_run.files[name] for name in ("imputed", "truth", "masked"))
-    assert "run impute (--layers, where given, must name it), then report" in refused("report", masked, out)
+    assert "run impute (`impute --layers`, where given, must name it), then report" in refused("report", masked, out)
     assert "no model folder at" in refused("report", imputed, out, "--model-dir", tmp_path / "none")
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "config.yaml").write_text("config: [")
