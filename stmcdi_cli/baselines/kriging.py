@@ -51,13 +51,14 @@ def impute(data: base.DenseTissue, *, seed: int) -> base.Estimate:
         The file has no coordinates.
     """
     xy, visible = torch.from_numpy(np.asarray(data.positions, np.float64)), data.visible
+    placed = ~np.isnan(data.positions).any(1)
     scaler = GeneScaler.fit(data.x, data.seen, power=0)
     z = base.masked_tensor(scaler, data.x, data.seen)
     directions = base.leading_directions(z, N_COMPONENTS, seed)
     scores = z @ directions
     field, variance = torch.zeros_like(scores), scores[visible].var(0, correction=0).repeat(len(scores), 1)
     for code in np.unique(data.section):
-        spots = data.section == code
+        spots = (data.section == code) & placed
         known = spots & visible
         if known.sum() >= FEWEST_FITTED:
             process = fit(xy[known], scores[known].double(), seed)
