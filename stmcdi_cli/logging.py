@@ -75,11 +75,14 @@ def on_stderr(settings: Settings = _settings) -> Iterator[None]:
 
 def log_left_out(step: str, what: str, total: int, reasons: Mapping[str, int]) -> None:
     """Say how many of something a step keeps, and why it leaves out the others; nothing where it keeps all."""
-    left_out = {reason: number for reason, number in reasons.items() if number}
-    if left_out:
-        why = ", ".join(f"{number} {reason}" for reason, number in left_out.items())
-        kept = total - sum(left_out.values())
-        logging.getLogger(__name__).info("%s: %d of %d %s kept; left out: %s", step, kept, total, what, why)
+    if any(reasons.values()):
+        logging.getLogger(__name__).info("%s: %s", step, left_out_text(f"{what} kept", total, reasons))
+
+
+def left_out_text(what: str, total: int, reasons: Mapping[str, int]) -> str:
+    """How many of something are kept, and how many are left out for each reason."""
+    why = ", ".join(f"{number} {reason}" for reason, number in reasons.items() if number)
+    return f"{total - sum(reasons.values())} of {total} {what}; left out: {why}"
 
 
 def shows_bars() -> bool:

@@ -46,7 +46,7 @@ def lines() -> dict[str, list[str]]:
 def _group(path: Path) -> str:
     name = path.relative_to(ROOT).as_posix()
     known = next((title for start, title in GROUPS if name.startswith(start)), None)
-    return known or path.stem.replace("_", "-")
+    return known or path.stem.strip("_").replace("_", "-")
 
 
 def _python_lines(tree: ast.AST) -> Iterator[str]:

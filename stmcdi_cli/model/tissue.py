@@ -227,11 +227,13 @@ def graph_of(adata: "AnnData") -> sp.csr_matrix:
     Raises
     ------
     InputError
-        The object has no spatial graph.
+        The object has no spatial graph, or one with negative weights.
     """
     if keys.CONNECTIVITIES not in adata.obsp:
         raise InputError(f"no obsp['{keys.CONNECTIVITIES}']; run `stmcdi build-graph` first")
     graph = sp.csr_matrix(adata.obsp[keys.CONNECTIVITIES], dtype=np.float32, copy=True)
+    if graph.nnz and graph.data.min() < 0:
+        raise InputError(f"obsp['{keys.CONNECTIVITIES}'] has negative weights; run `stmcdi build-graph` again")
     graph.setdiag(0)
     graph.eliminate_zeros()
     graph.sort_indices()

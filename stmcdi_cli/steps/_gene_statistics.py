@@ -1,12 +1,14 @@
 """Mean and variation of every gene, which genes are chosen by."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
 
+from stmcdi_cli import validation
+from stmcdi_cli.errors import OptionError
 from stmcdi_cli.sparse import accumulate_by_column, missing_mask, row_chunks, scale_rows
 
 if TYPE_CHECKING:
@@ -15,6 +17,16 @@ if TYPE_CHECKING:
 USUAL_N_GENES = 1000
 USUAL_MIN_SPOTS = 0.05
 ALL = "all"
+
+
+def check_choice(n_genes: int | str | None, genes: Sequence[str] | None) -> None:
+    """Refuse a number of genes that is none, or one beside names of genes."""
+    if isinstance(n_genes, str) and n_genes != ALL:
+        raise OptionError(f"expected `n_genes` to be a number or {ALL}, found `{n_genes}`")
+    if isinstance(n_genes, int):
+        validation.at_least("n_genes", n_genes, 1)
+    if n_genes is not None and genes is not None:
+        raise OptionError("expected either `n_genes` or `genes`, found both; leave one out")
 
 
 class Statistics(NamedTuple):

@@ -10,6 +10,7 @@ import scipy.sparse as sp
 from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import validation
 from stmcdi_cli.errors import InputError
+from stmcdi_cli.logging import left_out_text
 from stmcdi_cli.provenance import imported_section_key
 from stmcdi_cli.sparse import as_row_major, mask_out, row_sums, select_rows, to_csr
 from stmcdi_cli.steps._counts import Counts, Source, check_values, check_whole, some_values, whole_counts
@@ -177,11 +178,9 @@ def choose_genes(
 
 def _note_left_out(notes: list[str], n_kept: int, reasons: dict[str, int]) -> None:
     """Note how many of the genes that the panel lacks are not added, and why."""
-    left_out = {reason: n for reason, n in reasons.items() if n}
-    if left_out:
-        why = ", ".join(f"{n} {reason}" for reason, n in left_out.items())
-        total = n_kept + sum(left_out.values())
-        notes.append(f"{n_kept} of {total} genes that the panel lacks are added; left out: {why}")
+    if any(reasons.values()):
+        total = n_kept + sum(reasons.values())
+        notes.append(left_out_text("genes that the panel lacks are added", total, reasons))
 
 
 def _named(

@@ -9,14 +9,14 @@ import pandas as pd
 
 from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import roles, validation
-from stmcdi_cli.errors import InputError, OptionError, in_file
+from stmcdi_cli.errors import InputError, in_file
 from stmcdi_cli.io.h5ad import matrices, shallow_copy
 from stmcdi_cli.io.stream import Block, Stream, disk_size
 from stmcdi_cli.provenance import record
 from stmcdi_cli.sparse import row_chunks
 from stmcdi_cli.steps._counts import Counts, Source, check_options, find_counts
 from stmcdi_cli.steps._gene_names import GeneNames, Matches, check_shared, log_matches
-from stmcdi_cli.steps._gene_statistics import ALL
+from stmcdi_cli.steps._gene_statistics import check_choice
 from stmcdi_cli.steps._reference import check_cells, choose_genes, draw_cells, reference_sections
 from stmcdi_cli.steps._step import step
 from stmcdi_cli.steps._union import Placement, lengthened, lengthened_array
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+MAX_REFERENCE_CELLS = 10_000
 FEW_SHARED = 40
 """Shared genes below which intervals are wide: there is little to compare panel and reference by."""
 
@@ -37,7 +38,7 @@ def add_reference(
     *,
     genes: Sequence[str] | None = None,
     n_genes: int | str | None = None,
-    max_reference_cells: int = 10_000,
+    max_reference_cells: int = MAX_REFERENCE_CELLS,
     reference_section_key: str | None = None,
     layer: str | None = None,
     reference_layer: str | None = None,
@@ -126,12 +127,7 @@ def _check_options(
     genes: Sequence[str] | None, n_genes: int | str | None, most: int, seed: int, *, skip: bool, round: bool
 ) -> None:
     check_options(skip=skip, round=round)
-    if isinstance(n_genes, str) and n_genes != ALL:
-        raise OptionError(f"expected `n_genes` to be a number or {ALL}, found `{n_genes}`")
-    if isinstance(n_genes, int):
-        validation.at_least("n_genes", n_genes, 1)
-    if n_genes is not None and genes is not None:
-        raise OptionError("expected either `n_genes` or `genes`, found both; leave one out")
+    check_choice(n_genes, genes)
     validation.at_least("max_reference_cells", most, 2)
     validation.at_least("seed", seed, 0)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from stmcdi_cli import validation
 from stmcdi_cli.errors import OptionError
-from stmcdi_cli.steps.add_reference import add_reference
+from stmcdi_cli.steps.add_reference import MAX_REFERENCE_CELLS, add_reference
 from stmcdi_cli.steps.build_graph import build_graph
 from stmcdi_cli.steps.hold_out import hold_out
 from stmcdi_cli.steps.impute import TARGETS, impute
@@ -28,7 +28,7 @@ def run(
     reference: "AnnData | None" = None,
     reference_genes: Sequence[str] | None = None,
     n_reference_genes: int | str | None = None,
-    max_reference_cells: int = 10_000,
+    max_reference_cells: int = MAX_REFERENCE_CELLS,
     reference_section_key: str | None = None,
     reference_layer: str | None = None,
     section_key: str | None = None,
@@ -121,6 +121,6 @@ def _with_reference(adata: "AnnData", reference: "AnnData | None", **options: An
     if reference is not None:
         return add_reference(adata, reference, **options)
     of_reference = ("genes", "n_genes", "reference_section_key", "reference_layer")
-    if any(options[name] is not None for name in of_reference):
+    if any(options[name] is not None for name in of_reference) or options["max_reference_cells"] != MAX_REFERENCE_CELLS:
         raise OptionError("expected `reference` beside options about it, found none; give it (--reference)")
     return adata

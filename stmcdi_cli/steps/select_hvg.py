@@ -9,7 +9,7 @@ import scipy.sparse as sp
 
 from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import roles, validation
-from stmcdi_cli.errors import InputError, OptionError
+from stmcdi_cli.errors import InputError
 from stmcdi_cli.io.h5ad import copy_without, matrices, shallow_copy
 from stmcdi_cli.io.stream import Block, Stream, disk_usage
 from stmcdi_cli.logging import log_left_out
@@ -26,6 +26,7 @@ from stmcdi_cli.steps._gene_statistics import (
     USUAL_MIN_SPOTS,
     USUAL_N_GENES,
     Statistics,
+    check_choice,
     cv2_residual,
     gene_statistics,
 )
@@ -95,7 +96,7 @@ def select_hvg(
     if min_spots is None:
         min_spots = 0.0 if everything else USUAL_MIN_SPOTS
     validation.share("min_spots", min_spots)
-    _check_n_genes(n_genes, genes)
+    check_choice(n_genes, genes)
     validation.table(adata)
     validation.matrix(adata)
     stats = _scaled_statistics(adata)
@@ -193,15 +194,6 @@ def _seurat_v3(adata: "AnnData") -> np.ndarray:
         values = np.minimum(block.data.astype(np.float64), clip[block.indices])
         squares = accumulate_by_column(squares, block.indices, values**2 - 2 * mean[block.indices] * values)
     return squares / ((n - 1) * sd**2)
-
-
-def _check_n_genes(n_genes: int | str | None, genes: Sequence[str] | None) -> None:
-    if isinstance(n_genes, str) and n_genes != ALL:
-        raise OptionError(f"expected `n_genes` to be a number or {ALL}, found `{n_genes}`")
-    if isinstance(n_genes, int):
-        validation.at_least("n_genes", n_genes, 1)
-    if n_genes is not None and genes is not None:
-        raise OptionError("expected either `n_genes` or `genes`, found both; leave one out")
 
 
 def _highest(statistic: np.ndarray, n_genes: Any, min_spots: float) -> np.ndarray:

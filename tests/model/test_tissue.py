@@ -111,6 +111,14 @@ def test_no_graph_is_refused_with_the_remedy(masked):
         Tissue.from_anndata(odd)
 
 
+def test_graphs_that_are_no_graph_are_refused(masked):
+    for key, message in (("connectivities", "negative weights"), ("distances", "NaN, infinite or negative values")):
+        odd = masked.copy()
+        odd.obsp[f"spatial_{key}"] = sp.csr_matrix(-1 * odd.obsp[f"spatial_{key}"])
+        with pytest.raises(InputError, match=rf"obsp\['spatial_{key}'\] has {message}; run `stmcdi build-graph` again"):
+            Tissue.from_anndata(odd)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_visible_values_that_are_no_numbers_are_refused(masked, value):
     odd = masked.copy()

@@ -163,9 +163,10 @@ def test_roles_out_of_order_are_refused(done):
     )
 
 
-def test_options_about_a_reference_need_one(pair, tmp_path):
+@pytest.mark.parametrize("option", [{"n_reference_genes": 3}, {"max_reference_cells": 50}, {"reference_layer": "raw"}])
+def test_options_about_a_reference_need_one(pair, tmp_path, option):
     with pytest.raises(OptionError, match=r"expected `reference` beside options about it, found none; give it"):
-        stmcdi.run(pair.panel, tmp_path / "model", n_reference_genes=3)
+        stmcdi.run(pair.panel, tmp_path / "model", **option)
 
 
 def test_all_cells_of_a_reference_are_trained_on(done):

@@ -288,10 +288,9 @@ class LatentDiffusion:
         The pairs, and the spot of each.
         """
         pairs, pair_spots = [], []
-        graph = SpatialGraph(tissue.graph, tissue.lengths)
         for number in range(masking.rounds(len(spots))):
             holes = number % 2 == 1
-            masked_spots = masking.spots(graph, spots, holes, generator)
+            masked_spots = masking.spots(self.encoder.graph, spots, holes, generator)
             masked = copy.copy(self)
             mask = masking.draw(visible, masked_spots, generator, everything=holes)
             masked._set_posterior(visible.without(mask))

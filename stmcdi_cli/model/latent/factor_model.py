@@ -108,7 +108,7 @@ class SpatialFactorModel:
 
     def _use_graph(self, tissue: Tissue) -> None:
         if self._adjacency is not tissue.graph:
-            self._adjacency, self._graph = tissue.graph, SpatialGraph(tissue.graph, tissue.lengths)
+            self._adjacency, self.graph = tissue.graph, SpatialGraph(tissue.graph, tissue.lengths)
 
     def evidence(
         self, tissue: Tissue, spots: np.ndarray, at: LatentPosterior | None = None, loadings: Tensor | None = None
@@ -197,10 +197,10 @@ class SpatialFactorModel:
             at = latents = self.encode(tissue)
         else:
             self.load_state({name: value.clone() for name, value in start.state().items()})
-            self._alpha = start._alpha
+            self._alpha, self._adjacency, self.graph = start._alpha, start._adjacency, start.graph
             self.use_tissue(tissue)
             latents = self._update_latents(in_sequence(self._blocks(tissue)), tissue.n_spots)
-        field_fit = FieldFit(self._graph)
+        field_fit = FieldFit(self.graph)
         if stage.state is None and start is None:
             self.field = field_fit.first(self.rank)
         for sweep in range(done, sweeps):
@@ -313,7 +313,7 @@ class SpatialFactorModel:
             packed[spots] = pack(symmetric_part(torch.linalg.inv(precision + torch.diag(1 / prior_variance))))
 
         for_each_block(use)
-        field, mean = SpatialField(self._graph, self.field).fields_and_latents(
+        field, mean = SpatialField(self.graph, self.field).fields_and_latents(
             given_field, information, start=None if start is None else start.field.numpy(), iterations=iterations
         )
         return LatentPosterior(mean, packed, field, prior_variance.expand_as(mean))
@@ -340,7 +340,7 @@ class SpatialFactorModel:
         """Replace the common prior variance by that of each spot; the means stay."""
         precision = (1 / latents.variances - 1 / latents.prior_variance).clamp(min=0)
         weight = precision / (1 + precision * self.field.nugget)
-        own = SpatialField(self._graph, self.field).conditional_variance(weight.numpy())
+        own = SpatialField(self.graph, self.field).conditional_variance(weight.numpy())
         return latents._replace(prior_variance=torch.from_numpy(own))
 
     def posterior(

@@ -13,16 +13,14 @@ import torch
 from torch import Tensor
 
 from stmcdi_cli.model.latent.gaussian import LatentPosterior
-from stmcdi_cli.model.latent.spatial_field import FieldParameters, SpatialGraph
+from stmcdi_cli.model.latent.spatial_field import RANGES, FieldParameters, SpatialGraph
 
-_RANGES = np.array([1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32.0])
 _SHARES = np.array([0.02, 0.1, 0.25, 0.4, 0.55, 0.7, 0.8, 0.88, 0.94, 0.98])
 """Shares of the field in the variance of a factor."""
 _VARIANCES = np.array([0.06, 0.12, 0.25, 0.5, 0.7, 1.0])
 """Variances of a factor; 1 is the unit of the latents, the rest is in the loadings."""
 _FIRST = (5, 6, 5)  # positions on these grids
 _USUAL_RANGE, _SD_LOG2_RANGE = 6.0, 2.0  # a weak prior: the range of a factor with little evidence stays finite
-_PATCH, _SPOTS = 200, 800
 _NO_EVIDENCE = 1e-5
 """Precision below which the entries of a spot say nothing about a factor."""
 
@@ -37,12 +35,7 @@ class FieldFit:
     """
 
     def __init__(self, graph: SpatialGraph) -> None:
-        self._patches = list(_patches(graph))
-        inverses = [_field_covariances(graph, patch) for patch in self._patches]
-        # Variance at tau = 1, for each range; the patches' correlations are relative to it.
-        diagonals = np.concatenate([np.diagonal(k, axis1=1, axis2=2) for k in inverses], axis=1)
-        self._scales = diagonals.mean(1)
-        self._correlations = [k / self._scales[:, None, None] for k in inverses]
+        self._graph = graph
 
     def first(self, rank: int) -> FieldParameters:
         """Parameters to start from."""
@@ -62,12 +55,12 @@ class FieldFit:
         total = (parameters.variance + parameters.nugget).numpy()
         position = np.stack(
             [
-                _nearest(_RANGES, parameters.range),
+                _nearest(RANGES, parameters.range),
                 _nearest(_SHARES, parameters.variance / total),
                 _nearest(_VARIANCES, total),
             ]
         )
-        last = np.array([len(_RANGES), len(_SHARES), len(_VARIANCES)])[:, None] - 1
+        last = np.array([len(RANGES), len(_SHARES), len(_VARIANCES)])[:, None] - 1
         for _ in range(2):
             likelihood, best = self._likelihood(position, y, d), position
             for axis, step in ((0, 1), (0, -1), (1, 1), (1, -1), (2, 1), (2, -1)):
@@ -85,23 +78,24 @@ class FieldFit:
     def _parameters(self, position: np.ndarray, uncertainty: Tensor) -> FieldParameters:
         at_range, at_share, at_variance = position
         total, share = _VARIANCES[at_variance], _SHARES[at_share]
-        values = (_RANGES[at_range], total * share, self._scales[at_range], total * (1 - share))
+        values = (RANGES[at_range], total * share, self._graph.scales[at_range], total * (1 - share))
         ranges, variance, scale, nugget = (torch.from_numpy(value).float() for value in values)
         return FieldParameters(ranges, variance, scale, nugget, uncertainty)
 
     def _covariances(self, position: np.ndarray, d: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """For every patch: its spots, the covariance of y of each factor [r, p, p], its independent part [r, p]."""
         total, share = _VARIANCES[position[2]], _SHARES[position[1]]
-        for patch, correlations in zip(self._patches, self._correlations, strict=True):
-            covariance = (total * share)[:, None, None] * correlations[position[0]]
-            noise = (total * (1 - share))[:, None] + d[patch].T
-            diagonal = np.arange(len(patch))
+        tau = self._graph.scales[position[0]] / (total * share)
+        for spots, of_field in self._graph.patches:
+            covariance = of_field[position[0]] / tau[:, None, None]
+            noise = (total * (1 - share))[:, None] + d[spots].T
+            diagonal = np.arange(len(spots))
             covariance[:, diagonal, diagonal] += noise
-            yield patch, covariance, noise
+            yield spots, covariance, noise
 
     def _likelihood(self, position: np.ndarray, y: np.ndarray, d: np.ndarray) -> np.ndarray:
         """Log marginal likelihood of each factor [r], up to a constant, with the prior of its range."""
-        total = -0.5 * (np.log2(_RANGES[position[0]] / _USUAL_RANGE) / _SD_LOG2_RANGE) ** 2
+        total = -0.5 * (np.log2(RANGES[position[0]] / _USUAL_RANGE) / _SD_LOG2_RANGE) ** 2
         for patch, covariance, _ in self._covariances(position, d):
             factor = torch.linalg.cholesky(torch.from_numpy(covariance))
             observed = torch.from_numpy(np.ascontiguousarray(y[patch].T))[:, :, None]
@@ -133,26 +127,6 @@ def _own_evidence(latents: LatentPosterior, parameters: FieldParameters) -> tupl
     precision = np.where(seen, precision, _NO_EVIDENCE)
     y = (latents.mean.double().numpy() / posterior - prior / variance) / precision
     return np.where(seen, y, 0), 1 / precision
-
-
-def _field_covariances(graph: SpatialGraph, patch: np.ndarray) -> np.ndarray:
-    """Covariance of the field on a patch, at tau = 1, for each range [ranges, p, p]; spots outside are not there."""
-    weights = graph.weights[patch][:, patch].toarray()
-    lack = graph.lack[patch] + graph.degree[patch] - weights.sum(1)
-    diagonal = graph.diagonal(_RANGES, lack, patch)
-    inverse = np.linalg.inv(np.stack([np.diag(own) for own in diagonal.T]) - weights)
-    return inverse @ (graph.area[patch][:, None] * inverse)
-
-
-def _patches(graph: SpatialGraph) -> Iterator[np.ndarray]:
-    """Spots of patches, ascending: each spot chosen at random, and the spots that are fewest steps away from it."""
-    taken = np.zeros(len(graph.area), dtype=bool)
-    left = _SPOTS
-    for first in np.random.default_rng(0).permutation(len(taken)):
-        if left > 0 and not taken[first]:
-            patch = graph.neighborhood(int(first), _PATCH, taken)
-            left -= len(patch)
-            yield patch
 
 
 def _nearest(grid: np.ndarray, values: Tensor | np.ndarray) -> np.ndarray:

@@ -189,7 +189,7 @@ def test_the_latents_of_all_spots_are_those_of_the_dense_joint_gaussian(drawn):
     model, data = drawn.model, drawn.data
     model.use_tissue(data)
     precision, information = model._information(*reversed(model.evidence(data, np.arange(N))))
-    field, rank = SpatialField(model._graph, model.field), model.rank
+    field, rank = SpatialField(model.graph, model.field), model.rank
     joint = np.zeros((N, rank, N, rank))
     for factor in range(rank):
         columns = np.zeros((N, N))

@@ -6,10 +6,9 @@ import torch
 
 import stmcdi_cli as stmcdi
 from stmcdi_cli import anndata_keys as keys
-from stmcdi_cli.model.latent import field_fit
 from stmcdi_cli.model.latent.field_fit import FieldFit
 from stmcdi_cli.model.latent.gaussian import LatentPosterior, pack
-from stmcdi_cli.model.latent.spatial_field import FieldParameters, SpatialField, SpatialGraph
+from stmcdi_cli.model.latent.spatial_field import RANGES, FieldParameters, SpatialField, SpatialGraph
 
 SIDE = 24
 N = SIDE * SIDE
@@ -23,10 +22,9 @@ def grid(side=SIDE):
 
 def parameters(graph, ranges=(4.0,), variance=0.8, nugget=0.2):
     """Of fields with some ranges, each with the variance asked for on this graph."""
-    fit = FieldFit(graph)
     one = torch.ones(len(ranges))
     start = FieldParameters(torch.tensor(ranges), variance * one, one, nugget * one, 0.3 * one)
-    scale = [fit._scales[list(field_fit._RANGES).index(each)] for each in ranges]
+    scale = [graph.scales[list(RANGES).index(each)] for each in ranges]
     return start._replace(scale=torch.tensor(scale, dtype=torch.float32))
 
 
@@ -67,7 +65,7 @@ def test_the_variance_is_nearly_the_same_everywhere(field):
 
 
 def test_a_spot_without_neighbours_and_a_pair_have_the_variance_of_the_others():
-    """Without the term for absent neighbours the variance would be 30 times that of others."""
+    """Without the term for absent neighbours the variance would be 4 pi / kappa^2 = 25 times that of others."""
     extra = sp.lil_matrix((N + 3, N + 3), dtype=np.float32)
     extra[:N, :N] = grid()
     extra[N, N + 1] = extra[N + 1, N] = 1
@@ -192,3 +190,25 @@ def test_range_and_nugget_are_found_again(true_range, nugget):
         found = fit.improve(found, LatentPosterior(mean, packed, at_field, prior_variance))
     assert true_range / 1.6 < float(found.range) < true_range * 1.6
     assert abs(float(found.nugget) - nugget) < 0.15
+
+
+def test_the_parameters_are_fitted_where_spots_have_neighbours():
+    """Cells of a reference without coordinates have no edges, and say nothing about a range."""
+    graph = SpatialGraph(sp.block_diag([grid(30), sp.csr_matrix((9000, 9000))], format="csr"))
+    spots = np.concatenate([patch.spots for patch in graph.patches])
+    assert len(spots) == 800 and spots.max() < 900
+    islands = SpatialGraph(sp.block_diag([np.ones((2, 2)) - np.eye(2)] * 500, format="csr"))
+    assert [len(patch.spots) for patch in islands.patches] == [200] * 4
+    alone = SpatialGraph(sp.csr_matrix((30, 30), dtype=np.float32))
+    assert [len(patch.spots) for patch in alone.patches] == [30]
+
+
+def test_weights_of_a_graph_of_another_tool_count():
+    """Not only their pattern; and doubling all of them changes nothing."""
+    plain, weighted = grid(), grid()
+    weighted.data[:] = 1 + 0.5 * (weighted.indices + np.repeat(np.arange(N), np.diff(weighted.indptr)) > N)
+    lengths = 3.0 * grid()
+    usual, other, doubled = (SpatialGraph(each, lengths) for each in (plain, weighted, 2 * weighted))
+    np.testing.assert_allclose(other.area, usual.area)
+    assert np.abs(other.weights - usual.weights).max() > 0.1
+    np.testing.assert_allclose(other.weights.data, doubled.weights.data)
