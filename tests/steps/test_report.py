@@ -179,7 +179,7 @@ def test_what_could_mislead_is_warned_of(expected, imputed_run):
         imputed_run.imputed.X.toarray(),
         obs=imputed_run.imputed.obs.copy(),
         var=imputed_run.imputed.var.copy(),
-        layers={name: layer.toarray() for name, layer in imputed_run.imputed.layers.items()},
+        layers={name: layer.toarray() for name, layer in sparse.layers_of(imputed_run.imputed).items()},
         obsm={"spatial": imputed_run.imputed.obsm["spatial"]},
     )
     adata.uns["stmcdi"] = {
