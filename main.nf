@@ -25,6 +25,10 @@ def missingPath(parameters) {
     if (!file(parameters.input).exists()) {
         return "--input ${parameters.input}: no such file"
     }
+    def absent = ['reference', 'reference_genes'].find { name -> parameters[name] && !file(parameters[name]).exists() }
+    if (absent) {
+        return "--${absent} ${parameters[absent]}: no such file"
+    }
     parameters.model && !file(parameters.model).isDirectory()
         ? "--model ${parameters.model}: no such folder; name one that STMCDI_TRAIN wrote, such as results/SAMPLE/SAMPLE_model"
         : null
@@ -68,13 +72,19 @@ workflow {
         Runtime.runtime.addShutdownHook(new Thread({ -> removeReports(outdir, suffix) }))
     }
 
+    // What the samplesheet says of a sample comes before what is said of all.
+    def forAll = [reference: parameters.reference, reference_genes: parameters.reference_genes]
+        .findAll { _name, path -> path }
+        .collectEntries { name, path -> [name, file(path).toUriString()] }
+    def samples = sheet.samples.collect { meta, h5ad -> [forAll + meta, h5ad] }
     ch_samples = channel
-        .fromList(sheet.samples)
+        .fromList(samples)
         .map { meta, h5ad -> [meta, h5ad instanceof CharSequence ? file(h5ad, checkIfExists: true) : h5ad] }
     ch_versions = channel.empty()
     if (!parameters.keep_going) {
         // All files are looked at before the first is worked on. Those far away are not fetched for that.
-        def here = sheet.samples.collect { _meta, h5ad -> h5ad }.findAll { h5ad -> !(h5ad instanceof CharSequence) }.unique()
+        def named = sheet.samples.collectMany { meta, h5ad -> [h5ad, sheet.references[meta.id]] }
+        def here = named.findAll { path -> path && !(path instanceof CharSequence) }.unique()
         STMCDI_CHECK_SAMPLESHEET(samplesheet, samplesheet.parent.toUriString(), here)
         ch_samples = ch_samples.combine(STMCDI_CHECK_SAMPLESHEET.out.csv).map { meta, h5ad, _csv -> [meta, h5ad] }
         ch_versions = STMCDI_CHECK_SAMPLESHEET.out.versions

@@ -20,13 +20,28 @@ ROOT = Path(__file__).resolve().parents[1]
 WORK = ROOT / "benchmarks" / ".work"
 SHARED = Path(os.environ.get("STMCDI_SHARED", ROOT / "../shared")).resolve()
 
-HIDDEN = ("0.2", "0.1", "0.5", "nonzero")
-"""What is hidden: a share of all entries, or a fifth of those above zero."""
+ENTRIES, GAPS, DEPTH = "entries", "gaps", "depth"
+JOBS = {
+    "0.2": ENTRIES,
+    "gaps-regions": GAPS,
+    "gaps-spots": GAPS,
+    "depth": DEPTH,
+    "0.1": ENTRIES,
+    "0.5": ENTRIES,
+    "nonzero": ENTRIES,
+}
+"""Job of each kind of case, by what is hidden: a share of all entries, or a fifth of those above zero; round holes or
+single spots, with all their entries; or nothing, but half of the molecules, by which the others are to be predicted."""
+HIDDEN = tuple(JOBS)
 SPOTS = "spots"
 """A fifth of the spots, with all their entries; the ablation has it too."""
 FIFTH = 0.2
 SEEDS = (0, 1, 2)
-NOT_BY_DEFAULT = ("slideseq_cerebellum",)
+NOT_BY_DEFAULT = (
+    "slideseq_cerebellum",
+    *("breast_visium", "breast_xenium", "osmfish_cortex", "osmfish_reference_smartseq"),
+)
+"""Poor as a target, or of a pair of panels for genes that were never measured."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +83,15 @@ def cut(case: str, hidden: str, seed: int) -> Path:
 
 
 def _cut(case: str, hidden: str, seed: int, folder: Path) -> None:
-    fraction = "0" if hidden in ("nonzero", SPOTS) else hidden
-    script, source = SHARED / "benchmark" / "make_case.py", SHARED / "data" / f"{case}.h5ad"
-    options = ["--fraction", fraction, "--seed", str(seed)]
-    subprocess.run([sys.executable, script, source, folder, *options], check=True, stdout=subprocess.DEVNULL)
+    source, job = SHARED / "data" / f"{case}.h5ad", JOBS.get(hidden, ENTRIES)
+    if job == DEPTH:
+        _script("split_counts.py", source, folder, "--seed", str(seed))
+        _prepare_halves(folder)
+    elif job == GAPS:
+        _script("make_gaps.py", source, folder, "--kind", hidden.removeprefix("gaps-"), "--seed", str(seed))
+    else:
+        fraction = "0" if hidden in ("nonzero", SPOTS) else hidden
+        _script("make_case.py", source, folder, "--fraction", fraction, "--seed", str(seed))
     masked = ad.read_h5ad(folder / "masked.h5ad")
     if hidden == "nonzero":
         masked, truth = stmcdi.hold_out(masked, fraction=FIFTH, seed=seed, of="nonzero")
@@ -82,6 +102,31 @@ def _cut(case: str, hidden: str, seed: int, folder: Path) -> None:
         write_h5ad(truth, folder / "truth.h5ad")
     graph = stmcdi.build_graph(masked, section_key="section" if "section" in masked.obs else None)
     write_h5ad(graph, folder / "graph.h5ad")
+
+
+def _script(name: str, *arguments: str | Path) -> None:
+    subprocess.run([sys.executable, SHARED / "benchmark" / name, *arguments], check=True, stdout=subprocess.DEVNULL)
+
+
+def _prepare_halves(folder: Path) -> None:
+    """Make masked.h5ad of one half of the molecules as a user would, and truth.h5ad of the other on the same scale.
+
+    Spots without a molecule in that half are dropped. In the truth, all entries of a spot count as hidden, unless the
+    other half has no molecule of it.
+    """
+    half, other = (ad.read_h5ad(folder / f"{name}.h5ad") for name in ("half", "other"))
+    use = np.asarray(half.X.sum(1)).ravel() > 0
+    half, other = half[use].copy(), other[use].copy()
+    total, total_other = (np.asarray(part.X.sum(1), float).ravel() for part in (half, other))
+    masked = stmcdi.select_hvg(stmcdi.normalize(half))
+    masked.layers["missing"] = sp.csr_matrix(masked.shape, dtype=bool)
+    scaled = sp.diags(np.median(total) / np.maximum(total_other, 1)) @ other[:, masked.var_names].X
+    truth = ad.AnnData(sp.csr_matrix(scaled, dtype=np.float32).log1p(), obs=masked.obs, var=masked.var[[]])
+    truth.layers["missing"] = sp.csr_matrix(np.repeat(total_other[:, None] > 0, truth.n_vars, axis=1))
+    write_h5ad(masked, folder / "masked.h5ad")
+    write_h5ad(truth, folder / "truth.h5ad")
+    for name in ("half", "other"):
+        (folder / f"{name}.h5ad").unlink()
 
 
 def hide_spots(adata: ad.AnnData, spots: np.ndarray) -> tuple[ad.AnnData, ad.AnnData]:

@@ -9,39 +9,61 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import stmcdi_cli
-from benchmarks.cells import ROOT, WORK, locked
+from benchmarks.cells import DEPTH, ENTRIES, GAPS, JOBS, ROOT, WORK, locked
 from stmcdi_cli.cli import main as cli
 
 HERE = ROOT / "benchmarks"
 PEERS = HERE / "peers"
 OURS = "stmcdi"
 
+
+class Peer(NamedTuple):
+    """A package, or a method of a few lines: its row in the report, run.py's folder under peers/, and its jobs."""
+
+    label: str
+    command: str
+    jobs: tuple[str, ...] = (ENTRIES,)
+
+
 PACKAGES = {
-    "cmfrec": ("cmfrec CMF_imputer, k = 10", "cmfrec"),
-    "mofa": ("MOFA (mofapy2), 10 factors", "mofa"),
-    "fa-8": ("factor analysis, rank 8", "factor_analysis --rank 8"),
-    "fa-8-smooth": ("factor analysis, rank 8, smoothed over space", "factor_analysis --rank 8 --smooth"),
-    "fa-15": ("factor analysis, rank 15", "factor_analysis --rank 15"),
-    "fa-15-smooth": ("factor analysis, rank 15, smoothed over space", "factor_analysis --rank 15 --smooth"),
-    "iterative-svd": ("iterative SVD, rank 5", "iterative_svd"),
-    "softimpute": ("fancyimpute SoftImpute", "fancyimpute"),
-    "knn-imputer": ("scikit-learn KNNImputer, k = 30", "knn_imputer"),
-    "magic": ("MAGIC, hidden as gene means", "magic --hidden means"),
-    "magic-20": ("MAGIC, hidden as gene means, 20 components", "magic --hidden means --n-pca 20"),
-    "magic-zeros": ("MAGIC, hidden as zeros", "magic --hidden zeros"),
-    "stark": ("STARK", "stark"),
-    "scvi": ("scVI", "scvi"),
-    "graphst": ("GraphST", "graphst"),
-    "stagate": ("STAGATE", "stagate"),
-    "nest": ("NEST, a fifth of its epochs", "nest"),
-    "alra": ("ALRA (halra)", "halra"),
-    "spamean": ("SpaMean-Impute, threshold 0.5", "spamean"),
-    "hyperimpute-softimpute": ("hyperimpute softimpute", "hyperimpute --plugin softimpute"),
-    "hyperimpute-gain": ("hyperimpute GAIN", "hyperimpute --plugin gain"),
+    "cmfrec": Peer("cmfrec CMF_imputer, k = 10", "cmfrec"),
+    "mofa": Peer("MOFA (mofapy2), 10 factors", "mofa"),
+    "fa-8": Peer("factor analysis, rank 8", "factor_analysis --rank 8"),
+    "fa-8-smooth": Peer("factor analysis, rank 8, smoothed over space", "factor_analysis --rank 8 --smooth"),
+    "fa-15": Peer("factor analysis, rank 15", "factor_analysis --rank 15"),
+    "fa-15-smooth": Peer("factor analysis, rank 15, smoothed over space", "factor_analysis --rank 15 --smooth"),
+    "iterative-svd": Peer("iterative SVD, rank 5", "iterative_svd"),
+    "softimpute": Peer("fancyimpute SoftImpute", "fancyimpute"),
+    "knn-imputer": Peer("scikit-learn KNNImputer, k = 30", "knn_imputer"),
+    "magic": Peer("MAGIC, hidden as gene means", "magic --hidden means", (ENTRIES, DEPTH)),
+    "magic-20": Peer("MAGIC, hidden as gene means, 20 components", "magic --hidden means --n-pca 20", (ENTRIES, DEPTH)),
+    "magic-zeros": Peer("MAGIC, hidden as zeros", "magic --hidden zeros"),
+    "idw-6": Peer("inverse-distance mean, k = 6", "scikit_learn idw 6", (GAPS,)),
+    "idw-12": Peer("inverse-distance mean, k = 12", "scikit_learn idw 12", (GAPS,)),
+    "idw-20": Peer("inverse-distance mean, k = 20", "scikit_learn idw 20", (GAPS,)),
+    "idw-40": Peer("inverse-distance mean, k = 40", "scikit_learn idw 40", (GAPS,)),
+    "pca-5": Peer("PCA, 5 components", "scikit_learn pca 5", (DEPTH,)),
+    "pca-10": Peer("PCA, 10 components", "scikit_learn pca 10", (DEPTH,)),
+    "pca-20": Peer("PCA, 20 components", "scikit_learn pca 20", (DEPTH,)),
+    "nmf-15": Peer("NMF, rank 15", "scikit_learn nmf 15", (DEPTH,)),
+    "sk-fa-8": Peer("scikit-learn FactorAnalysis, rank 8", "scikit_learn fa 8", (DEPTH,)),
+    "knn-30": Peer("mean of the 30 nearest in 15 principal components", "scikit_learn knn 30", (DEPTH,)),
+    "stark": Peer("STARK", "stark", (ENTRIES, DEPTH)),
+    "scvi": Peer("scVI", "scvi", (ENTRIES, DEPTH)),
+    "graphst": Peer("GraphST", "graphst", (ENTRIES, GAPS, DEPTH)),
+    "stagate": Peer("STAGATE", "stagate", (ENTRIES, GAPS, DEPTH)),
+    "nest": Peer("NEST, a fifth of its epochs", "nest", (ENTRIES, GAPS)),
+    "alra": Peer("ALRA (halra)", "halra", (ENTRIES, DEPTH)),
+    "spamean": Peer("SpaMean-Impute, threshold 0.5", "spamean"),
+    "impeller": Peer("Impeller", "impeller"),
+    "fistnd": Peer("FIST-nD", "fistnd"),
+    "hyperimpute-softimpute": Peer("hyperimpute softimpute", "hyperimpute --plugin softimpute"),
+    "hyperimpute-gain": Peer("hyperimpute GAIN", "hyperimpute --plugin gain"),
 }
-"""Row of the report, in its order, and run.py's folder under peers/ with its options."""
+"""Every peer, in the order of the report's rows."""
 
 
 class Failed(Exception):
@@ -74,8 +96,17 @@ def names() -> list[str]:
     return [*PACKAGES, *baselines(), OURS]
 
 
-def run(method: str, case: Path, imputed: Path, log: Path, limits: Limits) -> dict[str, float | str]:
+def does(method: str, hidden: str) -> bool:
+    """Whether a method is asked to do this kind of case."""
+    return method not in PACKAGES or JOBS[hidden] in PACKAGES[method].jobs
+
+
+def run(
+    method: str, case: Path, imputed: Path, log: Path, limits: Limits, *, denoise: bool = False
+) -> dict[str, float | str]:
     """Run a method on a case's folder in processes of its own; give its costs and version.
+
+    With `denoise` every entry is to be predicted.
 
     Raises
     ------
@@ -84,9 +115,12 @@ def run(method: str, case: Path, imputed: Path, log: Path, limits: Limits) -> di
     """
     model = imputed.with_suffix(".model")
     commands, version = _commands(method, case, imputed, model, log)
+    if denoise and method not in PACKAGES:
+        commands["impute"] += ["--target", "all"]
     costs = {step: measure(command, log, limits) for step, command in commands.items()}
     if method == OURS:  # single draws, for CRPS and distribution; their time does not count
-        measure([sys.executable, "-m", "benchmarks.draws", case / "graph.h5ad", model, imputed], log, limits)
+        draws = [sys.executable, "-m", "benchmarks.draws", case / "graph.h5ad", model, imputed]
+        measure([*draws, "all"] if denoise else draws, log, limits)
     row: dict[str, float | str] = {"version": version, "threads": limits.threads}
     row |= {key: sum(cost[key] for cost in costs.values()) for key in ("wall_s", "cpu_s")}
     row["peak_mb"] = max(cost["peak_mb"] for cost in costs.values())
@@ -100,7 +134,7 @@ def _commands(
 ) -> tuple[dict[str, list[str | Path]], str]:
     """Commands of a method by step, and its version."""
     if method in PACKAGES:
-        folder, *options = PACKAGES[method][1].split()
+        folder, *options = PACKAGES[method].command.split()
         command = [environment(PEERS / folder, log), PEERS / folder / "run.py", case / "masked.h5ad", imputed, *options]
         return {"impute": command}, package_version(PEERS / folder)
     stmcdi, graph = [sys.executable, "-m", "stmcdi_cli.cli"], case / "graph.h5ad"

@@ -65,7 +65,8 @@ def accuracy(mean: pd.DataFrame, cases: list[str], metrics: dict[str, tuple[str,
 
 
 def by_hidden(mean: pd.DataFrame) -> Figure:
-    """Mean skill over the cases against what is hidden."""
+    """Mean skill over the cases against what is hidden, of entries."""
+    mean = mean[mean["hidden"].isin(KINDS)]
     figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
     complete = mean.groupby(["method", "hidden"]).agg(skill=("skill", "mean"), n=("case", "nunique"))
     complete = complete[complete["n"] == mean["case"].nunique()]["skill"]

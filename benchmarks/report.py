@@ -23,19 +23,38 @@ METRICS = {
     "coverage_90": ("90 % coverage", None),
 }
 """Title of each metric, and whether more is better (None: neither)."""
-KINDS = {"0.2": "20 % hidden", "0.1": "10 % hidden", "0.5": "50 % hidden", "nonzero": "a fifth of the non-zeros hidden"}
+KINDS = {
+    "0.2": "20 % hidden",
+    "gaps-regions": "round holes",
+    "gaps-spots": "a fifth of the spots hidden",
+    "depth": "half of the molecules",
+    "0.1": "10 % hidden",
+    "0.5": "50 % hidden",
+    "nonzero": "a fifth of the non-zeros hidden",
+}
+SHOWN = 4
+"""So many of these are in the table of all jobs."""
 DISTRIBUTION = {"var_ratio": "variance ratio", "zero_error": "zero share error", "corr_error": "correlation error"}
 
 HEAD = """# Accuracy benchmark
 
 Written by `make benchmark` from [results.tsv](results.tsv); do not edit.
 
-Every method gets the same file with hidden entries and is scored on those alone. Cases are real tissues cut by
-`../shared/benchmark/make_case.py`: spots scaled to the median total and log1p-transformed, the 1,000 most variable
-genes (or all there are) of those seen in 5 % of spots, then 10 %, 20 % or 50 % of all entries hidden at random, zeros
-included, with seeds 0, 1 and 2. In *a fifth of the non-zeros hidden* only entries above zero are hidden, and scored.
-Definitions are those of `../shared/benchmark/score.py`, on the log1p scale; skill is 1 - MSE / MSE of each gene's
-visible mean. A figure is the mean over the seeds; * marks fewer than three. **Bold** is the best of its column.
+Every method gets the same file of a real tissue and is scored on what that file does not hold. Three jobs, each with
+seeds 0, 1 and 2:
+
+- **Entries** (`../shared/benchmark/make_case.py`): spots scaled to the median total and log1p-transformed, the 1,000
+  most variable genes (or all there are) of those seen in 5 % of spots, then 10 %, 20 % or 50 % of all entries hidden at
+  random, zeros included. In *a fifth of the non-zeros hidden* only entries above zero are hidden, and scored.
+- **Gaps** (`../shared/benchmark/make_gaps.py`): the same, but whole spots are hidden: a fifth of them at random, or
+  three *round holes* of 5 % of the spots in every section, as torn tissue leaves. Each seed draws other holes.
+- **Depth** (`../shared/benchmark/split_counts.py`): every molecule goes to one of two halves by the toss of a coin. One
+  half is normalised by `stmcdi normalize` and cut to the genes of `stmcdi select-hvg`, and all its values are to be
+  denoised (`--target all`); scored on the other half, on the scale of the first.
+
+Definitions are those of `../shared/benchmark/score.py` and `split_counts.py`, on the log1p scale; skill is 1 - MSE /
+MSE of each gene's visible mean. A figure is the mean over the seeds; * marks fewer than three. **Bold** is the best of
+its column.
 
     make benchmark                                                     # every cell that has no result yet
     make benchmark BENCHMARK='--only method=mofa hidden=0.2 --jobs 2'  # some of them
@@ -46,8 +65,9 @@ Each package runs in an environment of its own under `benchmarks/.work`, install
 `peers/NAME/requirements.txt` when first asked for, by its `peers/NAME/run.py`, with the package's defaults unless the
 table says otherwise. Packages that take no mask get hidden entries as zeros or as gene means, whichever did better;
 each run.py says which. All get the same help: predictions that are negative become 0, those that are not finite the
-gene's mean. *baseline NAME* is `stmcdi baseline --method NAME`. The spatial graph that stmcdi asks for is built
-beforehand, outside the time. Time and memory with up to 1,000,000 spots are [below](#scale).
+gene's mean. Impeller installs with dgl 1.1.3 and torch-geometric beside it: dgl 2.1.0, the newest, has libraries for
+torch 2.0 to 2.2 alone. No peer needs a GPU. *baseline NAME* is `stmcdi baseline --method NAME`. The spatial graph that
+stmcdi asks for is built beforehand, outside the time. Time and memory with up to 1,000,000 spots are [below](#scale).
 """
 
 CRPS_NOTE = """CRPS and coverage exist where a method says how sure it is. Ours: CRPS of 20 draws (without bias from
@@ -68,7 +88,8 @@ of calibration.
 """
 
 COST_NOTE = """Wall and CPU seconds (user and system, which other work on the machine disturbs less) and peak resident
-memory of the whole run, start of Python and reading included, for the case with most of each.
+memory of the whole run, start of Python and reading included, for the case with most of each: 20 % hidden, or gaps or
+depth for methods that do not do entries.
 """
 
 
@@ -81,7 +102,7 @@ def write(table: pd.DataFrame, readme: Path = README) -> None:
     mean = good.groupby(["hidden", "case", "method"]).mean(numeric_only=True)
     n_seeds = good.groupby(["hidden", "case", "method"]).size()
     cases = [name for name in cells.case_names() if name in set(table["case"])] or sorted(set(table["case"]))
-    pages = [HEAD]
+    pages = [HEAD, jobs_table(mean, n_seeds, cases)]
     for kind, title in KINDS.items():
         part = table[table["hidden"] == kind]
         if len(part):
@@ -102,11 +123,34 @@ def write(table: pd.DataFrame, readme: Path = README) -> None:
     write_texts({readme: "\n".join(page for page in pages if page)})
 
 
+def jobs_table(mean: pd.DataFrame, n_seeds: pd.Series, cases: list[str]) -> str:
+    """Skill of ours and of the best peer on every tissue, a column per job."""
+    kinds = [kind for kind in list(KINDS)[:SHOWN] if kind in mean.index]
+    rows, ratios = [], {kind: [] for kind in kinds}
+    for case in cases:
+        row = [case]
+        for kind in kinds:
+            best, key = peer_best(mean, kind, case, "skill"), (kind, case, methods.OURS)
+            own = mean.loc[key, "skill"] if key in mean.index else np.nan
+            star = "*" if key in n_seeds.index and n_seeds[key] < len(cells.SEEDS) else ""
+            peer = "–"
+            if best:
+                few = "*" if n_seeds[kind, case, best[0]] < len(cells.SEEDS) else ""
+                peer = f"{figure(best[1])}{few} {best[0]}"
+                ratios[kind].append(own / best[1] if best[1] > 0 else np.nan)
+            row.append(f"{figure(own)}{star} / {peer}")
+        rows.append(row)
+    means = [np.nanmean(found) if not np.all(np.isnan(found)) else np.nan for found in ratios.values()]
+    rows.append(["mean ratio", *(f"**{figure(value, 2)}**" for value in means)])
+    table = markdown(["skill", *(KINDS[kind] for kind in kinds)], rows)
+    return f"## All jobs\n\nSkill of stmcdi / of the best peer, and its name.\n\n{table}"
+
+
 def label(method: str) -> str:
     """Row name of a method."""
     if method == methods.OURS:
         return f"**{method}**"
-    return methods.PACKAGES[method][0] if method in methods.PACKAGES else method.replace("-", " ", 1)
+    return methods.PACKAGES[method].label if method in methods.PACKAGES else method.replace("-", " ", 1)
 
 
 def in_order(found: set[str]) -> list[str]:
@@ -206,10 +250,11 @@ def distribution_table(mean: pd.DataFrame) -> str:
 
 
 def cost_table(mean: pd.DataFrame) -> str:
-    """Methods by what they cost, a fifth hidden."""
+    """Methods by what they cost, a fifth hidden; those that do not do entries, by what their own jobs cost."""
     if "0.2" not in mean.index:
         return ""
-    most = mean.loc["0.2"].groupby("method").max()
+    most, any_job = mean.loc["0.2"].groupby("method").max(), mean.groupby("method").max()
+    most = pd.concat([most, any_job.loc[any_job.index.difference(most.index)]])
     columns = {"wall_s": "wall, s", "cpu_s": "CPU, s", "peak_mb": "peak, MB"}
     columns |= {"train_s": "train, s", "impute_s": "impute, s", "train_mb": "train, MB", "impute_mb": "impute, MB"}
     names = in_order(set(most.index))

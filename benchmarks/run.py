@@ -68,7 +68,8 @@ def choose(only: list[str]) -> list[cells.Cell]:
         for value in set(chosen[key]) - set(known[key]):
             raise ValueError(f"--only: no {key} {value!r}; there are {', '.join(known[key])}")
     seeds = [int(seed) for seed in chosen["seed"]]
-    return list(cells.all_cells(chosen["case"], chosen["hidden"], seeds, chosen["method"]))
+    every = cells.all_cells(chosen["case"], chosen["hidden"], seeds, chosen["method"])
+    return [cell for cell in every if methods.does(cell.method, cell.hidden)]
 
 
 def due(status: str | None, again: str | None) -> bool:
@@ -87,8 +88,9 @@ def run(cell: cells.Cell, limits: methods.Limits) -> None:
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
         try:
             case, imputed = cells.cut(cell.case, cell.hidden, cell.seed), Path(folder) / "imputed.h5ad"
-            row = methods.run(cell.method, case, imputed, log, limits)
-            row |= {"status": "ok", **scoring.score(imputed, case / "truth.h5ad")}
+            denoise = cells.JOBS[cell.hidden] == cells.DEPTH
+            row = methods.run(cell.method, case, imputed, log, limits, denoise=denoise)
+            row |= {"status": "ok", **scoring.score(imputed, case / "truth.h5ad", denoised=denoise)}
         except methods.Failed as failure:
             row = {"status": failure.status, "error": str(failure)}
         except Exception as error:  # noqa: BLE001 - one cell must not stop the others

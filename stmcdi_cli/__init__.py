@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from stmcdi_cli.steps.add_reference import add_reference
     from stmcdi_cli.steps.baseline import baseline
     from stmcdi_cli.steps.build_graph import build_graph
     from stmcdi_cli.steps.check_samplesheet import check_samplesheet
@@ -31,6 +32,7 @@ from stmcdi_cli.logging import show_by_default
 __version__ = "0.1.0"
 
 __all__ = [
+    "add_reference",
     "baseline",
     "build_graph",
     "check_samplesheet",

@@ -11,6 +11,9 @@ SIZE_FACTOR = "size_factor"  # obs: spot total / median total
 EMPTY_SPOT = "empty_spot"  # obs: True where a spot has no counts at all
 SAMPLE = "stmcdi_sample"  # obs: which of several joined tissues a spot is of
 SECTION = "stmcdi_section"  # obs: the tissue and, if it has several, its section
+ROLE = "stmcdi_role"  # obs: whether a spot is of the target or of a reference added to it
+REFERENCE_SECTION = "stmcdi_reference_section"  # obs: section of a spot of the reference, if it has several
+MEASURED = "measured"  # var: whether the target measured the gene
 RATES = "rates"  # layer: the simulator's noise-free expected counts
 
 HIGHLY_VARIABLE = "highly_variable"

@@ -34,7 +34,7 @@ def edges(
     n_rings: int = 1,
     column_axis: int | None = None,
 ) -> Edges:
-    """Join spots to their neighbours; no edge crosses sections.
+    """Join spots to their neighbours; no edge crosses sections, and spots without coordinates (NaN) get none.
 
     Parameters
     ----------
@@ -53,12 +53,32 @@ def edges(
     InputError
         The radius gives too many neighbours.
     """
+    placed = ~np.isnan(xy).any(1)
     parts = [Edges(np.empty(0, int), np.empty(0, int), np.empty(0))]
     for code in np.unique(section):
-        spots = np.flatnonzero(section == code)
+        spots = np.flatnonzero((section == code) & placed)
         if len(spots) > 1:
             found = _edges_of_section(xy[spots], method, n_neighbors, radius, n_rings, column_axis)
             parts.append(Edges(spots[found.source], spots[found.target], found.length))
+    return Edges(*map(np.concatenate, zip(*parts, strict=True)))
+
+
+def nearest_among(xy: np.ndarray, section: np.ndarray, candidates: np.ndarray, k: int) -> Edges:
+    """Join each spot to the k nearest candidates of its section (bool [n]) but itself, or to all where there are fewer.
+
+    The edges of a spot are in order of their length.
+    """
+    parts = [Edges(np.empty(0, int), np.empty(0, int), np.empty(0))]
+    for code in np.unique(section):
+        spots = np.flatnonzero(section == code)
+        targets = spots[candidates[spots]]
+        if len(targets):
+            ranks = np.arange(1, min(k + 1, len(targets)) + 1)
+            length, found = KDTree(xy[targets]).query(xy[spots], ranks, workers=n_workers())
+            target = targets[found]
+            others = target != spots[:, None]
+            kept = others & (np.cumsum(others, axis=1) <= k)
+            parts.append(Edges(np.repeat(spots, kept.sum(1)), target[kept], length[kept]))
     return Edges(*map(np.concatenate, zip(*parts, strict=True)))
 
 

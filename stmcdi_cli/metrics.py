@@ -110,12 +110,18 @@ class Comparison:
         """Yield a run of spots, its hidden entries (CSR bool) and its true values on the imputed file's scale."""
         for rows in row_chunks(self.truth.shape):
             if self.spots is None or self.spots[rows].any():
-                mask = to_csr(missing_mask(self.truth, rows)[:, self.column], bool)
+                mask = self._of_genes(missing_mask(self.truth, rows))
                 if self.unmeasured.any():
                     mask = to_csr(mask.multiply(~self.unmeasured), bool)
-                values = to_csr(read_rows(self.x, rows), np.float64)[:, self.column]
+                values = self._of_genes(to_csr(read_rows(self.x, rows), np.float64))
                 values = _on_scale_of(self.imputed, self.truth, values, rows)
                 yield rows, self._chosen(mask, rows), self._chosen(values, rows)
+
+    def _of_genes(self, block: sp.csr_matrix) -> sp.csr_matrix:
+        """Columns of the truth for the imputed genes; nothing for those that were added from a reference later."""
+        found = self.column >= 0
+        part = block[:, np.maximum(self.column, 0)]
+        return to_csr(part if found.all() else part.multiply(found), block.dtype)
 
     def _chosen(self, block: Any, rows: slice) -> Any:
         """Rows of a block that are to be looked at."""
@@ -186,7 +192,10 @@ class Comparison:
 
 
 def _column(imputed: "AnnData", truth: "AnnData", layer: str) -> np.ndarray:
-    """Column in the truth of each imputed gene; refuses files that do not belong together."""
+    """Column in the truth of each imputed gene; refuses files that do not belong together.
+
+    Genes that were added from a reference may be absent (-1): values may have been hidden before that.
+    """
     if layer not in imputed.layers:
         found = validation.first_few(layers_of(imputed))
         raise InputError(f"expected imputed values in layers['{layer}'], found {found}; run impute")
@@ -196,10 +205,13 @@ def _column(imputed: "AnnData", truth: "AnnData", layer: str) -> np.ndarray:
     if not imputed.obs_names.equals(truth.obs_names):
         raise InputError("expected the spots of the truth in their order, found others; spots were lost or reordered")
     column = truth.var_names.get_indexer(imputed.var_names)
-    if (column < 0).any():
-        unknown = validation.first_few(imputed.var_names[column < 0])
+    absent = column < 0
+    if keys.MEASURED in imputed.var:
+        absent &= imputed.var[keys.MEASURED].to_numpy(bool)
+    if absent.any():
+        unknown = validation.first_few(imputed.var_names[absent])
         raise InputError(f"expected genes of the truth, found {unknown}; give the truth that belongs to this file")
-    if (np.diff(column) <= 0).any():
+    if (np.diff(column[column >= 0]) <= 0).any():
         raise InputError("expected the genes in the order of the truth, found another; genes were reordered")
     return column
 

@@ -13,6 +13,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from stmcdi_cli import anndata_keys as keys
+from stmcdi_cli import roles
 from stmcdi_cli.errors import InputError, OptionError
 from stmcdi_cli.sparse import check_csr, layers_of, on_disk
 
@@ -103,7 +104,10 @@ def matrix(adata: "AnnData") -> None:
 
 
 def coordinates(adata: "AnnData") -> np.ndarray:
-    """Give the coordinates of the spots (spots x 2 or 3, float64); refuse none, another shape, NaN or infinite ones."""
+    """Give the coordinates of the spots (spots x 2 or 3, float64); refuse none, another shape, NaN or infinite ones.
+
+    Cells of a reference (`add_reference`) may have NaN.
+    """
     if keys.SPATIAL not in adata.obsm:
         raise InputError(f"expected spot coordinates in obsm['{keys.SPATIAL}'], found none; add them to the file")
     try:
@@ -114,7 +118,8 @@ def coordinates(adata: "AnnData") -> np.ndarray:
         raise InputError(
             f"expected obsm['{keys.SPATIAL}'] to have 2 or 3 columns, found shape {xy.shape}; keep x and y"
         )
-    bad = ~(np.abs(xy) < MAX_COORDINATE).all(1)
+    not_placed = np.isnan(xy).all(1) & (np.arange(len(xy)) >= roles.n_target(adata))
+    bad = ~(np.abs(xy) < MAX_COORDINATE).all(1) & ~not_placed
     if bad.any():
         raise InputError(
             f"expected finite coordinates in obsm['{keys.SPATIAL}'], found NaN or infinite ones at {bad.sum()} spots "
@@ -145,21 +150,30 @@ def is_counts(matrix: sp.csr_matrix) -> bool:
     return bool((matrix.data == np.rint(matrix.data)).all())
 
 
-def sections(adata: "AnnData", section_key: str | None) -> np.ndarray:
-    """Give the section of every spot as an integer, from 0; all 0 without ``section_key``."""
-    if section_key is None:
-        return np.zeros(adata.n_obs, dtype=int)
-    if section_key not in adata.obs:
-        raise InputError(
-            f"expected sections in obs['{section_key}'], found only {first_few(adata.obs.columns)}; "
-            "correct the section key"
-        )
-    labels = adata.obs[section_key]
-    if labels.isna().any():
-        raise InputError(
-            f"expected a section for every spot in obs['{section_key}'], found {labels.isna().sum()} empty"
-        )
-    return labels.astype("category").cat.codes.to_numpy()
+def sections(adata: "AnnData", section_key: str | None, option: str = "the section key") -> np.ndarray:
+    """Give the section of every spot as an integer, from 0; all 0 without ``section_key``.
+
+    Cells of a reference (`add_reference`) are in sections of their own. ``option`` is what the command line calls
+    ``section_key``.
+    """
+    n = roles.n_target(adata)
+    code = np.zeros(adata.n_obs, dtype=int)
+    if section_key is not None:
+        if section_key not in adata.obs:
+            raise InputError(
+                f"expected sections in obs['{section_key}'], found only {first_few(adata.obs.columns)}; "
+                f"correct {option}"
+            )
+        labels = adata.obs[section_key].iloc[:n]
+        if labels.isna().any():
+            raise InputError(
+                f"expected a section for every spot in obs['{section_key}'], found {labels.isna().sum()} empty"
+            )
+        code[:n] = labels.astype("category").cat.codes
+    if n < adata.n_obs:
+        own = adata.obs[keys.REFERENCE_SECTION] if keys.REFERENCE_SECTION in adata.obs else None
+        code[n:] = code[:n].max() + 1 + (0 if own is None else own.iloc[n:].astype("category").cat.codes)
+    return code
 
 
 def suggest_sections(adata: "AnnData", xy: np.ndarray) -> str | None:
@@ -172,10 +186,12 @@ def suggest_sections(adata: "AnnData", xy: np.ndarray) -> str | None:
     xy
         Their coordinates.
     """
+    n = roles.n_target(adata)
+    xy, obs = xy[:n], adata.obs.iloc[:n]
     again = int(pd.DataFrame(xy).duplicated().sum())
-    column = next((name for name in SECTION_NAMES if name in adata.obs and 1 < adata.obs[name].nunique()), None)
+    column = next((name for name in SECTION_NAMES if name in obs and 1 < obs[name].nunique()), None)
     if column is not None:
-        where = f"obs['{column}'] has {adata.obs[column].nunique()} values"
+        where = f"obs['{column}'] has {obs[column].nunique()} values"
         advice = f"if these have coordinates of their own, give --section-key {column} where the graph is built, "
         advice += "or edges join one to another"
         return f"{again} spots lie where another one is, and {where}; {advice}" if again else f"{where}; {advice}"
@@ -229,6 +245,9 @@ def _check_matrix(matrix: Any, where: str) -> None:
         raise InputError(f"expected numbers in {where}, found another kind of data; convert or remove them")
     if sp.issparse(matrix):
         check_csr(matrix, where)
+    elif hasattr(matrix, "group"):
+        if not all(hasattr(matrix.group.get(part), "dtype") for part in ("data", "indices", "indptr")):
+            raise InputError(f"expected a sparse matrix in {where}, found a damaged one; write the file again")
     elif not on_disk(matrix) and not isinstance(matrix, np.ndarray):
         raise InputError(f"expected a matrix in {where}, found {type(matrix).__name__}; convert it")
 

@@ -27,7 +27,8 @@ def readSamplesheet(sheet, name) {
     }
     def ofRows = (repeated + rows.collectMany { row -> row.faults }).sort { fault -> fault.line }
     [
-        samples: named.collect { row -> [metaOf(row.columns), row.h5ad] },
+        samples: named.collect { row -> [metaOf(row.columns, row.reference), row.h5ad] },
+        references: named.collectEntries { row -> [row.columns.sample, row.reference] },
         faults: ofRows.collect { fault -> "${name}, line ${fault.line}: ${fault.text}" } + groupFaults(named, name),
     ]
 }
@@ -42,10 +43,10 @@ def columnPatterns() {
     schema.items.properties.collectEntries { column, rule -> [column, "(?U)${rule.pattern}".toString()] }
 }
 
-def metaOf(columns) {
+def metaOf(columns, reference) {
     def known = [id: columns.sample, section_key: columns.section_key ?: null]
-    def others = columns.findAll { column, _cell -> !(column in knownColumns()) }
-    others + known + (columns.group ? [group: columns.group] : [:])
+    def others = columns.findAll { column, _cell -> !(column in knownColumns() + ['reference']) }
+    others + known + (columns.group ? [group: columns.group] : [:]) + (reference ? [reference: reference.toString()] : [:])
 }
 
 // The rows that are not blank, each with its line and its cells; `fault` says why there are none.
@@ -83,14 +84,14 @@ def readTable(sheet) {
 // Names of the columns, ours in lower case; those without a name are left out later.
 def readHeader(cells) {
     def last = cells.findLastIndexOf { cell -> cell }
-    cells.take(last + 1).collect { cell -> cell.toLowerCase() in knownColumns() ? cell.toLowerCase() : cell }
+    cells.take(last + 1).collect { cell -> cell.toLowerCase() in knownColumns() + ['reference'] ? cell.toLowerCase() : cell }
 }
 
 def headerFaults(header, name) {
     def columns = header.findAll { column -> column }.unique(false)
     def ofColumns = columns.collectMany { column ->
         def repeated = header.count(column) > 1
-        def reserved = column in ['id', 'shard', 'samples'] // what the workflow notes in meta itself
+        def reserved = column in ['id', 'shard', 'samples', 'reference_genes'] // what the workflow notes in meta itself
         repeated
             ? ["expected column '${column}' once, found it again; remove one"]
             : reserved ? ["expected no column '${column}', found one; rename it"] : []
@@ -107,30 +108,32 @@ def readRow(row, header, patterns, sheet) {
     def cells = beyond.any() ? row.cells : row.cells.take(header.size())
     if (cells.size() != header.size()) {
         def text = "expected ${header.size()} cells, found ${cells.size()}; check the separators"
-        return [line: row.line, columns: null, h5ad: null, faults: [[line: row.line, text: text]]]
+        return [line: row.line, columns: null, h5ad: null, reference: null, faults: [[line: row.line, text: text]]]
     }
     def columns = [sample: '', h5ad: '', section_key: '', group: ''] +
         [header, cells].transpose().findAll { column, _cell -> column }.collectEntries()
     def words = patterns
-        .findAll { column, pattern -> column != 'h5ad' && !(columns[column] ==~ pattern) }
+        .findAll { column, pattern -> !(column in ['h5ad', 'reference']) && !(columns[column] ==~ pattern) }
         .collect { column, _pattern ->
             "expected ${column} to be made of letters, digits, '.', '_' and '-' " +
                 "and to start with a letter or digit, found '${columns[column]}'; rename it"
         }
-    def located = locate(columns.h5ad, patterns.h5ad, sheet)
-    def faults = (words + (located.fault ? [located.fault] : [])).collect { text -> [line: row.line, text: text] }
-    [line: row.line, columns: columns, h5ad: located.file, faults: faults]
+    def located = locate(columns.h5ad, 'h5ad', patterns.h5ad, sheet)
+    def reference = columns.reference ? locate(columns.reference, 'reference', patterns.h5ad, sheet) : [:]
+    def ofFiles = [located.fault, reference.fault].findAll { fault -> fault }
+    def faults = (words + ofFiles).collect { text -> [line: row.line, text: text] }
+    [line: row.line, columns: columns, h5ad: located.file, reference: reference.file, faults: faults]
 }
 
 // The file that a cell names; relative paths start at the sheet.
-def locate(h5ad, allowed, sheet) {
+def locate(h5ad, column, allowed, sheet) {
     if (!h5ad) {
         return [fault: "expected a path in h5ad, found an empty cell; name the sample's file"]
     }
     // Nextflow writes a file's name into the script of its task; its folders only into links, where it escapes them.
     if (!(h5ad ==~ allowed)) {
         return [
-            fault: "expected the path in h5ad to have no quotes, \$, ; and the like, and the file's name no spaces, " +
+            fault: "expected the path in ${column} to have no quotes, \$, ; and the like, and the file's name no spaces, " +
                 "found '${h5ad}'; rename it or link to it"
         ]
     }
@@ -152,11 +155,13 @@ def groupFaults(rows, name) {
     rows.findAll { row -> row.columns.group }
         .groupBy { row -> row.columns.group }
         .collectMany { group, members ->
-            def keys = members.collect { row -> row.columns.section_key }.unique()
+            def differing = ['section_key', 'reference'].find { column ->
+                members.collect { row -> row.columns[column] ?: '' }.unique().size() > 1
+            }
             group in samples
                 ? ["${name}: '${group}' is the name of a sample and of a group; rename one of them"]
-                : keys.size() > 1
-                    ? ["${name}: expected one section_key in all samples of group '${group}'; make them the same"]
+                : differing
+                    ? ["${name}: expected one ${differing} in all samples of group '${group}'; make them the same"]
                     : []
         }
 }

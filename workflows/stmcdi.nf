@@ -1,4 +1,5 @@
 // The workflow that other pipelines include. It reads no parameters: what a step does is set by its ext.args.
+include { STMCDI_ADD_REFERENCE } from '../modules/local/stmcdi/add_reference/main'
 include { STMCDI_BUILD_GRAPH } from '../modules/local/stmcdi/build_graph/main'
 include { STMCDI_EVALUATE    } from '../modules/local/stmcdi/evaluate/main'
 include { STMCDI_HOLD_OUT    } from '../modules/local/stmcdi/hold_out/main'
@@ -28,14 +29,15 @@ def checkpointFolder() {
 
 // What else is known of the samples of a group: per key, what they have, once each.
 def furtherColumns(metas) {
-    def keys = metas.collectMany { meta -> meta.keySet() as List }.unique() - ['id', 'section_key', 'group']
+    def keys = metas.collectMany { meta -> meta.keySet() as List }.unique() - ['id', 'section_key', 'group', 'reference', 'reference_genes']
     keys.collectEntries { key -> [key, metas.collect { meta -> meta[key] }.findAll().unique().join(', ')] }
 }
 
 workflow STMCDI {
     take:
     ch_samples    // channel of [ meta, h5ad ]; meta.id is the sample's name, meta.section_key the obs column of its
-                  // sections, meta.group what samples have in common that become one tissue and get one model
+                  // sections, meta.group what samples have in common that become one tissue and get one model,
+                  // meta.reference the file of a reference with genes to add, meta.reference_genes a list of them
     evaluate      // whether to hide some values, and score the imputation on them
     trained       // folder of a trained model to apply; null to train one per sample or group
     impute_shards // number of tasks to share the spots of each imputation out to
@@ -51,7 +53,8 @@ workflow STMCDI {
         .map { group, members ->
             def ordered = members.sort { one, other -> one[0].id <=> other[0].id } // whichever arrived first
             def names = ordered.collect { meta, _h5ad -> meta.id }
-            def meta = [id: group, section_key: ordered[0][0].section_key, samples: names]
+            def first = ordered[0][0]
+            def meta = [id: group, section_key: first.section_key, samples: names] + first.subMap('reference', 'reference_genes')
             [furtherColumns(ordered.collect { one, _h5ad -> one }) + meta, ordered.collect { _meta, h5ad -> h5ad }]
         }
     STMCDI_JOIN(ch_groups)
@@ -59,11 +62,20 @@ workflow STMCDI {
         [meta.findAll { key, _value -> key != 'samples' } + [section_key: 'stmcdi_section'], h5ad]
     }
 
-    STMCDI_NORMALIZE(ch_arrived.single.mix(ch_joined))
+    ch_tissues_alone = ch_arrived.single.mix(ch_joined).branch { meta, _h5ad ->
+        referenced: meta.reference
+        complete: true
+    }
+    STMCDI_ADD_REFERENCE(
+        ch_tissues_alone.referenced.map { meta, h5ad ->
+            [meta, h5ad, file(meta.reference), meta.reference_genes ? file(meta.reference_genes) : []]
+        }
+    )
+    STMCDI_NORMALIZE(ch_tissues_alone.complete.mix(STMCDI_ADD_REFERENCE.out.h5ad))
     STMCDI_SELECT_HVG(STMCDI_NORMALIZE.out.h5ad, trained ?: [])
     STMCDI_BUILD_GRAPH(STMCDI_SELECT_HVG.out.h5ad)
     ch_versions = STMCDI_JOIN.out.versions
-        .mix(STMCDI_NORMALIZE.out.versions, STMCDI_SELECT_HVG.out.versions, STMCDI_BUILD_GRAPH.out.versions)
+        .mix(STMCDI_ADD_REFERENCE.out.versions, STMCDI_NORMALIZE.out.versions, STMCDI_SELECT_HVG.out.versions, STMCDI_BUILD_GRAPH.out.versions)
 
     ch_tissues = STMCDI_BUILD_GRAPH.out.h5ad
     ch_truths = channel.empty()

@@ -92,17 +92,18 @@ def read(path: str) -> Case:
 
 
 def write(case: Case, masked: str, output: str, predicted: np.ndarray, sd: np.ndarray | None = None) -> None:
-    """Copy ``masked.h5ad`` and add ``layers['imputed']`` (and ``imputed_sd``).
+    """Copy ``masked.h5ad`` and add ``layers['imputed']`` (and ``imputed_sd``): at hidden entries, or all if none is.
 
     Every peer gets the same help: what is not finite becomes the gene's mean, what is negative becomes 0.
     """
     predicted = np.asarray(predicted, float)
     if predicted.shape != case.x.shape:
         raise SystemExit(f"expected predictions of shape {case.x.shape}, found {predicted.shape}")
-    predicted = np.where(np.isfinite(predicted), predicted, case.gene_mean())
-    layers = {"imputed": np.where(case.missing, np.maximum(predicted, 0), case.x)}
+    predicted = np.maximum(np.where(np.isfinite(predicted), predicted, case.gene_mean()), 0)
+    asked = case.missing if case.missing.any() else np.ones_like(case.missing)  # with nothing hidden: every value
+    layers = {"imputed": np.where(asked, predicted, case.x)}
     if sd is not None:
-        layers["imputed_sd"] = np.where(case.missing, sd, 0)
+        layers["imputed_sd"] = np.where(asked, sd, 0)
     shutil.copyfile(masked, output)
     with h5py.File(output, "r+") as file:
         for name, values in layers.items():

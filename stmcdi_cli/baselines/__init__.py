@@ -7,6 +7,8 @@ from stmcdi_cli.baselines import (
     factor_analysis,
     gan,
     gene_mean,
+    idw,
+    kriging,
     mlp,
     soft_impute,
     spatial_neighbors,
@@ -18,6 +20,8 @@ METHODS: dict[str, Callable[..., Estimate]] = {
     "gene-mean": gene_mean.impute,
     "spatial-neighbors": spatial_neighbors.impute,
     "expression-neighbors": expression_neighbors.impute,
+    "idw": idw.impute,
+    "kriging": kriging.impute,
     "soft-impute": soft_impute.impute,
     "factor-analysis": factor_analysis.impute,
     "gan": gan.impute,
@@ -25,4 +29,7 @@ METHODS: dict[str, Callable[..., Estimate]] = {
     "mlp": mlp.impute,
 }
 
-__all__ = ["METHODS", "Estimate", "DenseTissue"]
+WITH_NEIGHBORS = ("spatial-neighbors", "expression-neighbors", "idw")
+"""Methods that take `n_neighbors`."""
+
+__all__ = ["METHODS", "WITH_NEIGHBORS", "Estimate", "DenseTissue"]

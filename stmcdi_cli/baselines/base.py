@@ -4,6 +4,7 @@ Matrices are dense here, spots x genes in single precision, which keeps the meth
 spots.
 """
 
+import logging
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from torch import Tensor
 from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import validation
 from stmcdi_cli.errors import InputError
-from stmcdi_cli.graph import adjacency, edges
+from stmcdi_cli.graph import adjacency, edges, nearest_among
 from stmcdi_cli.model.gene_scaler import GeneScaler, gene_mean, gene_sd
 from stmcdi_cli.model.tissue import Tissue
 from stmcdi_cli.provenance import imported_section_key
@@ -25,8 +26,15 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
+logger = logging.getLogger(__name__)
+
 BLOCK = 256
 """Spots computed at a time; fixed, because the rounding of results may depend on it."""
+
+SAME_PLACE = 1e-6
+"""Spots closer than this, relative to the longest distance, count as so far apart."""
+GAP_NEIGHBORS = 12
+"""Visible spots that tell what to expect in a spot without a visible value."""
 
 _PRIOR_ENTRIES = 20
 _PRIOR_NEIGHBORS = np.float32(3)
@@ -80,17 +88,46 @@ class DenseTissue:
         x, seen = np.where(hidden, np.float32(0), self.x), self.seen & ~hidden
         return replace(self, tissue=self.tissue.without(sp.csr_matrix(hidden)), x=x, seen=seen)
 
+    @property
+    def visible(self) -> np.ndarray:
+        """Spots with a visible value, bool [n]."""
+        return np.any(self.seen, axis=1)
+
+    @property
+    def positions(self) -> np.ndarray:
+        """Coordinates [n, 2 or 3].
+
+        Raises
+        ------
+        InputError
+            The file has none.
+        """
+        if self.xy is None:
+            raise InputError(f"expected spot coordinates in obsm['{keys.SPATIAL}'], found none; add them to the file")
+        return self.xy
+
     def nearest(self, k: int) -> sp.csr_matrix:
-        """Give the k spots of its section nearest to each spot, without itself; 1 for each, CSR [n, n].
+        """Give the k visible spots of its section nearest to each spot, without itself; 1 for each, CSR [n, n].
 
         Raises
         ------
         InputError
             The file has no coordinates.
         """
-        if self.xy is None:
-            raise InputError(f"expected spot coordinates in obsm['{keys.SPATIAL}'], found none; add them to the file")
-        return adjacency(edges(self.xy, self.section, n_neighbors=k), len(self.xy))
+        return adjacency(nearest_among(self.positions, self.section, self.visible, k), len(self.x))
+
+    def inverse_distances(self, k: int) -> sp.csr_matrix:
+        """Give the spots of `nearest` with 1 / distance for each, in any unit, CSR float32 [n, n].
+
+        Raises
+        ------
+        InputError
+            The file has no coordinates.
+        """
+        found = nearest_among(self.positions, self.section, self.visible, k)
+        longest = max(found.length.max(initial=0.0), np.finfo(float).tiny)
+        weight = 1 / np.maximum(found.length / longest, SAME_PLACE)
+        return to_csr(sp.csr_matrix((weight, (found.source, found.target)), shape=2 * (len(self.x),)), np.float32)
 
 
 @dataclass(frozen=True)
@@ -130,6 +167,37 @@ def mean_over(neighbors: sp.csr_matrix, x: np.ndarray, seen: np.ndarray) -> np.n
     visible = seen.astype(np.float32)
     mean = gene_mean(x, seen).astype(np.float32)
     return (neighbors @ (x * visible) + _PRIOR_NEIGHBORS * mean) / (neighbors @ visible + _PRIOR_NEIGHBORS)
+
+
+def weighted_mean(weights: sp.csr_matrix, x: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """Weighted mean over the spots in which a gene is visible, float32 [n, G]; the gene's mean where it is in none."""
+    visible = seen.astype(np.float32)
+    total = weights @ visible
+    mean = (weights @ (x * visible)) / np.where(total > 0, total, 1)
+    return np.where(total > 0, mean, gene_mean(x, seen)).astype(np.float32)
+
+
+def fill_gaps(data: DenseTissue, estimate: Estimate) -> Estimate:
+    """Replace the estimate of spots without a visible value, for a method that starts from a spot's own values.
+
+    They get the inverse-distance mean of the estimates at the 12 nearest visible spots of the section, and the standard
+    deviation of what this leaves at the visible spots. Without coordinates they get each gene's mean.
+    """
+    gaps = ~data.visible
+    if not gaps.any():
+        return estimate
+    known = np.broadcast_to(data.visible[:, None], data.x.shape)
+    if data.xy is None:
+        logger.warning(
+            "baseline: %d spot(s) have no visible value and the file no coordinates: they get each gene's mean",
+            gaps.sum(),
+        )
+        mean, sd = gene_mean(data.x, data.seen), gene_sd(data.x, data.seen)
+    else:
+        mean = weighted_mean(data.inverse_distances(GAP_NEIGHBORS), estimate.mean, known)
+        sd = residual_sd(data.x, data.seen, mean, data.seen)
+    mean, sd = np.where(known, estimate.mean, mean), np.where(known, estimate.sd, sd)
+    return Estimate(mean.astype(np.float32), sd)
 
 
 def masked_tensor(scaler: GeneScaler, x: np.ndarray, seen: np.ndarray) -> Tensor:

@@ -12,7 +12,7 @@ N_NEIGHBORS = 30
 N_COMPONENTS = 12
 
 
-def impute(data: base.DenseTissue, *, seed: int) -> base.Estimate:
+def impute(data: base.DenseTissue, *, seed: int, n_neighbors: int = N_NEIGHBORS) -> base.Estimate:
     """Predict an entry by the mean of the gene's visible values at the most similar spots.
 
     Similarity is measured in the leading principal components of visible expression: each gene is centred, divided by
@@ -20,8 +20,8 @@ def impute(data: base.DenseTissue, *, seed: int) -> base.Estimate:
     """
     z = base.masked_tensor(GeneScaler.fit(data.x, data.seen, power=0.5), data.x, data.seen)
     components = z @ base.leading_directions(z, N_COMPONENTS, seed)
-    mean = base.mean_over(most_similar(components, N_NEIGHBORS), data.x, data.seen)
-    return base.Estimate(mean, base.residual_sd(data.x, data.seen, mean, data.seen))
+    mean = base.mean_over(most_similar(components, n_neighbors), data.x, data.seen)
+    return base.fill_gaps(data, base.Estimate(mean, base.residual_sd(data.x, data.seen, mean, data.seen)))
 
 
 def most_similar(components: Tensor, k: int) -> sp.csr_matrix:

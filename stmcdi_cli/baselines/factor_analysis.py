@@ -90,7 +90,7 @@ def impute(data: base.DenseTissue, *, seed: int) -> base.Estimate:
     scaler = GeneScaler.fit(data.x, data.seen)
     factors = fit(base.masked_tensor(scaler, data.x, data.seen), torch.from_numpy(data.seen), rank, seed)
     mean = scaler.inverse(factors.predict(smooth, share).numpy())
-    return base.Estimate(mean, scaler.scale * factors.variance().sqrt().numpy())
+    return base.fill_gaps(data, base.Estimate(mean, scaler.scale * factors.variance().sqrt().numpy()))
 
 
 def fit(z: Tensor, seen: Tensor, rank: int, seed: int) -> Factors:

@@ -17,11 +17,10 @@ from torch import Tensor, nn
 from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli.baselines import base
 from stmcdi_cli.errors import InputError
-from stmcdi_cli.model.gene_scaler import GeneScaler
+from stmcdi_cli.model.gene_scaler import GeneScaler, gene_sd
 from stmcdi_cli.model.latent.factor_model import SpatialFactorModel
 
 RANK = 15
-SMOOTHING = 0.9
 FULL_DEPTH = 0.25
 SWEEPS = 30
 """The encoder's settings, those of the default preset."""
@@ -119,7 +118,7 @@ class TrainingData:
         self._x = data.x
 
         rank = max(1, min(RANK, data.x.shape[0] - 1, data.x.shape[1] - 1))
-        encoder = SpatialFactorModel(rank=rank, smoothing=SMOOTHING, full_depth=FULL_DEPTH)
+        encoder = SpatialFactorModel(rank=rank, full_depth=FULL_DEPTH)
         encoder.fit(part.tissue, sweeps=SWEEPS, seed=seed)
         log_depth = torch.from_numpy(np.log(data.tissue.depth).astype(np.float32))
 
@@ -178,7 +177,10 @@ def impute(data: base.DenseTissue, build: Callable[[int, int], LatentNetwork], *
             train(network, training_data, torch.Generator().manual_seed(N_MEMBERS * seed + member))
             validated += training_data.predict(network, training_data.validation_latent) / N_MEMBERS
             mean += training_data.predict(network, training_data.latent) / N_MEMBERS
-    return base.Estimate(mean, base.residual_sd(data.x, data.seen, validated, training_data.validation_mask))
+    sd = base.residual_sd(data.x, data.seen, validated, training_data.validation_mask)
+    # How well single entries are predicted does not say how well whole spots are, of which nothing is visible.
+    gap_sd = np.maximum(sd, gene_sd(data.x, data.seen))
+    return base.Estimate(mean, np.where(data.visible[:, None], sd, gap_sd) if not data.visible.all() else sd)
 
 
 def train(network: LatentNetwork, data: TrainingData, generator: torch.Generator) -> None:

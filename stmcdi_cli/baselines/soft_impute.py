@@ -47,7 +47,7 @@ def impute(data: base.DenseTissue, *, seed: int) -> base.Estimate:
     scaler = GeneScaler.fit(data.x, data.seen, power=0)
     z, seen = base.masked_tensor(scaler, data.x, data.seen), torch.from_numpy(data.seen)
     found = _solve(z, seen, _start(z, seed), penalty)
-    return base.Estimate(scaler.inverse(found.product().numpy()), sd)
+    return base.fill_gaps(data, base.Estimate(scaler.inverse(found.product().numpy()), sd))
 
 
 def _best_penalty(x: np.ndarray, part: np.ndarray, validation_mask: np.ndarray, seed: int) -> tuple[float, np.ndarray]:

@@ -23,10 +23,13 @@ from stmcdi_cli.cli.options import (
     SAMPLER,
     TARGET,
     TARGET_HELP,
+    NumberOrAll,
     counts_options,
     example,
     genes_options,
+    read_genes,
     read_sample_info,
+    reference_options,
     split_names,
 )
 
@@ -73,10 +76,27 @@ def simulate(output: Path, **options: Any) -> None:
 @click.option("--content", is_flag=True, default=False, help="Open every file: coordinates, sections, first values.")
 @counts_options
 def check_samplesheet(sheet: Path, output: Path, **options: Any) -> None:
-    """Check a samplesheet (sample,h5ad[,section_key][,group]) and write it with absolute paths."""
+    """Check a samplesheet (sample,h5ad[,section_key][,group][,reference]) and write it with absolute paths."""
     from stmcdi_cli.steps.check_samplesheet import check_samplesheet
 
     check_samplesheet(sheet, output, **options)
+
+
+@main.command(epilog=example("add-reference panel.h5ad cells.h5ad both.h5ad --n-genes 500"))
+@click.argument("panel", type=PATH)
+@click.argument("reference", type=PATH)
+@click.argument("output", type=PATH)
+@click.option("--genes", type=PATH, default=None, callback=read_genes, help="File with names of genes to add.")
+@click.option("--n-genes", type=NumberOrAll(), default=None, help="Genes to add, or all (default: 1000).")
+@reference_options
+@counts_options
+@click.option("--seed", type=int, default=0, help="Seed of the choice of cells.")
+@MEMORY_LIMIT
+def add_reference(panel: Path, reference: Path, output: Path, **options: Any) -> None:
+    """Add genes that a panel never measured, and a reference of the same tissue to impute them from."""
+    from stmcdi_cli.cli.files import add_reference_file
+
+    add_reference_file(panel, reference, output, **options)
 
 
 @main.command(epilog=example("join left.h5ad right.h5ad brain.h5ad --name left --name right"))
@@ -84,6 +104,12 @@ def check_samplesheet(sheet: Path, output: Path, **options: Any) -> None:
 @click.argument("output", type=PATH)
 @click.option("--name", "names", multiple=True, default=(), help="Name of each tissue, in their order (default: 1, 2).")
 @click.option("--section-key", default=None, help="Column of obs with the sections within each tissue.")
+@click.option(
+    "--genes",
+    type=click.Choice(["shared", "union"]),
+    default="shared",
+    help="Genes that all tissues have, or that any has; those it lacks are then marked missing in a tissue.",
+)
 @MEMORY_LIMIT
 def join(inputs: tuple[Path, ...], output: Path, **options: Any) -> None:
     """Put several tissues into one file, as sections of one tissue: one model is then trained on all."""
@@ -250,6 +276,9 @@ def impute(input: Path, model_dir: Path, output: Path, **options: Any) -> None:
 @click.argument("output", type=PATH)
 @click.option("--method", type=BASELINE, required=True, help="What to impute with.")
 @click.option("--target", type=click.Choice(["missing", "all"]), default="missing", help="Entries to fill.")
+@click.option(
+    "--n-neighbors", type=int, default=None, help="Spots that a neighbour method averages (default: its own)."
+)
 @click.option("--section-key", default=None, help="Column of obs with the section (default: the graph's, if any).")
 @click.option("--seed", type=int, default=0, help="Seed of everything random.")
 def baseline(input: Path, output: Path, **options: Any) -> None:
@@ -336,6 +365,12 @@ def report(input: Path, output: Path, truth: Path | None, baseline: tuple[Path, 
 @click.argument("output", type=PATH)
 @click.option("--model-dir", type=PATH, default=None, help="Folder for the model (default: OUTPUT with suffix .model).")
 @counts_options
+@click.option("--reference", type=PATH, default=None, help="Cells with genes that INPUT lacks: see add-reference.")
+@click.option(
+    "--reference-genes", type=PATH, default=None, callback=read_genes, help="File with names of genes to add from it."
+)
+@click.option("--n-reference-genes", type=NumberOrAll(), default=None, help="Genes to add, or all (default: 1000).")
+@reference_options
 @click.option("--section-key", default=None, help="Column of obs with the section: no edge crosses sections.")
 @genes_options
 @click.option("--n-neighbors", type=int, default=5, help="Neighbours per spot.")
@@ -352,33 +387,10 @@ def report(input: Path, output: Path, truth: Path | None, baseline: tuple[Path, 
 @click.option("--seed", type=int, default=0, help="Seed of every step.")
 @click.option("--device", type=DEVICE, default="auto", help="Where to compute; auto: a GPU if there is one.")
 @click.option("--quiet", is_flag=True, default=False, help="Show no progress.")
-def run(input: Path, output: Path, model_dir: Path | None, evaluate: Path | None, **options: Any) -> None:
+def run(input: Path, output: Path, **options: Any) -> None:
     """All steps in one process: normalise, choose genes, build the graph, train, impute."""
-    from stmcdi_cli.errors import in_file
-    from stmcdi_cli.io.elements import check_parts
-    from stmcdi_cli.io.h5ad import read_h5ad, write_h5ads
-    from stmcdi_cli.io.output import check_model_dir, check_output
-    from stmcdi_cli.provenance import note_input
-    from stmcdi_cli.steps.evaluate import write_metrics
-    from stmcdi_cli.steps.run import run
+    from stmcdi_cli.cli.files import run_files
 
-    if evaluate is None and options["fraction"]:
+    if options["evaluate"] is None and options["fraction"]:
         raise click.UsageError("--fraction needs --evaluate METRICS.json, or what was hidden would be lost.")
-    check_output(output, input)
-    model_dir = model_dir or output.with_suffix(".model")
-    truth_path = output.with_suffix(".truth.h5ad")
-    check_model_dir(model_dir)
-    if evaluate is not None:
-        options["fraction"] = options["fraction"] or 0.2
-        check_output(evaluate, input, output)
-        check_output(evaluate.with_suffix(".tsv"), input, output, evaluate)
-        check_output(truth_path, input, output)
-    adata = read_h5ad(input, for_import=False)
-    with in_file(input):
-        check_parts(adata)  # before minutes of training, not after
-        imputed, truth = run(adata, model_dir, **options)
-    note_input("normalize", input, imputed)
-    files = {output: imputed, truth_path: truth}
-    write_h5ads({path: file for path, file in files.items() if file is not None})
-    if evaluate is not None:
-        write_metrics(imputed, truth, evaluate, evaluate.with_suffix(".tsv"))
+    run_files(input, output, **options)

@@ -2,18 +2,22 @@
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from stmcdi_cli.errors import in_file
-from stmcdi_cli.io.h5ad import open_h5ad
-from stmcdi_cli.io.output import check_output
+from stmcdi_cli.errors import InputError, in_file
+from stmcdi_cli.io.elements import check_parts
+from stmcdi_cli.io.h5ad import open_h5ad, read_h5ad, write_h5ads
+from stmcdi_cli.io.output import check_model_dir, check_output
 from stmcdi_cli.io.partial import kept_in
 from stmcdi_cli.io.stream import Block, Stream, write
-from stmcdi_cli.provenance import note_input
+from stmcdi_cli.provenance import checksum, note_input, record_of
 from stmcdi_cli.steps._step import Step
+
+if TYPE_CHECKING:
+    from anndata import AnnData
 
 
 def impute_file(
@@ -30,6 +34,79 @@ def impute_file(
     output = Path(output)
     with kept_in(output.with_name(f".{output.name}.parts") if parts is None else parts) as kept:
         transform(impute, input, output, model_dir=model_dir, parts=kept, **options)
+
+
+def run_files(
+    input: Path,
+    output: Path,
+    *,
+    model_dir: Path | None,
+    evaluate: Path | None,
+    reference: Path | None,
+    **options: Any,
+) -> None:
+    """Run :func:`run` on files; ``evaluate`` is the file of the metrics."""
+    from stmcdi_cli.steps.evaluate import write_metrics
+    from stmcdi_cli.steps.run import run
+
+    inputs = [input] if reference is None else [input, reference]
+    check_output(output, *inputs)
+    model_dir = model_dir or output.with_suffix(".model")
+    truth_path = output.with_suffix(".truth.h5ad")
+    check_model_dir(model_dir)
+    if evaluate is not None:
+        options["fraction"] = options["fraction"] or 0.2
+        check_output(evaluate, *inputs, output)
+        check_output(evaluate.with_suffix(".tsv"), *inputs, output, evaluate)
+        check_output(truth_path, *inputs, output)
+    adata = read_h5ad(input, for_import=False)
+    with ExitStack() as stack:
+        stack.enter_context(in_file(input) if reference is None else in_panel_or_reference(input, reference))
+        check_parts(adata)  # before minutes of training, not after
+        cells = None if reference is None else stack.enter_context(open_h5ad(reference))
+        imputed, truth = run(adata, model_dir, reference=cells, **options)
+    _note_inputs(imputed, input, reference)
+    files = {output: imputed, truth_path: truth}
+    write_h5ads({path: file for path, file in files.items() if file is not None})
+    if evaluate is not None:
+        write_metrics(imputed, truth, evaluate, evaluate.with_suffix(".tsv"))
+
+
+def add_reference_file(
+    panel: str | os.PathLike[str],
+    reference: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    **options: Any,
+) -> None:
+    """Run :func:`add_reference` from files to a file."""
+    from stmcdi_cli.steps.add_reference import add_reference
+
+    check_output(output, panel, reference)
+    with open_h5ad(panel) as target, open_h5ad(reference) as cells:
+        with in_panel_or_reference(panel, reference):
+            stream = add_reference.stream(target, cells, **options)
+        _note_inputs(stream.header, panel, reference)
+        write({Path(output): replace(stream, blocks=named(panel, stream.blocks))})
+
+
+def _note_inputs(made: "AnnData", input: str | os.PathLike[str], reference: str | os.PathLike[str] | None) -> None:
+    """Add the checksums of what was read to the record of the first step."""
+    note_input("normalize" if reference is None else "add-reference", input, made)
+    if reference is not None:
+        record_of(made, "add-reference")["reference_sha256"] = checksum(reference)
+
+
+@contextmanager
+def in_panel_or_reference(panel: str | os.PathLike[str], reference: str | os.PathLike[str]) -> Iterator[None]:
+    """Name the file in errors of :func:`add_reference`, which calls the reference so."""
+    try:
+        with in_file(panel):
+            yield
+    except InputError as error:
+        about_reference = str(error).removeprefix(f"{panel}: reference: ")
+        if about_reference == str(error):
+            raise
+        raise InputError(f"{reference}: {about_reference}") from error
 
 
 def named(path: str | os.PathLike[str], blocks: Iterable[Block]) -> Iterator[Block]:

@@ -36,6 +36,8 @@ BASELINE = click.Choice(
         "gene-mean",
         "spatial-neighbors",
         "expression-neighbors",
+        "idw",
+        "kriging",
         "soft-impute",
         "factor-analysis",
         "gan",
@@ -138,6 +140,28 @@ def genes_options(command: Callable[..., Any]) -> Callable[..., Any]:
             type=NumberOrAll(),
             default=None,
             help="Genes to choose, or all that are seen (default: 1000; all where there are no more).",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def reference_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say what is taken of a reference."""
+    for option in (
+        click.option(
+            "--reference-layer", default=None, help="Layer of the reference with its counts, or raw (default: X)."
+        ),
+        click.option(
+            "--reference-section-key",
+            default=None,
+            help="Column of the reference's obs with its sections (default: one with a usual name, if any).",
+        ),
+        click.option(
+            "--max-reference-cells",
+            type=int,
+            default=10_000,
+            help="Cells of the reference to use; of more, so many are drawn.",
         ),
     ):
         command = option(command)

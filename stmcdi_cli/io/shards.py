@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli.errors import OptionError
 from stmcdi_cli.io.h5ad import matrices
 from stmcdi_cli.io.stream import Block, Stream, disk_usage, to_memory
@@ -73,6 +74,15 @@ def cut_header(adata: "AnnData", spots: range) -> "AnnData":
         varp=dict(adata.varp),
         raw=_raw_without_values(adata, len(spots)),
     )
+
+
+def target_header(adata: "AnnData", n_target: int) -> "AnnData":
+    """Take the target, which comes first, out of a file with a reference: all but the matrices of spots x genes."""
+    header = cut_header(adata, range(n_target))
+    for key in adata.obsp:
+        header.obsp[key] = sp.csr_matrix(header.obsm.pop(_PAIRWISE + key))[:, :n_target]
+    header.obs = header.obs.drop(columns=[keys.ROLE, keys.REFERENCE_SECTION], errors="ignore")
+    return header
 
 
 def rows_at(adata: "AnnData", rows: slice) -> Block:

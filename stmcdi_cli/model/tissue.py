@@ -74,6 +74,8 @@ class Tissue:
     odd_spots
         Spots whose values are no whole counts on the scale of the others, bool [n]. All their entries are missing
         here: no model can read them, and none may learn from them.
+    lengths
+        Distances between neighbours, CSR, spots x spots; None where the file has none.
     """
 
     x: sp.csr_matrix
@@ -83,6 +85,7 @@ class Tissue:
     count_scale: str | None
     genes: tuple[str, ...]
     odd_spots: np.ndarray
+    lengths: sp.csr_matrix | None = None
 
     @property
     def n_spots(self) -> int:
@@ -134,11 +137,12 @@ class Tissue:
             There is no spatial graph, or ``X`` has values a model cannot use.
         """
         validation.matrix(adata)
-        graph = graph_of(adata)
+        graph, lengths = graph_of(adata), lengths_of(adata)
         X, missing = as_row_major(adata.X), as_row_major(adata.layers.get(keys.MISSING))
         obs = adata.obs
         if spots is not None:
             graph, obs = graph[spots][:, spots], obs.iloc[spots]
+            lengths = None if lengths is None else lengths[spots][:, spots]
             X, missing = select_rows(X, spots), None if missing is None else select_rows(missing, spots)
         shape = (len(obs), adata.n_vars)
         unseen = obs[keys.EMPTY_SPOT].to_numpy(bool).copy() if keys.EMPTY_SPOT in obs else np.zeros(len(obs), bool)
@@ -179,6 +183,7 @@ class Tissue:
             count_scale=search.scale,
             genes=tuple(map(str, adata.var_names)),
             odd_spots=odd_spots,
+            lengths=lengths,
         )
 
 
@@ -231,6 +236,24 @@ def graph_of(adata: "AnnData") -> sp.csr_matrix:
     graph.eliminate_zeros()
     graph.sort_indices()
     return graph
+
+
+def lengths_of(adata: "AnnData") -> sp.csr_matrix | None:
+    """Give the distances between neighbours, CSR; None where the object has none.
+
+    Raises
+    ------
+    InputError
+        A distance is NaN, infinite or negative.
+    """
+    if keys.DISTANCES not in adata.obsp:
+        return None
+    lengths = sp.csr_matrix(adata.obsp[keys.DISTANCES])
+    if not (np.isfinite(lengths.data).all() and (lengths.data >= 0).all()):
+        raise InputError(
+            f"obsp['{keys.DISTANCES}'] has NaN, infinite or negative values; run `stmcdi build-graph` again"
+        )
+    return lengths
 
 
 def validation_entries(tissue: Tissue, share: float, seed: int) -> sp.csr_matrix:

@@ -12,6 +12,17 @@ from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import validation
 from stmcdi_cli.errors import InputError, OptionError
 from stmcdi_cli.io.h5ad import matrices, shallow_copy
+from stmcdi_cli.sparse import (
+    accumulate_by_column,
+    as_row_major,
+    mask_out,
+    missing_mask,
+    nan_mask,
+    read_rows,
+    row_chunks,
+    row_sums,
+    to_csr,
+)
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -38,11 +49,14 @@ class Source(NamedTuple):
         Its counts, spots x genes, in memory or on disk.
     where
         What messages call the matrix, such as ``layers['counts']``.
+    option
+        The option of the command that names the layer.
     """
 
     adata: "AnnData"
     matrix: Any
     where: str
+    option: str = "--layer"
 
 
 def check_options(*, skip: bool, round: bool) -> None:
@@ -51,8 +65,10 @@ def check_options(*, skip: bool, round: bool) -> None:
         raise OptionError("expected either `skip` or `round`, found both; leave one out")
 
 
-def find_counts(adata: "AnnData", layer: str | None, step: str) -> Source:
+def find_counts(adata: "AnnData", layer: str | None, step: str, option: str = "--layer") -> Source:
     """Find the counts: in ``X``, in a layer, or (``layer`` is "raw", and no layer is called so) in ``.raw``.
+
+    ``option`` is what the command line calls ``layer``.
 
     Raises
     ------
@@ -60,18 +76,18 @@ def find_counts(adata: "AnnData", layer: str | None, step: str) -> Source:
         They are not there.
     """
     if layer is not None and layer in adata.layers:
-        return Source(adata, adata.layers[layer], f"layers['{layer}']")
+        return Source(adata, adata.layers[layer], f"layers['{layer}']", option)
     if layer == RAW and adata.raw is not None:
         found = _with_genes_of_raw(adata, step)
-        return Source(found, found.X, ".raw")
+        return Source(found, found.X, ".raw", option)
     if layer is not None:
         raise InputError(
             f"expected counts in layers['{layer}'], found only {validation.first_few(_all_names(adata))}; "
-            "correct --layer"
+            f"correct {option}"
         )
     if adata.X is None:
-        raise InputError(f"expected counts in X, found no X; {_advice(adata, None)}")
-    return Source(adata, adata.X, "X")
+        raise InputError(f"expected counts in X, found no X; {_advice(adata, None, option)}")
+    return Source(adata, adata.X, "X", option)
 
 
 def _all_names(adata: "AnnData") -> list[str]:
@@ -160,7 +176,7 @@ def check_values(values: sp.csr_matrix, source: Source) -> None:
         Some value cannot be a count.
     """
     if values.nnz and values.data.min() < 0:
-        elsewhere = next(_whole_elsewhere(source.adata, source.where), None)
+        elsewhere = next(_whole_elsewhere(source.adata, source.where, source.option), None)
         if elsewhere:
             lowest = values.data.min()
             raise InputError(f"expected no negative value in {source.where}, found {lowest:g}; {elsewhere}")
@@ -176,7 +192,9 @@ def check_some(n_values: int, source: Source) -> None:
         It is.
     """
     if not n_values:
-        elsewhere = next(_whole_elsewhere(source.adata, source.where), "check the steps that made this file")
+        elsewhere = next(
+            _whole_elsewhere(source.adata, source.where, source.option), "check the steps that made this file"
+        )
         validation.some_value(n_values, source.where, elsewhere)
 
 
@@ -190,9 +208,8 @@ def check_whole(values: sp.csr_matrix, source: Source) -> None:
     """
     if not validation.is_counts(values):
         example = values.data[values.data != np.rint(values.data)][0]
-        raise InputError(
-            f"expected whole counts in {source.where}, found {example:g}; {_advice(source.adata, source.where)}"
-        )
+        advice = _advice(source.adata, source.where, source.option)
+        raise InputError(f"expected whole counts in {source.where}, found {example:g}; {advice}")
 
 
 def log_rounded(step: str, where: str, n_values: int, *, at_random: bool) -> None:
@@ -219,25 +236,25 @@ def some_values(matrix: Any) -> sp.csr_matrix:
     return sp.csr_matrix(values.reshape(1, -1))
 
 
-def _advice(adata: "AnnData", where: str | None) -> str:
+def _advice(adata: "AnnData", where: str | None, option: str) -> str:
     """What to do: take the whole counts that the file has elsewhere than at ``where``, or values that are not whole."""
     if where is None:
         otherwise = "write the file again, with counts in X"
     else:
         otherwise = "round corrected counts at random (--round), or use values as they are (--skip)"
-    return next(_whole_elsewhere(adata, where), otherwise)
+    return next(_whole_elsewhere(adata, where, option), otherwise)
 
 
-def _whole_elsewhere(adata: "AnnData", where: str | None) -> Iterator[str]:
+def _whole_elsewhere(adata: "AnnData", where: str | None, option: str) -> Iterator[str]:
     """Name matrices that hold whole counts, and how to take them."""
     for name in sorted(_layer_names(adata), key=lambda name: name != keys.COUNTS):
         place = f"layers['{name}']"
         if place != where and name != keys.MISSING and _holds_counts(adata.layers[name]):
-            yield f"{place} holds whole counts: --layer {shlex.quote(name)}"
+            yield f"{place} holds whole counts: {option} {shlex.quote(name)}"
     if where != ".raw" and adata.raw is not None and RAW not in adata.layers and _holds_counts(adata.raw.X):
-        yield f".raw holds whole counts: --layer {RAW}"
+        yield f".raw holds whole counts: {option} {RAW}"
     if where not in ("X", None) and adata.X is not None and _holds_counts(adata.X):
-        yield "X holds whole counts: leave out --layer"
+        yield f"X holds whole counts: leave out {option}"
 
 
 def _holds_counts(matrix: Any) -> bool:
@@ -248,3 +265,78 @@ def _holds_counts(matrix: Any) -> bool:
     if not values.nnz or not np.isfinite(values.data).all() or values.data.min() < 0:
         return False
     return validation.is_counts(whole_counts(values))
+
+
+class Counts:
+    """Counts of a tissue without the entries that have no value. They are read once to sum them up.
+
+    Parameters
+    ----------
+    source
+        Where they are.
+    skip
+        Leave values as they are; they need not be whole.
+    at_random
+        Round values that are not whole at random, instead of refusing them.
+    step
+        Name of the step, for what is said.
+
+    Attributes
+    ----------
+    visible_total, gene_total
+        Sums of the visible counts over genes [n] and over spots [G].
+    empty
+        Which spots have no visible count, bool [n].
+    n_values, n_missing, n_nan
+        How many entries are visible and not zero, have no value, and have none because they are NaN.
+    whole
+        Whether all values are whole numbers.
+    """
+
+    def __init__(self, source: Source, *, skip: bool, at_random: bool, step: str) -> None:
+        adata = source.adata
+        self.adata, self.matrix = adata, as_row_major(source.matrix)
+        self.skip, self.at_random = skip, at_random
+        self.visible_total, self.gene_total = np.empty(adata.n_obs), np.zeros(adata.n_vars)
+        self.empty, self.whole = np.empty(adata.n_obs, bool), True
+        self.n_values = self.n_missing = self.n_nan = n_rounded = 0
+        for rows in row_chunks(adata.shape):
+            found, missing = self._visible(rows)
+            check_values(found, source)
+            values = self._rounded(found, rows)
+            if not skip:
+                check_whole(values, source)
+                n_rounded += n_fractions(found)
+            self.whole = self.whole and validation.is_counts(values)
+            self.visible_total[rows], self.empty[rows] = row_sums(values), np.diff(values.indptr) == 0
+            self.gene_total = accumulate_by_column(self.gene_total, values.indices, values.data)
+            self.n_values, self.n_missing = self.n_values + values.nnz, self.n_missing + missing.nnz
+            self.n_nan += missing.nnz - missing_mask(adata, rows).nnz
+        check_some(self.n_values, source)
+        log_rounded(step, source.where, n_rounded, at_random=at_random)
+
+    def read(self, rows: slice) -> tuple[sp.csr_matrix, sp.csr_matrix]:
+        """Give the visible values of some spots (CSR float32), and which entries have none (CSR bool)."""
+        values, missing = self._visible(rows)
+        return self._rounded(values, rows), missing
+
+    def _visible(self, rows: slice) -> tuple[sp.csr_matrix, sp.csr_matrix]:
+        values = to_csr(read_rows(self.matrix, rows))
+        missing = missing_mask(self.adata, rows) + nan_mask(values)
+        return mask_out(values, missing), missing
+
+    def _rounded(self, values: sp.csr_matrix, rows: slice) -> sp.csr_matrix:
+        return values if self.skip else whole_counts(values, rows.start, at_random=self.at_random)
+
+    def missing(self) -> Iterator[tuple[slice, sp.csr_matrix]]:
+        """Go through the entries that have no value: runs of spots, and CSR bool, spots of the run x genes."""
+        for rows in row_chunks(self.adata.shape):
+            yield rows, self.read(rows)[1] if self.n_nan else missing_mask(self.adata, rows)
+
+    def has_value(self, spots: slice) -> np.ndarray:
+        """Which genes have a value in any of some spots, bool [G]."""
+        n_hidden, (start, stop, _) = np.zeros(self.adata.n_vars), spots.indices(self.adata.n_obs)
+        for rows, mask in self.missing():
+            some = mask[max(start - rows.start, 0) : max(stop - rows.start, 0)]
+            n_hidden = accumulate_by_column(n_hidden, some.indices, some.data)
+        return n_hidden < stop - start

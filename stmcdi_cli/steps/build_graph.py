@@ -8,9 +8,9 @@ import pandas as pd
 import scipy.sparse as sp
 
 from stmcdi_cli import anndata_keys as keys
-from stmcdi_cli import validation
+from stmcdi_cli import roles, validation
 from stmcdi_cli.errors import OptionError
-from stmcdi_cli.graph import adjacency, edges
+from stmcdi_cli.graph import Edges, adjacency, edges
 from stmcdi_cli.io.h5ad import shallow_copy
 from stmcdi_cli.io.stream import Stream
 from stmcdi_cli.provenance import imported_section_key, record
@@ -40,7 +40,8 @@ def build_graph(
     Parameters
     ----------
     adata
-        Spots with coordinates in ``obsm['spatial']``, n x 2 or n x 3, in any unit.
+        Spots with coordinates in ``obsm['spatial']``, n x 2 or n x 3, in any unit. Cells of a reference
+        (`add_reference`) are never joined to spots: those with coordinates to their nearest cells, others to none.
     method
         ``knn``: each spot points to its nearest ones (directed, as in squidpy: the graph need not be symmetric).
         ``radius``: all within ``radius``. ``delaunay``: triangulation, in the plane of each section whose spots lie in
@@ -82,7 +83,11 @@ def build_graph(
             logger.info("build-graph: sections are those of obs['%s']", section_key)
     section = validation.sections(adata, section_key)
 
-    found = edges(xy, section, method, n_neighbors, radius, n_rings, _column_axis(adata, xy))
+    n = roles.n_target(adata)
+    found = edges(xy[:n], section[:n], method, n_neighbors, radius, n_rings, _column_axis(adata, xy[:n]))
+    if n < adata.n_obs:  # coordinates of a reference may have another unit, and lie on no grid
+        own = edges(xy[n:], section[n:], n_neighbors=n_neighbors)
+        found = Edges(*map(np.concatenate, zip(found, (n + own.source, n + own.target, own.length), strict=True)))
 
     result = shallow_copy(adata)
     connected = adjacency(found, adata.n_obs)
@@ -113,5 +118,5 @@ def _column_axis(adata: "AnnData", xy: np.ndarray) -> int | None:
     """Which coordinate is ``obs['array_col']``, if any."""
     if keys.ARRAY_COL not in adata.obs or not pd.api.types.is_numeric_dtype(adata.obs[keys.ARRAY_COL]):
         return None
-    column = adata.obs[keys.ARRAY_COL].to_numpy(np.float64)
+    column = adata.obs[keys.ARRAY_COL].to_numpy(np.float64)[: len(xy)]
     return next((axis for axis in (0, 1) if np.array_equal(xy[:, axis], column)), None)

@@ -23,6 +23,8 @@ from stmcdi_cli.steps._counts import check_options, check_values, check_whole, f
 
 REQUIRED = ("sample", "h5ad")
 COLUMNS = (*REQUIRED, "section_key", "group")
+"""Columns that are always written."""
+REFERENCE = "reference"
 
 
 def _patterns() -> dict[str, re.Pattern[str]]:
@@ -34,11 +36,12 @@ def _patterns() -> dict[str, re.Pattern[str]]:
 
 
 SAFE = _patterns()  # these words end up in file names and command lines
-RESERVED = ("id", "shard", "samples")
+RESERVED = ("id", "shard", "samples", "reference_genes")
 """What the workflow notes of a sample itself, under these names."""
 SEPARATORS = (",", ";", "\t")
 # Nextflow writes a file's name into the script of its task; its folders only into links, where it escapes them.
 SAFE_FILE = SAFE.pop("h5ad")
+SAFE_REFERENCE = SAFE.pop(REFERENCE)  # the same, or nothing
 URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 MOST_FAULTS = 10
 """Faults that one message names."""
@@ -54,14 +57,14 @@ def check_samplesheet(
     skip: bool = False,
     round: bool = False,
 ) -> None:
-    """Check a samplesheet and write it again with commas, all four columns, absolute paths, then its other columns.
+    """Check a samplesheet and write it again with commas, its usual columns, absolute paths, then its other columns.
 
     Parameters
     ----------
     sheet
         Cells separated by commas, semicolons or tabs, with a header: ``sample`` and ``h5ad``, optionally
         ``section_key`` (the column of ``obs`` with tissue sections) and ``group`` (samples of a group are sections of
-        one tissue). Other columns are carried along.
+        one tissue), and ``reference`` (file for `add_reference`). Other columns are carried along.
     output
         The validated CSV. URIs such as ``s3://...`` are passed through unseen.
     base
@@ -100,9 +103,12 @@ def check_samplesheet(
             with _collected(faults):
                 _check_new(row["sample"], line, line_of, where)
             _check_words(row, where, faults)
-            row["h5ad"] = _locate(row["h5ad"], folders, where)
-            if content and not URI.match(row["h5ad"]):
-                _check_content(row["h5ad"], row["section_key"] or None, layer, skip or round, where)
+            with _collected(faults):
+                row["h5ad"] = _locate(row["h5ad"], "h5ad", folders, where)
+                if content and not URI.match(row["h5ad"]):
+                    _check_content(row["h5ad"], row["section_key"] or None, layer, skip or round, where)
+            if row.get(REFERENCE):
+                row[REFERENCE] = _locate(row[REFERENCE], REFERENCE, folders, where)
     _check_groups(sheet, samples, faults)
     if faults:
         raise InputError(_together(sheet, faults))
@@ -153,7 +159,7 @@ def _header(sheet: Path, rows: list[tuple[int, list[str]]]) -> list[str]:
     """Names of the columns, ours in lower case; those without a name are left out later."""
     if not rows:
         raise InputError(f"{sheet}: expected a header, found an empty file; start it with {','.join(COLUMNS)}")
-    header = [cell.lower() if cell.lower() in COLUMNS else cell for cell in rows[0][1]]
+    header = [cell.lower() if cell.lower() in (*COLUMNS, REFERENCE) else cell for cell in rows[0][1]]
     while not header[-1]:
         header.pop()
     faults: list[str] = []
@@ -199,26 +205,27 @@ def _check_new(name: str, line: int, line_of: dict[str, int], where: str) -> Non
 def _check_groups(sheet: Path, samples: list[dict[str, str]], faults: list[str]) -> None:
     """Refuse groups that cannot become one tissue under one name."""
     names = {row["sample"] for row in samples}
-    section_keys: dict[str, set[str]] = {}
+    groups: dict[str, list[dict[str, str]]] = {}
     for row in samples:
-        section_keys.setdefault(row["group"], set()).add(row["section_key"])
-    for group in filter(None, section_keys):
+        groups.setdefault(row["group"], []).append(row)
+    for group in filter(None, groups):
         with _collected(faults):
             if group in names:
                 raise InputError(f"{sheet}: '{group}' is the name of a sample and of a group; rename one of them")
-            if len(section_keys[group]) > 1:
-                raise InputError(
-                    f"{sheet}: expected one section_key in all samples of group '{group}'; make them the same"
-                )
+            for column in ("section_key", REFERENCE):
+                if len({row.get(column, "") for row in groups[group]}) > 1:
+                    raise InputError(
+                        f"{sheet}: expected one {column} in all samples of group '{group}'; make them the same"
+                    )
 
 
-def _locate(h5ad: str, folders: list[Path], where: str) -> str:
+def _locate(h5ad: str, column: str, folders: list[Path], where: str) -> str:
     if not h5ad:
         raise InputError(f"{where}: expected a path in h5ad, found an empty cell; name the sample's file")
-    if not SAFE_FILE.fullmatch(h5ad):
+    if not (SAFE_REFERENCE if column == REFERENCE else SAFE_FILE).fullmatch(h5ad):
         raise InputError(
-            f"{where}: expected the path in h5ad to have no quotes, $, ; and the like, and the file's name no spaces, "
-            f"found '{h5ad}'; rename it or link to it"
+            f"{where}: expected the path in {column} to have no quotes, $, ; and the like, and the file's name no "
+            f"spaces, found '{h5ad}'; rename it or link to it"
         )
     if URI.match(h5ad):
         return h5ad

@@ -25,7 +25,8 @@ def evaluate(imputed: "AnnData", truth: "AnnData", *, layer: str = keys.IMPUTED)
     Parameters
     ----------
     imputed
-        Output of ``impute``: the same spots as ``truth`` in the same order, and genes of it in the same order.
+        Output of ``impute``: the same spots as ``truth`` in the same order, and genes of it in the same order. Genes
+        that came from a reference may be there besides, where values were hidden before.
     truth
         Second output of ``hold-out``: values in ``X``, True in ``layers['missing']`` where they were hidden.
     layer
@@ -75,7 +76,7 @@ def _compared(imputed: "AnnData", truth: "AnnData", layer: str) -> Comparison:
     """Compare, and say which genes take no part."""
     compared = Comparison(imputed, truth, layer)
     reasons = {
-        "not in the imputed file": truth.n_vars - imputed.n_vars,
+        "not in the imputed file": truth.n_vars - int((compared.column >= 0).sum()),
         "without any visible value": int(compared.unmeasured.sum()),
     }
     log_left_out("evaluate", "genes", truth.n_vars, reasons)

@@ -9,19 +9,22 @@ import numpy as np
 import scipy.sparse as sp
 
 from stmcdi_cli import anndata_keys as keys
-from stmcdi_cli import validation
+from stmcdi_cli import roles, validation
 from stmcdi_cli.errors import InputError
-from stmcdi_cli.io.h5ad import copy_without, matrices
+from stmcdi_cli.io.h5ad import copy_without, matrices, shallow_copy
+from stmcdi_cli.io.shards import target_header
 from stmcdi_cli.io.stream import Block, Stream, disk_size, disk_usage
 from stmcdi_cli.provenance import record
 from stmcdi_cli.sparse import (
     as_row_major,
+    layers_of,
     mask_from_chunks,
     mask_out,
     missing_mask,
     nan_mask,
     read_rows,
     row_chunks,
+    select_rows,
     to_csr,
 )
 from stmcdi_cli.steps._step import step
@@ -44,7 +47,8 @@ def hold_out(adata: "AnnData", *, fraction: float = 0.2, seed: int = 0, of: str 
     Parameters
     ----------
     adata
-        Expression, spots x genes. Entries already missing are never chosen.
+        Expression, spots x genes. Entries already missing are never chosen, nor are those of a reference
+        (`add_reference`).
     fraction
         Probability that an entry is hidden, between 0 and 1.
     seed
@@ -58,7 +62,8 @@ def hold_out(adata: "AnnData", *, fraction: float = 0.2, seed: int = 0, of: str 
         ``X`` and ``layers['counts']`` are 0 at hidden entries and ``layers['missing']`` is True there, as it is at
         entries missing before. Other layers and ``raw`` are left out: they could hold what is hidden.
     truth
-        ``X`` and every layer as they were, ``layers['missing']`` True at the entries hidden by this call only.
+        ``X`` and every layer as they were, ``layers['missing']`` True at the entries hidden by this call only; without
+        the cells of a reference.
 
     Raises
     ------
@@ -70,7 +75,7 @@ def hold_out(adata: "AnnData", *, fraction: float = 0.2, seed: int = 0, of: str 
     validation.one_of("of", of, OF)
     validation.table(adata)
     validation.matrix(adata)
-    has_counts = keys.COUNTS in adata.layers
+    has_counts, n_target = keys.COUNTS in adata.layers, roles.n_target(adata)
 
     def blocks() -> Iterator[tuple[Block, Block]]:
         random, n_hidden = np.random.default_rng(seed), 0
@@ -79,14 +84,15 @@ def hold_out(adata: "AnnData", *, fraction: float = 0.2, seed: int = 0, of: str 
         for rows in row_chunks(adata.shape):
             values = to_csr(read_rows(x, rows))
             before = missing_mask(adata, rows) + nan_mask(values)
-            hidden = _choose(random, values, before, fraction, of)
+            n_own = min(max(n_target - rows.start, 0), values.shape[0])  # of the target
+            hidden = _choose(random, values, before, fraction, of, n_own)
             n_hidden += hidden.nnz
             missing = before + hidden
             values = mask_out(values, before)
             masked = {keys.X: mask_out(values, hidden), keys.MISSING: missing}
             if counts is not None:
                 masked[keys.COUNTS] = mask_out(to_csr(read_rows(counts, rows)), missing)
-            yield masked, {keys.X: values, keys.MISSING: hidden}
+            yield masked, {keys.X: values[:n_own], keys.MISSING: hidden[:n_own]}
         if not n_hidden:
             raise InputError(
                 f"expected to hide some entries, found none chosen with fraction {fraction}; give a larger one"
@@ -98,7 +104,7 @@ def hold_out(adata: "AnnData", *, fraction: float = 0.2, seed: int = 0, of: str 
     if left_out:
         logger.info("hold-out: left out, since it could tell what is hidden: %s", ", ".join(left_out))
     masked_header = copy_without(adata, [keys.X, *adata.layers])
-    truth_header = copy_without(adata, [keys.X, keys.MISSING])
+    truth_header = _truth_header(adata, n_target)
     for header in (masked_header, truth_header):
         header.raw = None
         record(header, "hold-out", {"fraction": fraction, "seed": seed, "of": of})
@@ -111,15 +117,25 @@ def hold_out(adata: "AnnData", *, fraction: float = 0.2, seed: int = 0, of: str 
     )
 
 
+def _truth_header(adata: "AnnData", n_target: int) -> "AnnData":
+    """All of the truth but ``X`` and ``layers['missing']``: the target's spots, with the layers that stay."""
+    if n_target == adata.n_obs:
+        return copy_without(adata, [keys.X, keys.MISSING])
+    layers = {name: select_rows(as_row_major(layer), np.arange(n_target)) for name, layer in layers_of(adata).items()}
+    layers.pop(keys.MISSING, None)
+    return shallow_copy(target_header(adata, n_target), layers=layers)
+
+
 def _choose(
-    random: np.random.Generator, x: sp.csr_matrix, before: sp.csr_matrix, fraction: float, of: str
+    random: np.random.Generator, x: sp.csr_matrix, before: sp.csr_matrix, fraction: float, of: str, n_target: int
 ) -> sp.csr_matrix:
-    """Choose entries of the next few rows to hide, CSR bool.
+    """Choose entries of the next few rows to hide, the first `n_target` of which are the target's; CSR bool.
 
     One sequence of random numbers is shared by the entries that can be chosen, in order. So the size of blocks does not
     matter, and hiding a second time with the same seed does not choose by the same numbers.
     """
     chosen = x.toarray() != 0 if of == "nonzero" else np.ones(x.shape, bool)
     chosen[before.nonzero()] = False
+    chosen[n_target:] = False
     chosen[chosen] = random.random(np.count_nonzero(chosen)) < fraction
     return mask_from_chunks([chosen], x.shape[1])

@@ -11,7 +11,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from stmcdi_cli import anndata_keys as keys
-from stmcdi_cli import validation
+from stmcdi_cli import roles, validation
 from stmcdi_cli.errors import InputError
 from stmcdi_cli.io import shards
 from stmcdi_cli.io.h5ad import copy_without, matrices
@@ -92,10 +92,10 @@ def impute(
 
     Returns
     -------
-    A copy with ``layers['imputed']`` and, over the filled entries, ``imputed_sd``, ``imputed_median``, ``imputed_q05``
-    and ``imputed_q95`` (spots x genes, on the scale of ``X``; the spread includes counting noise). Sparse for
-    ``missing``, dense otherwise. NaN for genes of which the training data had no value in any spot: nothing is known
-    about them.
+    A copy without the cells of a reference (`add_reference`), with ``layers['imputed']`` and, over the filled entries,
+    ``imputed_sd``, ``imputed_median``, ``imputed_q05`` and ``imputed_q95`` (spots x genes, on the scale of ``X``; the
+    spread includes counting noise). Sparse for ``missing``, dense otherwise. NaN for genes of which the training data
+    had no value in any spot: nothing is known about them.
 
     Raises
     ------
@@ -108,7 +108,8 @@ def impute(
     _check_options(target, sampler, layers, seed=seed, n_samples=n_samples, batch_size=batch_size, n_steps=n_steps)
     names = [name for name in LAYERS if layers is None or name in layers]
     model, tissue = _model_and_tissue(model_dir, adata)
-    spots, rest = shards.spots_of(shard, tissue.n_spots), copy_without(adata, LAYERS)
+    rest, spots = copy_without(adata, LAYERS), shards.spots_of(shard, roles.n_target(adata))
+    header = _header(rest, None if shard is None else spots)
     wanted = _chosen_genes(genes, tissue.genes)
     chosen, fallback = _device(device, quiet=quiet)
     target = _resolve(target, adata, tissue, quiet=quiet)  # after all that may refuse
@@ -124,7 +125,7 @@ def impute(
         layers=names,
         draws=DrawOptions(**draws, denoise=target != "missing"),
         batch_size=batch_size,
-        others=None if shard is None else rest,
+        others=None if header is rest else rest,
     )
     settings = {
         "target": target,
@@ -134,7 +135,6 @@ def impute(
         "shard": shard,
         "device": str(chosen),
     }
-    header = rest if shard is None else shards.cut_header(rest, spots)
     _record(header, model, settings | {"cpu_fallback": fallback})
 
     def blocks() -> Iterator[Block]:
@@ -145,6 +145,12 @@ def impute(
         parameters_of(header, "impute")["seconds"] = round(time.monotonic() - began, 1)
 
     return Stream(header, blocks(), filling.size(spots))
+
+
+def _header(rest: "AnnData", spots: range | None) -> "AnnData":
+    """All of the result but its layers: of the target alone, and of some of its spots where these are given."""
+    header = shards.target_header(rest, roles.n_target(rest)) if roles.has_reference(rest) else rest
+    return header if spots is None else shards.cut_header(header, spots)
 
 
 def _check_options(target: str, sampler: str, layers: Sequence[str] | None, seed: int, **numbers: int | None) -> None:
@@ -236,7 +242,7 @@ class _Filling:
     batch_size
         Spots drawn at a time.
     others
-        Tissue whose other matrices are cut to the same spots, for a shard.
+        Tissue whose other matrices are cut to the same spots, for a shard or without a reference.
     parts
         Where finished runs are kept, if anywhere.
     """

@@ -15,17 +15,23 @@ from stmcdi_cli.io.h5ad import matrices, shallow_copy
 from stmcdi_cli.io.stream import Block, Stream, disk_usage
 from stmcdi_cli.logging import log_left_out
 from stmcdi_cli.provenance import imported_section_key, record
-from stmcdi_cli.sparse import as_row_major, read_rows, row_chunks, to_csr
+from stmcdi_cli.sparse import as_row_major, missing_mask, read_rows, row_chunks
+from stmcdi_cli.steps._gene_names import LEAST_SHARED, GeneNames, check_shared, log_matches
 from stmcdi_cli.steps._step import step
+from stmcdi_cli.steps._union import Placement, lengthened
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 logger = logging.getLogger(__name__)
 
+GENES = ("shared", "union")
+
 
 @step
-def join(tissues: "Sequence[AnnData]", *, names: Sequence[str] = (), section_key: str | None = None) -> Stream:
+def join(
+    tissues: "Sequence[AnnData]", *, names: Sequence[str] = (), section_key: str | None = None, genes: str = "shared"
+) -> Stream:
     """Concatenate tissues, spot by spot.
 
     Parameters
@@ -36,20 +42,26 @@ def join(tissues: "Sequence[AnnData]", *, names: Sequence[str] = (), section_key
         Names of the tissues, all different; 1, 2, ... where not given.
     section_key
         Column of ``obs`` that names the sections within each tissue. Not given: the one that `import_` found in it.
+    genes
+        ``shared``: genes that all tissues have, by name. ``union``: those that any has, matched as in `add_reference`;
+        ``layers['missing']`` is True where a tissue lacks a gene, and `impute` fills it.
 
     Returns
     -------
     AnnData
-        The spots of all tissues, named SPOT-TISSUE, with the genes that all have, in the first one's order. Layers and
-        columns that only some have are left out, and it is said which. ``uns['spatial']`` has the images and scale
+        The spots of all tissues, named SPOT-TISSUE, with the genes that all have, in the first one's order (union: then
+        those of the second that are new, and so on). Layers and columns that only some have are left out, and it is
+        said which; entries without a value (``layers['missing']``) stay so. ``uns['spatial']`` has the images and scale
         factors of all; a name that two tissues give to different ones becomes NAME-TISSUE, also in ``obs``. New are
         ``obs['stmcdi_sample']``, the tissue, and ``obs['stmcdi_section']``, its section, for `build_graph`.
 
     Raises
     ------
     InputError
-        There are no tissues, no gene is in all of them, or one has no coordinates or no such sections.
+        There are no tissues, no gene is in all of them (union: one shares fewer than 20 with those before it), or one
+        has no coordinates or no such sections.
     """
+    validation.one_of("genes", genes, GENES)
     names = tuple(names) or tuple(str(number) for number in range(1, len(tissues) + 1))
     if not tissues:
         raise InputError("expected tissues, found none; name their files")
@@ -68,14 +80,13 @@ def join(tissues: "Sequence[AnnData]", *, names: Sequence[str] = (), section_key
         part.obs[keys.SAMPLE] = name
         part.obs[keys.SECTION] = name if key is None else name + ":" + tissue.obs[key].astype(str)
         parts[name] = part
-    shared = set.intersection(*(set(part.var_names) for part in parts.values()))
-    if not shared:
-        raise InputError(
-            f"expected genes that all of {', '.join(names)} have, found none; give their genes the same names"
-        )
-
-    genes = [gene for gene in tissues[0].var_names if gene in shared]
-    joined = _concatenated(parts)[:, genes].copy()
+    if genes == "union":
+        var, columns = _union(tissues, names)
+        joined = shallow_copy(_concatenated(parts), var=var, varm={}, varp={})
+    else:
+        kept = _shared(tissues, names)
+        columns = [kept.get_indexer(tissue.var_names) for tissue in tissues]
+        joined = _concatenated(parts)[:, kept].copy()
     for column in (keys.SAMPLE, keys.SECTION):
         joined.obs[column] = pd.Categorical(joined.obs[column])
     if all(tissue.raw is not None for tissue in tissues):
@@ -86,9 +97,56 @@ def join(tissues: "Sequence[AnnData]", *, names: Sequence[str] = (), section_key
     if images:
         joined.uns[keys.SPATIAL] = images
     _log_left_out(parts, tissues, joined)
-    record(joined, "join", {"names": list(names), "section_key": section_key})
+    record(
+        joined,
+        "join",
+        {"names": list(names), "section_key": section_key, "genes": None if genes == "shared" else genes},
+    )
     size = sum(disk_usage(matrix) for tissue in tissues for matrix in matrices(tissue).values())
-    return Stream(joined, _blocks(names, tissues, joined), size)
+    return Stream(joined, _blocks(names, tissues, columns, joined), size)
+
+
+def _shared(tissues: "Sequence[AnnData]", names: Sequence[str]) -> pd.Index:
+    """Give the genes that all tissues have, in the first one's order."""
+    shared = set.intersection(*(set(tissue.var_names) for tissue in tissues))
+    if not shared:
+        raise InputError(
+            f"expected genes that all of {', '.join(names)} have, found none; give their genes the same names"
+        )
+    n_genes = len(set().union(*(tissue.var_names for tissue in tissues)))
+    log_left_out("join", "genes", n_genes, {"not in all tissues": n_genes - len(shared)})
+    return tissues[0].var_names[tissues[0].var_names.isin(shared)]
+
+
+def _union(tissues: "Sequence[AnnData]", names: Sequence[str]) -> tuple[pd.DataFrame, list[np.ndarray]]:
+    """Give ``var`` of the genes that any tissue has, and the column there of the genes of each tissue."""
+    union = GeneNames.of(tissues[0])
+    var, columns = tissues[0].var, [np.arange(tissues[0].n_vars)]
+    for name, tissue in zip(names[1:], tissues[1:], strict=True):
+        own = GeneNames.of(tissue)
+        matches = own.find_in(union)
+        found = matches.position >= 0
+        who = f"tissue {name}", "those before it"
+        check_shared(int(found.sum()), own, union, *who, least=min(LEAST_SHARED, tissue.n_vars))
+        log_matches("join", matches, own, union, *who)
+        clashes = ~found & np.isin(own.name, union.name)
+        if clashes.any():
+            few = validation.first_few(own.name[clashes])
+            logger.info("join: genes of tissue %s left out, since those before it call other genes so: %s", name, few)
+        new = np.flatnonzero(~found & ~clashes)
+        column = matches.position.copy()
+        column[new] = union.name.size + np.arange(new.size)
+        agreeing = [key for key in var if key in tissue.var and _agree(var[key], tissue.var[key], matches.position)]
+        var = lengthened(var[agreeing], list(own.name[new]), tissue.var.iloc[new])
+        union = union.plus(own.take(new))
+        columns.append(column)
+    return var, columns
+
+
+def _agree(one: pd.Series, other: pd.Series, position: np.ndarray) -> bool:
+    """Whether two columns say the same of the genes that both have."""
+    found = position >= 0
+    return one.iloc[position[found]].astype(object).tolist() == other[found].astype(object).tolist()
 
 
 def _take_images(images: dict[str, Any], part: "AnnData", name: str) -> None:
@@ -115,11 +173,9 @@ def _equal(one: Any, other: Any) -> bool:
 
 
 def _log_left_out(parts: "Mapping[str, AnnData]", tissues: "Sequence[AnnData]", joined: "AnnData") -> None:
-    """Say which genes, matrices, columns and other entries are not in the result."""
-    genes = set().union(*(tissue.var_names for tissue in tissues))
-    log_left_out("join", "genes", len(genes), {"not in all tissues": len(genes) - joined.n_vars})
+    """Say which matrices, columns and other entries are not in the result."""
     common = set.intersection(*(set(matrices(tissue)) for tissue in tissues))
-    names = {name for tissue in tissues for name in matrices(tissue)} - common
+    names = {name for tissue in tissues for name in matrices(tissue)} - common - {keys.MISSING}
     left_out = sorted("raw" if name == keys.RAW_X else f"layers['{name}']" for name in names if name is not keys.X)
     left_out += ["X"] if keys.X in names else []
     for part in ("obs", "var", "obsm", "varm", "obsp", "varp", "uns"):
@@ -142,33 +198,37 @@ def _empty_raw(tissue: "AnnData") -> "AnnData":
     return anndata.AnnData(obs=tissue.obs[[]], var=tissue.raw.var, varm=dict(tissue.raw.varm))
 
 
-def _blocks(names: Sequence[str], tissues: "Sequence[AnnData]", joined: "AnnData") -> Iterator[Block]:
-    """Yield the rows of one tissue after the other, of the matrices and genes that all have."""
+def _blocks(
+    names: Sequence[str], tissues: "Sequence[AnnData]", columns: Sequence[np.ndarray], joined: "AnnData"
+) -> Iterator[Block]:
+    """Yield the rows of one tissue after the other, of the matrices that all have.
+
+    ``columns`` are those of the result for the genes of each tissue, -1 where a gene is left out.
+    """
     sources = []
     for name, tissue in zip(names, tissues, strict=True):
         with in_file(f"tissue {name}"):
             sources.append({key: as_row_major(matrix) for key, matrix in matrices(tissue).items()})
-    common = [key for key in sources[0] if all(key in source for source in sources)]
+    common = [key for key in sources[0] if key != keys.MISSING and all(key in source for source in sources)]
     dense = {key for key in common if not any(_is_sparse(source[key]) for source in sources)}
     dtype = {key: np.result_type(*(source[key].dtype for source in sources)) for key in common}
-    for name, tissue, source in zip(names, tissues, sources, strict=True):
-        column = {key: _columns(tissue, joined, key) for key in common}
-        for rows in row_chunks(tissue.shape):
+    marks = any(keys.MISSING in source for source in sources) or any(
+        np.setdiff1d(np.arange(joined.n_vars), column).size for column in columns
+    )
+    for name, tissue, source, column in zip(names, tissues, sources, columns, strict=True):
+        genes = Placement(column, joined.n_vars)
+        places = dict.fromkeys(common, genes)
+        if keys.RAW_X in common:
+            raw = joined.raw.var_names
+            places[keys.RAW_X] = Placement(raw.get_indexer(tissue.raw.var_names), len(raw))
+        for rows in row_chunks((tissue.n_obs, max(tissue.n_vars, joined.n_vars))):
             with in_file(f"tissue {name}"):
-                block = {key: read_rows(source[key], rows)[:, column[key]] for key in common}
-            yield {
-                key: part.astype(dtype[key]) if key in dense else to_csr(part, dtype[key])
-                for key, part in block.items()
-            }
+                block = {key: places[key].place(read_rows(source[key], rows), dtype[key]) for key in common}
+                if marks:
+                    block[keys.MISSING] = genes.missing(missing_mask(tissue, rows))
+            yield {key: part.toarray() if key in dense else part for key, part in block.items()}
 
 
 def _is_sparse(matrix: Any) -> bool:
     """Whether a matrix, in memory or on disk, is sparse."""
     return sp.issparse(matrix) or hasattr(matrix, "group")
-
-
-def _columns(tissue: "AnnData", joined: "AnnData", key: str | None) -> np.ndarray:
-    """Column of each joined gene in a tissue's matrix."""
-    if key == keys.RAW_X:
-        return tissue.raw.var_names.get_indexer(joined.raw.var_names)
-    return tissue.var_names.get_indexer(joined.var_names)

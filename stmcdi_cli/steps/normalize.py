@@ -7,7 +7,8 @@ import numpy as np
 import scipy.sparse as sp
 
 from stmcdi_cli import anndata_keys as keys
-from stmcdi_cli import validation
+from stmcdi_cli import roles, validation
+from stmcdi_cli.errors import InputError
 from stmcdi_cli.io.h5ad import copy_without
 from stmcdi_cli.io.stream import Block, Stream, disk_size
 from stmcdi_cli.provenance import record
@@ -15,8 +16,6 @@ from stmcdi_cli.sparse import (
     accumulate_by_column,
     as_row_major,
     mask_out,
-    missing_mask,
-    nan_mask,
     read_rows,
     row_chunks,
     row_sums,
@@ -24,15 +23,9 @@ from stmcdi_cli.sparse import (
     to_csr,
 )
 from stmcdi_cli.steps._counts import (
-    Source,
+    Counts,
     check_options,
-    check_some,
-    check_values,
-    check_whole,
     find_counts,
-    log_rounded,
-    n_fractions,
-    whole_counts,
 )
 from stmcdi_cli.steps._step import step
 
@@ -49,6 +42,9 @@ def normalize(
     Equation 29: ``d_ij = N * D_ij / sum_i D_ij`` for gene i at spot j, with D the raw counts and N the median total
     over the spots that have counts. NaN entries, and those of an existing ``layers['missing']``, have no value: they
     become ``layers['missing']``, hold 0 in ``X`` and in ``layers['counts']``, and take no part in the totals.
+
+    With a reference in the file (`add_reference`), totals are those of the genes that both sides have a value of, and N
+    is the median over the target's spots: sides, as platforms, may differ in depth by any factor.
 
     Parameters
     ----------
@@ -84,8 +80,9 @@ def normalize(
     adata = source.adata
     validation.table(adata)
     validation.coordinates(adata)
-    counts = _Counts(source, skip=skip, at_random=round)
-    size_factor = np.ones(adata.n_obs) if skip else counts.size_factor()
+    counts = Counts(source, skip=skip, at_random=round, step="normalize")
+    total = counts.visible_total if skip else _totals(counts)
+    size_factor = np.ones(adata.n_obs) if skip else _size_factor(total, roles.n_target(adata))
     keeps_layer = skip and keys.COUNTS in adata.layers
     made: list[str | None] = [keys.X]
     if keeps_layer or counts.whole:
@@ -107,81 +104,35 @@ def normalize(
     header = copy_without(adata, made)
     if not skip:
         header.obs[keys.SIZE_FACTOR] = size_factor
-    header.obs[keys.EMPTY_SPOT] = counts.empty
+    header.obs[keys.EMPTY_SPOT] = counts.empty | (total == 0)
     record(header, "normalize", {"layer": layer, "log": log, "skip": skip, "round": round or None})
     return Stream(header, blocks(), disk_size(2 * counts.n_values, counts.n_missing))
 
 
-class _Counts:
-    """Counts of a tissue without the entries that have no value. They are read once to sum them up.
+def _totals(counts: Counts) -> np.ndarray:
+    """Total of each spot, as it would be with no entry missing [n]; with a reference, of the genes both sides have."""
+    n_target, n_spots = roles.n_target(counts.adata), counts.adata.n_obs
+    if n_target == n_spots:
+        if not counts.n_missing:
+            return counts.visible_total
+        return spot_totals(counts.visible_total, counts.gene_total, counts.missing)
+    shared = counts.has_value(slice(n_target)) & counts.has_value(slice(n_target, None))
+    visible_total, gene_total, n_missing = np.empty(n_spots), np.zeros(np.count_nonzero(shared)), 0
+    for rows in row_chunks(counts.adata.shape):
+        values, missing = (part[:, shared] for part in counts.read(rows))
+        visible_total[rows], n_missing = row_sums(values), n_missing + missing.nnz
+        gene_total = accumulate_by_column(gene_total, values.indices, values.data)
+    if not n_missing:
+        return visible_total
+    return spot_totals(visible_total, gene_total, lambda: ((rows, mask[:, shared]) for rows, mask in counts.missing()))
 
-    Parameters
-    ----------
-    source
-        Where they are.
-    skip
-        Leave values as they are; they need not be whole.
-    at_random
-        Round values that are not whole at random, instead of refusing them.
 
-    Attributes
-    ----------
-    visible_total, gene_total
-        Sums of the visible counts over genes [n] and over spots [G].
-    empty
-        Which spots have no visible count, bool [n].
-    n_values, n_missing, n_nan
-        How many entries are visible and not zero, have no value, and have none because they are NaN.
-    whole
-        Whether all values are whole numbers.
-    """
-
-    def __init__(self, source: Source, *, skip: bool, at_random: bool) -> None:
-        adata = source.adata
-        self.adata, self.matrix = adata, as_row_major(source.matrix)
-        self.skip, self.at_random = skip, at_random
-        self.visible_total, self.gene_total = np.empty(adata.n_obs), np.zeros(adata.n_vars)
-        self.empty, self.whole = np.empty(adata.n_obs, bool), True
-        self.n_values = self.n_missing = self.n_nan = n_rounded = 0
-        for rows in row_chunks(adata.shape):
-            found, missing = self._visible(rows)
-            check_values(found, source)
-            values = self._rounded(found, rows)
-            if not skip:
-                check_whole(values, source)
-                n_rounded += n_fractions(found)
-            self.whole = self.whole and validation.is_counts(values)
-            self.visible_total[rows], self.empty[rows] = row_sums(values), np.diff(values.indptr) == 0
-            self.gene_total = accumulate_by_column(self.gene_total, values.indices, values.data)
-            self.n_values, self.n_missing = self.n_values + values.nnz, self.n_missing + missing.nnz
-            self.n_nan += missing.nnz - missing_mask(adata, rows).nnz
-        check_some(self.n_values, source)
-        log_rounded("normalize", source.where, n_rounded, at_random=at_random)
-
-    def read(self, rows: slice) -> tuple[sp.csr_matrix, sp.csr_matrix]:
-        """Give the visible values of some spots (CSR float32), and which entries have none (CSR bool)."""
-        values, missing = self._visible(rows)
-        return self._rounded(values, rows), missing
-
-    def _visible(self, rows: slice) -> tuple[sp.csr_matrix, sp.csr_matrix]:
-        values = to_csr(read_rows(self.matrix, rows))
-        missing = missing_mask(self.adata, rows) + nan_mask(values)
-        return mask_out(values, missing), missing
-
-    def _rounded(self, values: sp.csr_matrix, rows: slice) -> sp.csr_matrix:
-        return values if self.skip else whole_counts(values, rows.start, at_random=self.at_random)
-
-    def missing(self) -> Iterator[tuple[slice, sp.csr_matrix]]:
-        """Go through the entries that have no value: runs of spots, and CSR bool, spots of the run x genes."""
-        for rows in row_chunks(self.adata.shape):
-            yield rows, self.read(rows)[1] if self.n_nan else missing_mask(self.adata, rows)
-
-    def size_factor(self) -> np.ndarray:
-        """Total of each spot over the median total of the spots that have counts; 1 for the others [n]."""
-        total = self.visible_total
-        if self.n_missing:
-            total = spot_totals(self.visible_total, self.gene_total, self.missing)
-        return np.where(total > 0, total / np.median(total[total > 0]), 1.0)
+def _size_factor(total: np.ndarray, n_target: int) -> np.ndarray:
+    """Total of each spot over the median total of the target's spots that have counts; 1 for spots without [n]."""
+    of_target = total[:n_target][total[:n_target] > 0]
+    if not of_target.size:
+        raise InputError("expected counts of genes that target and reference share, found none; give another reference")
+    return np.where(total > 0, total / np.median(of_target), 1.0)
 
 
 def spot_totals(

@@ -2,9 +2,17 @@
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stmcdi_cli import validation
+from stmcdi_cli.errors import OptionError
+from stmcdi_cli.steps.add_reference import add_reference
+from stmcdi_cli.steps.build_graph import build_graph
+from stmcdi_cli.steps.hold_out import hold_out
+from stmcdi_cli.steps.impute import TARGETS, impute
+from stmcdi_cli.steps.normalize import normalize
+from stmcdi_cli.steps.select_hvg import select_hvg
+from stmcdi_cli.steps.train import train
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -17,6 +25,12 @@ def run(
     layer: str | None = None,
     skip: bool = False,
     round: bool = False,
+    reference: "AnnData | None" = None,
+    reference_genes: Sequence[str] | None = None,
+    n_reference_genes: int | str | None = None,
+    max_reference_cells: int = 10_000,
+    reference_section_key: str | None = None,
+    reference_layer: str | None = None,
     section_key: str | None = None,
     n_genes: int | str | None = None,
     min_spots: float | None = None,
@@ -31,7 +45,7 @@ def run(
     device: str = "auto",
     quiet: bool = False,
 ) -> "tuple[AnnData, AnnData | None]":
-    """Normalise, choose genes, build the graph, train and impute.
+    """Normalise, choose genes, build the graph, train and impute; with a reference, also genes that were not measured.
 
     Parameters
     ----------
@@ -41,6 +55,10 @@ def run(
         Folder to write the model to.
     layer, skip, round
         Where the counts are, and how they are taken (see `normalize`).
+    reference
+        Cells, or spots of another platform, with genes that `adata` lacks and that are to be imputed.
+    reference_genes, n_reference_genes, max_reference_cells, reference_section_key, reference_layer
+        What is taken of the reference (see `add_reference`, where the first two are ``genes`` and ``n_genes``).
     section_key
         Column of ``obs`` that tells tissue sections apart.
     n_genes, min_spots, genes, ignore_missing_genes
@@ -69,16 +87,23 @@ def run(
     InputError
         A step refuses its input.
     """
-    from stmcdi_cli.steps.build_graph import build_graph
-    from stmcdi_cli.steps.hold_out import hold_out
-    from stmcdi_cli.steps.impute import TARGETS, impute
-    from stmcdi_cli.steps.normalize import normalize
-    from stmcdi_cli.steps.select_hvg import select_hvg
-    from stmcdi_cli.steps.train import train
-
     validation.at_least("n_samples", n_samples, 1)  # before minutes of training, not after
     validation.one_of("target", target, TARGETS)
-    normalized = normalize(adata, layer=layer, skip=skip, round=round)
+    together = _with_reference(
+        adata,
+        reference,
+        genes=reference_genes,
+        n_genes=n_reference_genes,
+        max_reference_cells=max_reference_cells,
+        reference_section_key=reference_section_key,
+        layer=layer,
+        reference_layer=reference_layer,
+        skip=skip,
+        round=round,
+        seed=seed,
+    )
+    layer = layer if reference is None else None  # `add_reference` has put the counts in X
+    normalized = normalize(together, layer=layer, skip=skip, round=round)
     selected = select_hvg(
         normalized, n_genes=n_genes, min_spots=min_spots, genes=genes, ignore_missing_genes=ignore_missing_genes
     )
@@ -89,3 +114,13 @@ def run(
     model = train(prepared, model_dir, preset=preset, device=device, seed=seed, quiet=quiet)
     imputed = impute(prepared, model, target=target, n_samples=n_samples, seed=seed, device=device, quiet=quiet)
     return imputed, truth
+
+
+def _with_reference(adata: "AnnData", reference: "AnnData | None", **options: Any) -> "AnnData":
+    """Add a reference where there is one; refuse options about it where there is none."""
+    if reference is not None:
+        return add_reference(adata, reference, **options)
+    of_reference = ("genes", "n_genes", "reference_section_key", "reference_layer")
+    if any(options[name] is not None for name in of_reference):
+        raise OptionError("expected `reference` beside options about it, found none; give it (--reference)")
+    return adata

@@ -1,15 +1,14 @@
 """Choose the genes worth imputing: those that vary over the tissue (paper, eq. 30, and two better rules)."""
 
 import logging
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
 
 from stmcdi_cli import anndata_keys as keys
-from stmcdi_cli import validation
+from stmcdi_cli import roles, validation
 from stmcdi_cli.errors import InputError, OptionError
 from stmcdi_cli.io.h5ad import copy_without, matrices, shallow_copy
 from stmcdi_cli.io.stream import Block, Stream, disk_usage
@@ -18,11 +17,17 @@ from stmcdi_cli.provenance import record
 from stmcdi_cli.sparse import (
     accumulate_by_column,
     as_row_major,
-    missing_mask,
     read_rows,
     row_chunks,
-    scale_rows,
     to_csr,
+)
+from stmcdi_cli.steps._gene_statistics import (
+    ALL,
+    USUAL_MIN_SPOTS,
+    USUAL_N_GENES,
+    Statistics,
+    cv2_residual,
+    gene_statistics,
 )
 from stmcdi_cli.steps._step import step
 
@@ -32,9 +37,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 METHODS = ("cv2-trend", "cv", "seurat_v3")
-USUAL_N_GENES = 1000
-USUAL_MIN_SPOTS = 0.05
-ALL = "all"
 
 
 @step
@@ -63,8 +65,9 @@ def select_hvg(
         ``seurat_v3``: variance of clipped standardised counts, the numbers scanpy gives (needs ``pip install
         'stmcdi[seurat]'``).
     n_genes
-        How many genes to choose. "all": every gene that is seen at all. None: all in a file of up to 1,000 genes;
-        otherwise 1,000, or all there are to choose from where they are fewer.
+        How many genes to choose. "all": every gene that is seen at all. None: all in a file of up to 1,000 genes, and
+        in one with a reference, whose genes `add_reference` has chosen; otherwise 1,000, or all there are to choose
+        from where they are fewer.
     min_spots
         Least share of visible spots a gene must be seen in, from 0 to 1 (``cv2-trend`` only). None: 0 where all genes
         are chosen, otherwise 0.05.
@@ -87,7 +90,8 @@ def select_hvg(
         Fewer genes than asked for, panel genes that are not in the data, or no gene to choose from.
     """
     validation.one_of("method", method, METHODS)
-    everything = n_genes == ALL or (n_genes is None and adata.n_vars <= USUAL_N_GENES)
+    few = adata.n_vars <= USUAL_N_GENES or roles.has_reference(adata)
+    everything = n_genes == ALL or (n_genes is None and few)
     if min_spots is None:
         min_spots = 0.0 if everything else USUAL_MIN_SPOTS
     validation.share("min_spots", min_spots)
@@ -98,7 +102,7 @@ def select_hvg(
     var = adata.var.copy()
     var[keys.MEANS] = stats.mean
     var[keys.CV] = np.divide(np.sqrt(stats.variance), stats.mean, out=np.full(len(var), np.nan), where=stats.mean > 0)
-    var[keys.CV2_RESIDUAL] = _cv2_residual(stats, min_spots)
+    var[keys.CV2_RESIDUAL] = cv2_residual(stats, min_spots)
     if genes is not None:
         chosen = _panel(adata, genes, ignore_missing=ignore_missing_genes)
         reasons = {"not in the panel": int((~chosen).sum())}
@@ -134,28 +138,6 @@ def _columns(source: Mapping[str | None, Any], shape: tuple[int, int], chosen: n
         yield {name: read_rows(matrix, rows)[:, chosen] for name, matrix in source.items()}
 
 
-class Statistics(NamedTuple):
-    """Statistics of every gene over its visible entries.
-
-    Attributes
-    ----------
-    n
-        Number of visible entries, at least 1.
-    measured
-        Whether there is any.
-    mean, variance
-        Mean and (population) variance of the values.
-    seen
-        Share of values above zero.
-    """
-
-    n: np.ndarray
-    measured: np.ndarray
-    mean: np.ndarray
-    variance: np.ndarray
-    seen: np.ndarray
-
-
 def _scaled_statistics(adata: "AnnData") -> Statistics:
     """Statistics on the linear scale, over the spots that have counts."""
     if keys.COUNTS in adata.layers and keys.SIZE_FACTOR in adata.obs:
@@ -168,44 +150,9 @@ def _scaled_statistics(adata: "AnnData") -> Statistics:
         validation.values(block, "X")
         return block
 
-    stats = _statistics(adata, read, size_factor, empty_spots=False)
+    stats = gene_statistics(adata, read, size_factor, empty_spots=False)
     validation.some_value(int(np.count_nonzero(stats.mean)), "X", "check the steps before")
     return stats
-
-
-def _statistics(
-    adata: "AnnData", read: Callable[[slice], sp.csr_matrix], divisor: np.ndarray, *, empty_spots: bool
-) -> Statistics:
-    """Go through the rows, each divided by its number, a few at a time; missing entries hold 0 and are not counted."""
-    n_spots = 0
-    hidden, total, squares, above = np.zeros((4, adata.n_vars))
-    for rows in row_chunks(adata.shape):
-        block, missing = read(rows), missing_mask(adata, rows)
-        used = np.diff(block.indptr) > 0
-        block = scale_rows(block.astype(np.float64), divisor[rows])
-        if not empty_spots:
-            missing = missing[used]
-        n_spots += missing.shape[0]
-        hidden = accumulate_by_column(hidden, missing.indices, missing.data)
-        total = accumulate_by_column(total, block.indices, block.data)
-        squares = accumulate_by_column(squares, block.indices, block.data**2)
-        above = accumulate_by_column(above, block.indices, block.data > 0)
-    n = np.maximum(n_spots - hidden, 1)
-    return Statistics(n, hidden < n_spots, total / n, np.maximum(squares / n - (total / n) ** 2, 0), above / n)
-
-
-def _cv2_residual(stats: Statistics, min_spots: float) -> np.ndarray:
-    """How far log CV^2 lies above its trend, a quadratic in the log mean; NaN for genes that are not ranked."""
-    residual = np.full(stats.mean.size, np.nan)
-    ranked = (stats.seen >= min_spots) & (stats.variance > 0)
-    if ranked.any():
-        log_mean = np.log(stats.mean[ranked])
-        log_cv2 = np.log(stats.variance[ranked]) - 2 * log_mean
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Polyfit")  # few genes, or equal means: any trend will do
-            trend = np.polyfit(log_mean, log_cv2, min(2, int(ranked.sum()) - 1))
-        residual[ranked] = log_cv2 - np.polyval(trend, log_mean)
-    return residual
 
 
 def _seurat_v3(adata: "AnnData") -> np.ndarray:
@@ -226,7 +173,7 @@ def _seurat_v3(adata: "AnnData") -> np.ndarray:
             )
         return block
 
-    stats = _statistics(adata, read, np.ones(adata.n_obs), empty_spots=True)
+    stats = gene_statistics(adata, read, np.ones(adata.n_obs), empty_spots=True)
     n, mean = np.maximum(stats.n, 2), stats.mean
     variance = stats.variance * n / (n - 1)
     varies = variance > 0

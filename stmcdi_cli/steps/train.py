@@ -8,7 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stmcdi_cli import validation
+from stmcdi_cli import roles, validation
 
 if TYPE_CHECKING:
     import numpy as np
@@ -155,12 +155,25 @@ def _configuration(preset: str, seed: int, **changes: int | None) -> dict[str, A
 
 
 def _training_spots(adata: "AnnData", config: Mapping[str, Any], seed: int) -> "np.ndarray | None":
-    """Spots to train on, where the tissue has more than the preset asks for; None for all."""
+    """Spots to train on, where there are more than the preset asks for; None for all.
+
+    The cells of a reference are all among them, if they are not more than half.
+    """
+    import numpy as np
+
     from stmcdi_cli.model.tissue import graph_of
     from stmcdi_cli.model.training.patches import patches
 
     most = config["training"].get("spots")
-    return patches(graph_of(adata), most, seed) if most and adata.n_obs > most else None
+    if not most or adata.n_obs <= most:
+        return None
+    graph, n_target = graph_of(adata), roles.n_target(adata)
+    if n_target == adata.n_obs:
+        return patches(graph, most, seed)
+    cells = np.arange(n_target, adata.n_obs)
+    if cells.size > most // 2:  # of a reference; at least half of the spots are the target's
+        cells = np.sort(np.random.default_rng(seed).choice(cells, max(most // 2, most - n_target), replace=False))
+    return np.concatenate([patches(graph[:n_target, :n_target], most - cells.size, seed), cells])
 
 
 def _fit(

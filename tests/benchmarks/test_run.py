@@ -48,7 +48,7 @@ def test_a_command_that_takes_too_long_is_killed():
 def test_the_order_starts_with_a_fifth_and_seed_0():
     order = list(cells.all_cells(["a", "b"], list(cells.HIDDEN), [0, 1], ["x", "y"]))
     assert {(cell.hidden, cell.seed) for cell in order[:4]} == {("0.2", 0)}
-    assert len(set(order)) == len(order) == 2 * 4 * 2 * 2
+    assert len(set(order)) == len(order) == 2 * len(cells.HIDDEN) * 2 * 2
 
 
 @pytest.mark.parametrize(
@@ -71,6 +71,7 @@ def test_only_chooses_and_refuses(shared_data):
     (cell,) = run.choose(["case=mob_rep11", "method=fa-8", "hidden=nonzero", "seed=2"])
     assert cell == Cell("mob_rep11", "nonzero", 2, "fa-8")
     assert not {cell.case for cell in run.choose([])} & set(cells.NOT_BY_DEFAULT)
+    assert run.choose(["method=fa-8", "hidden=depth"]) == []
     for wrong in ("method=none", "fraction=0.2", "seed=9"):
         with pytest.raises(ValueError, match="--only"):
             run.choose([wrong])
@@ -91,6 +92,39 @@ def test_hidden_nonzeros_are_of_the_same_genes(shared_data, tmp_path, monkeypatc
     assert "spatial_connectivities" in ad.read_h5ad(folders[1] / "graph.h5ad").obsp
 
 
+@pytest.mark.real_data
+def test_gaps_are_whole_spots_and_halves_share_no_molecule(shared_data, tmp_path, monkeypatch):
+    monkeypatch.setattr(cells, "WORK", tmp_path)
+    folder = cells.cut("mob_rep11", "gaps-regions", 2)
+    hidden = ad.read_h5ad(folder / "truth.h5ad").layers["missing"].toarray()
+    assert hidden.any() and (hidden.all(1) == hidden.any(1)).all()
+    assert not ad.read_h5ad(folder / "graph.h5ad").X.toarray()[hidden].any()
+    folder = cells.cut("mob_rep11", "depth", 2)
+    half, other = (ad.read_h5ad(folder / f"{name}.h5ad") for name in ("masked", "truth"))
+    assert {file.stem for file in folder.glob("*.h5ad")} == {"masked", "truth", "graph"}
+    assert not half.layers["missing"].nnz and half.obs_names.equals(other.obs_names)
+    whole = ad.read_h5ad(shared_data / "mob_rep11.h5ad")[half.obs_names]
+    rest = (whole[:, half.var_names].X - half.layers["counts"]).toarray()
+    per_molecule = np.expm1(other.X.toarray()[0]) / np.maximum(rest[0], 1)
+    assert rest.min() >= 0
+    np.testing.assert_allclose(per_molecule[rest[0] > 0], per_molecule.max(), rtol=1e-4)
+    assert not per_molecule[rest[0] == 0].any()
+
+
+def test_a_peer_is_asked_for_its_jobs_alone():
+    assert methods.does("fa-8", "0.5") and not methods.does("fa-8", "gaps-spots")
+    assert methods.does("idw-12", "gaps-spots") and not methods.does("idw-12", "depth")
+    assert all(methods.does("baseline-kriging", hidden) and methods.does("stmcdi", hidden) for hidden in cells.HIDDEN)
+
+
+@pytest.mark.parametrize("method", ["baseline-soft-impute"])
+def test_every_value_is_denoised(method, workplace, capsys):
+    run.run(Cell("mob_rep11", "depth", 0, method), LIMITS)
+    (row,) = results.numbers(results.load()).to_dict("records")
+    assert row["status"] == "ok", capsys.readouterr().out
+    assert 0 < row["skill"] < 1 and row["crps"] > 0 and row["coverage_90"] > 0.8
+
+
 @pytest.mark.parametrize("method", ["fa-8-smooth", "iterative-svd", "stmcdi"])
 def test_a_method_fills_what_is_hidden_and_beats_the_mean(method, workplace, capsys):
     run.run(Cell("mob_rep11", "0.2", 0, method), LIMITS)
@@ -105,7 +139,7 @@ def test_a_failure_is_a_row_and_stops_nothing(workplace, monkeypatch):
     (workplace / "broken").mkdir()
     (workplace / "broken" / "run.py").write_text("raise ValueError('no such tissue')\n")
     monkeypatch.setattr(methods, "PEERS", workplace)
-    monkeypatch.setitem(methods.PACKAGES, "fa-8", ("broken", "broken"))
+    monkeypatch.setitem(methods.PACKAGES, "fa-8", methods.Peer("broken", "broken"))
     run.run(CELL, LIMITS)
     (row,) = results.load().to_dict("records")
     assert (row["status"], row["error"], row["skill"]) == ("failed", "ValueError: no such tissue", "")
@@ -144,9 +178,14 @@ def test_the_report_names_the_best_and_what_failed(workplace):
         for seed in cells.SEEDS:
             row = {"status": "ok", "version": "1", "skill": skill + (seed - 1) / 100, **scores}
             results.save(Cell("some", "0.2", seed, method), row)
+    for method, skill in (("idw-6", 0.2), ("baseline-kriging", 0.25), ("baseline-mlp", 0.3)):
+        results.save(
+            Cell("some", "gaps-regions", 0, method), {"status": "ok", "version": "1", "skill": skill, **scores}
+        )
     results.save(Cell("some", "0.2", 0, "mofa"), {"status": "install failed", "error": "no | wheel"})
     report.write(results.load(), workplace / "README.md")
     text = (workplace / "README.md").read_text()
+    assert "| some | 0.300 / 0.200 cmfrec | – / 0.250* baseline-kriging |" in text
     assert "| some | cmfrec | 1.50 | 0.300 / 0.200 |" in text  # what sits on our encoder is no peer
     assert "| factor analysis, rank 8 | 0.100 |" in text
     assert "| baseline vae | **0.900** |" in text

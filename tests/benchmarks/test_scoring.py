@@ -2,8 +2,10 @@ import json
 import subprocess
 import sys
 
+import anndata as ad
 import numpy as np
 import pytest
+import scipy.sparse as sp
 from scipy.stats import norm
 
 from benchmarks import scoring
@@ -96,3 +98,16 @@ def test_sums_of_genes_tell_whether_their_errors_hang_together():
     # Each gene by itself has the right spread, but what the genes share is missing.
     wrong = scoring.joint(own[1:] * np.sqrt(2), together[0], hidden)
     assert wrong["spot_coverage"] < 0.5 and wrong["spot_crps"] > 1.1 * right["spot_crps"]
+
+
+def test_denoised_values_are_scored_on_the_other_molecules():
+    random = np.random.default_rng(1)
+    half, other, predicted = random.uniform(0, 3, (3, 20, 4))
+    truth = ad.AnnData(other, layers={"missing": sp.csr_matrix(np.repeat(np.arange(20)[:, None] > 1, 4, axis=1))})
+    layers = {"imputed": predicted, "imputed_q05": predicted - 1, "imputed_q95": predicted + 1}
+    scores = scoring.denoising(ad.AnnData(half, layers=layers), truth)
+    p, t, mean = predicted[2:], other[2:], half[2:].mean(0)  # of the first two spots the other half has nothing
+    assert scores["skill"] == pytest.approx(1 - ((p - t) ** 2).sum() / ((mean - t) ** 2).sum())
+    assert scores["gene_pcc"] == pytest.approx(np.mean([np.corrcoef(p[:, j], t[:, j])[0, 1] for j in range(4)]))
+    assert scores["coverage_90"] == pytest.approx((np.abs(p - t) <= 1).mean())
+    assert scores["mae_median"] is None and scores["rmse"] == pytest.approx(np.sqrt(((p - t) ** 2).mean()))

@@ -312,3 +312,12 @@ def test_nothing_of_the_action_is_kept():
     made = []
     assert safety.completes_in_subprocess(lambda: made.append(1), 5)
     assert not made
+
+
+def test_a_group_in_place_of_a_part_of_a_sparse_matrix_is_refused(h5ad, refused, tmp_path):
+    path = h5ad(make_raw())
+    with h5py.File(path, "r+") as file:
+        del file["X/indptr"]
+        file.create_group("X/indptr")
+    line = refused("build-graph", path, tmp_path / "out.h5ad")
+    assert line.endswith("expected a sparse matrix in X, found a damaged one; write the file again")

@@ -50,7 +50,7 @@ def decoded(adata, link):
     """Expected expression of every spot at depth 1, from the encoder alone."""
     tissue = Tissue.from_anndata(adata)
     assert tissue.count_scale == "log1p"
-    model = SpatialFactorModel(rank=6, smoothing=0.9, full_depth=0.05, link=link)
+    model = SpatialFactorModel(rank=6, full_depth=0.05, link=link)
     with single_threaded():
         model.fit(tissue, sweeps=10, seed=0)
         return model.decoder(np.ones(N))(model.encode(tissue).mean).numpy()

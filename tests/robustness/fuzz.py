@@ -31,7 +31,7 @@ def make_seeds(folder: Path) -> None:
     masked, truth = stmcdi.hold_out(graph, seed=0)
     model = stmcdi.train(masked, folder / "model", epochs=1, device="cpu", quiet=True)
     options = {"n_samples": 2, "device": "cpu", "quiet": True}
-    files = {"raw": raw, "graph": graph, "masked": masked, "truth": truth}
+    files = {"raw": raw, "panel": raw[:, :22].copy(), "graph": graph, "masked": masked, "truth": truth}
     files["imputed"] = stmcdi.impute(masked, model, **options)
     for number in (1, 2):
         files[f"shard_{number}"] = stmcdi.impute(masked, model, shard=f"{number}/2", **options)
@@ -52,6 +52,8 @@ YAML = (mutants.mutate_bytes, mutants.mutate_yaml)
 WAYS = (  # how often, what is changed, how, and the command it goes to
     (4, "raw.h5ad", H5AD, "normalize {in}/raw.h5ad {out}/a.h5ad"),
     (1, "raw.h5ad", H5AD, "import {in}/raw.h5ad {out}/a.h5ad"),
+    (1, "raw.h5ad", H5AD, "add-reference {in}/panel.h5ad {in}/raw.h5ad {out}/a.h5ad"),
+    (1, "panel.h5ad", H5AD, "add-reference {in}/panel.h5ad {in}/raw.h5ad {out}/a.h5ad --n-genes all"),
     (1, "raw.h5ad", H5AD, "join {in}/raw.h5ad {in}/graph.h5ad {out}/a.h5ad --section-key section"),
     (3, "graph.h5ad", H5AD, "select-hvg {in}/graph.h5ad {out}/a.h5ad --min-spots 0.01"),
     (1, "graph.h5ad", H5AD, "select-hvg {in}/graph.h5ad {out}/a.h5ad --method seurat_v3 --no-subset"),

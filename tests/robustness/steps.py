@@ -11,6 +11,7 @@ LONG = os.environ.get("STMCDI_LONG") == "1"
 STEPS = {
     "simulate": "{out}/a.h5ad --n-spots 400 --n-genes 300",
     "check-samplesheet": "{sheet} {out}/a.csv",
+    "add-reference": "{panel} {raw} {out}/a.h5ad",
     "join": "{raw} {raw} {out}/a.h5ad",
     "import": "{csv} {out}/a.h5ad",
     "normalize": "{raw} {out}/a.h5ad",
@@ -41,7 +42,14 @@ def make_files(folder: Path, imputed_run) -> dict[str, Path]:
     graph = stmcdi.build_graph(normalized, section_key="section")
     masked, _ = stmcdi.hold_out(graph, seed=0)
     small = stmcdi.simulate(n_spots=40, n_genes=25, depth=200, seed=2)
-    made = {"raw": raw, "normalized": normalized, "graph": graph, "masked": masked, "small": small}
+    made = {
+        "raw": raw,
+        "normalized": normalized,
+        "graph": graph,
+        "masked": masked,
+        "small": small,
+        "panel": raw[:, :100],
+    }
     for number in (1, 2):
         made[f"shard_{number}"] = stmcdi.impute(
             imputed_run.masked, imputed_run.model, shard=f"{number}/2", n_samples=2, device="cpu", quiet=True

@@ -179,10 +179,22 @@ def test_the_patterns_come_with_the_package():
     import tomllib
     from pathlib import Path
 
-    from stmcdi_cli.steps.check_samplesheet import SAFE, SAFE_FILE
+    from stmcdi_cli.steps.check_samplesheet import SAFE, SAFE_FILE, SAFE_REFERENCE
 
     root = Path(__file__).parents[2]
     included = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
     assert included["force-include"] == {"assets/schema_input.json": "stmcdi_cli/schema_input.json"}
     columns = json.loads((root / "assets/schema_input.json").read_text())["items"]["properties"]
-    assert {**SAFE, "h5ad": SAFE_FILE} == {name: re.compile(column["pattern"]) for name, column in columns.items()}
+    assert {**SAFE, "h5ad": SAFE_FILE, "reference": SAFE_REFERENCE} == {
+        name: re.compile(column["pattern"]) for name, column in columns.items()
+    }
+
+
+def test_references_are_found_and_absent_ones_named(folder, refused):
+    text = "sample,h5ad,reference\nA,data/a.h5ad,data/b.h5ad\nB,data/b.h5ad,\n"
+    assert [row["reference"] for row in checked(folder, text)] == [str(folder / "data/b.h5ad"), ""]
+    path = sheet(folder, "sample,h5ad,reference,group\nA,data/a.h5ad,none.h5ad,g\nB,data/b.h5ad,data/a.h5ad,g\n")
+    assert refused("check-samplesheet", path, folder / "out.csv") == (
+        f"stmcdi check-samplesheet: {path}, line 2: no file 'none.h5ad' in {folder}; correct the path (relative ones "
+        "start at the sheet); expected one reference in all samples of group 'g'; make them the same"
+    )

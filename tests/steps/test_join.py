@@ -1,9 +1,11 @@
 import anndata as ad
 import numpy as np
 import pytest
-from helpers import dense, make_raw
+import scipy.sparse as sp
+from helpers import dense, make_raw, same
 
 import stmcdi_cli as stmcdi
+from stmcdi_cli import sparse
 from stmcdi_cli.errors import InputError
 
 
@@ -100,3 +102,53 @@ def test_what_is_left_out_is_said(two, caplog):
         "join: left out, since not in all tissues or not the same in all: "
         "layers['scaled'], obs['age'], var['symbol'], varm['loading'], uns['source']",
     ]
+
+
+def test_the_union_of_genes_marks_what_a_tissue_lacks(two, caplog):
+    left, right = two[0][:, :30].copy(), two[1]  # genes 0 to 29, and 39 down to 5
+    right.var["symbol"], left.var["own"] = [f"G{gene[1:]}" for gene in right.var_names], 1
+    joined = stmcdi.join([left, right], names=["left", "right"], genes="union")
+    assert list(joined.var_names) == [*left.var_names, *(f"g{i}" for i in range(39, 29, -1))]
+    missing = np.zeros((50, 40), bool)
+    missing[:30, 30:] = missing[30:, :5] = True
+    np.testing.assert_array_equal(dense(joined.layers["missing"]), missing)
+    np.testing.assert_array_equal(dense(joined.X)[:30, :30], dense(left.X))
+    np.testing.assert_array_equal(dense(joined[30:, right.var_names].X), dense(right.X))
+    assert not dense(joined.X)[missing].any()
+    assert joined.var["symbol"].tolist() == [f"G{gene[1:]}" for gene in joined.var_names] and "own" not in joined.var
+    assert joined.uns["stmcdi"]["join"]["parameters"]["genes"] == "union"
+    assert "join: tissue right and those before it share 25 genes (25 by name)" in caplog.text
+    normalized = stmcdi.normalize(joined)
+    np.testing.assert_array_equal(dense(normalized.layers["missing"]), missing)
+    assert set(stmcdi.join([left, left.copy()], genes="union").var_names) == set(left.var_names)
+
+
+@pytest.mark.parametrize("entries", [41, sparse.CHUNK_ENTRIES])
+def test_the_union_from_files_is_that_in_memory(two, entries, cli, h5ad, tmp_path, monkeypatch):
+    two[1].var_names = two[1].var_names.str.upper()
+    two[0].layers["other"], two[1].layers["other"] = two[0].X * 2, dense(two[1].X) * 2
+    expected = stmcdi.join(two, genes="union")
+    monkeypatch.setattr(sparse, "CHUNK_ENTRIES", entries)
+    files = [h5ad(tissue, f"{name}.h5ad") for name, tissue in zip("ab", two, strict=True)]
+    assert cli("join", *files, tmp_path / "out.h5ad", "--genes", "union").exit_code == 0
+    back = ad.read_h5ad(tmp_path / "out.h5ad")
+    expected.strings_to_categoricals()
+    same(back, expected)
+    assert list(back.var_names) == list(two[0].var_names)
+
+
+def test_a_union_of_too_few_shared_genes_is_refused(two, h5ad, refused, tmp_path):
+    two[1].var_names = [f"other{i}" if i < 20 else name for i, name in enumerate(two[1].var_names)]
+    files = [h5ad(tissue, f"{name}.h5ad") for name, tissue in zip("ab", two, strict=True)]
+    assert (
+        "expected at least 20 genes that tissue 2 and those before it share, found 15: tissue 2 has other0, other1"
+        in refused("join", *files, tmp_path / "out.h5ad", "--genes", "union")
+    )
+
+
+def test_entries_without_a_value_stay_so_where_only_one_tissue_has_any(two):
+    missing = np.random.default_rng(0).random(two[0].shape) < 0.2
+    two[0].layers["missing"] = sp.csr_matrix(missing)
+    joined = stmcdi.join(two)
+    np.testing.assert_array_equal(dense(joined.layers["missing"])[:30], missing[:, 5:])
+    assert not dense(joined.layers["missing"])[30:].any()

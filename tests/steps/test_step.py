@@ -9,6 +9,7 @@ from stmcdi_cli.io.stream import Stream, to_memory
 from stmcdi_cli.steps import normalize
 
 STEPS = [
+    "add_reference",
     "baseline",
     "build_graph",
     "hold_out",

@@ -21,6 +21,10 @@ SCHEMA = json.loads((ROOT / "nextflow_schema.json").read_text())
 PARAMETERS = {name: rule for group in SCHEMA["$defs"].values() for name, rule in group["properties"].items()}
 
 OPTION_OF = {  # parameter: command and option
+    "n_reference_genes": ("add-reference", "n_genes"),
+    "max_reference_cells": ("add-reference", "max_reference_cells"),
+    "reference_layer": ("add-reference", "reference_layer"),
+    "reference_section_key": ("add-reference", "reference_section_key"),
     "layer": ("normalize", "layer"),
     "log": ("normalize", "log"),
     "skip_normalize": ("normalize", "skip"),
@@ -86,8 +90,8 @@ def test_samplesheet_schema_refuses_unsafe_names(name: str):
 
 def test_one_module_per_step():
     assert [module.name for module in MODULES] == [
-        "build_graph", "check_samplesheet", "evaluate", "hold_out", "impute", "join", "merge", "normalize",
-        "report", "select_hvg", "train",
+        "add_reference", "build_graph", "check_samplesheet", "evaluate", "hold_out", "impute", "join", "merge",
+        "normalize", "report", "select_hvg", "train",
     ]  # fmt: skip
 
 

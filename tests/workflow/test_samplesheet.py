@@ -30,6 +30,8 @@ SHEETS = {
     'B b,data,\nC,none.h5ad,\nD,"a b.h5ad",\nE\nF,,\n',
     "more than ten": "sample,h5ad\n" + "".join(f"S{i},none.h5ad\n" for i in range(12)),
     "groups": "sample,h5ad,group,section_key\nA,data/a.h5ad,A,\nB,data/b.h5ad,g,s\nC,data/b.h5ad,g,t\n",
+    "references": "sample,h5ad,Reference\nA,data/a.h5ad,data/b.h5ad\nB,data/b.h5ad,\nC,data/a.h5ad,s3://bucket/r.h5ad\n",
+    "bad references": "sample,h5ad,group,reference\nA,none.h5ad,g,data/b.h5ad\nB,data/b.h5ad,g,none.h5ad\nC,,,$x\n",
     "unclosed quote": f'sample,h5ad\n{GOOD}"B,data/b.h5ad\n',
     "text after a quote": f'sample,h5ad\n"A"x,data/a.h5ad\n{GOOD}',
     "quotes inside": 'sample,h5ad\nA,data/"a".h5ad\n',
@@ -92,7 +94,9 @@ def test_the_command_line_says_the_same(read, folder, name):
         rows = list(csv.DictReader(file))
     for row, sample in zip(rows, found["samples"], strict=True):
         row["id"] = row.pop("sample")
-        row = {column: cell for column, cell in row.items() if cell or column not in ("section_key", "group")}
+        row = {
+            column: cell for column, cell in row.items() if cell or column not in ("section_key", "group", "reference")
+        }
         assert {key: value for key, value in sample.items() if value is not None} == row
 
 

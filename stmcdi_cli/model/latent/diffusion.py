@@ -24,7 +24,8 @@ from stmcdi_cli.model.diffusion.samplers import sample
 from stmcdi_cli.model.diffusion.schedule import Schedule
 from stmcdi_cli.model.latent.blocks import BLOCK
 from stmcdi_cli.model.latent.factor_model import SpatialFactorModel
-from stmcdi_cli.model.latent.gaussian import LatentPosterior, neighbor_mean, unwhiten, variances
+from stmcdi_cli.model.latent.gaussian import LatentPosterior, unwhiten, variances
+from stmcdi_cli.model.latent.spatial_field import SpatialGraph
 from stmcdi_cli.model.tissue import Tissue
 
 _SAVED_LAYERS = {"input": "enter", "output": "leave"}
@@ -96,33 +97,35 @@ def condition_size(rank: int) -> int:
     return 3 * rank + 2
 
 
-def make_condition(mean: Tensor, factor: Tensor, prior: Tensor, innovation: Tensor, depth: Tensor) -> Tensor:
+def make_condition(mean: Tensor, factor: Tensor, prior: Tensor, prior_variance: Tensor, depth: Tensor) -> Tensor:
     """Input of the network that describes the spots [B, c].
 
-    Posterior mean of their latents, the prior mean from the neighbours, log posterior variance, log depth, and last the
-    prior's share of the posterior: 1 where no entry of the spot is visible, near 0 where many are.
+    Posterior mean of their latents, the prior mean from the other spots, log posterior variance, log depth, and last
+    the prior's share of the posterior: 1 where no entry of the spot is visible, near 0 where many are.
     """
     variance = variances(factor)
-    prior_share = (variance / innovation).mean(1, keepdim=True)
+    prior_share = (variance / prior_variance).mean(1, keepdim=True)
     return torch.cat([mean, prior, variance.log(), depth.log()[:, None], prior_share], dim=1)
 
 
 @dataclass(frozen=True)
 class Masking:
-    """How spots are masked in training.
+    """How spots are masked in training: in turn single spots, and holes of neighbouring spots.
 
     Attributes
     ----------
     hidden
         Range from which the share of hidden entries of a masked spot is drawn.
     whole
-        Share of the masked spots of which all entries are hidden instead.
+        Share of the single spots of which all entries are hidden instead; in a hole, all entries of all spots are.
     spot_share
         Share of the spots that are masked in a round.
     n_pairs
         Masked spots wanted in total; the number of rounds follows from it.
     max_rounds
         Largest number of rounds.
+    hole
+        Size of a hole, at most, as a share of the spots.
     """
 
     hidden: tuple[float, float]
@@ -130,16 +133,34 @@ class Masking:
     spot_share: float = 0.25
     n_pairs: int = 20_000
     max_rounds: int = 16
+    hole: float = 0.05
 
     def rounds(self, n_spots: int) -> int:
         """Rounds of masking for a number of spots."""
         return min(self.max_rounds, math.ceil(self.n_pairs / max(1.0, self.spot_share * n_spots)))
 
-    def draw(self, tissue: Tissue, spots: np.ndarray, generator: torch.Generator) -> sp.csr_matrix:
+    def spots(self, graph: SpatialGraph, spots: np.ndarray, holes: bool, generator: torch.Generator) -> np.ndarray:
+        """Choose spots to mask among some, ascending: single ones, or all those of holes."""
+        order = spots[torch.randperm(len(spots), generator=generator).numpy()]
+        number = math.ceil(self.spot_share * len(spots))
+        if not holes:
+            return np.sort(order[:number])
+        taken, chosen = np.ones(len(graph.area), dtype=bool), [np.empty(0, np.int64)]
+        taken[spots] = False
+        for first, size in zip(order, torch.rand(len(order), generator=generator).tolist(), strict=True):
+            if number > 0 and not taken[first]:
+                most = min(number, 1 + int(size * self.hole * len(spots)))
+                chosen.append(graph.neighborhood(int(first), most, taken))
+                number -= len(chosen[-1])
+        return np.sort(np.concatenate(chosen))
+
+    def draw(
+        self, tissue: Tissue, spots: np.ndarray, generator: torch.Generator, *, everything: bool = False
+    ) -> sp.csr_matrix:
         """Choose visible entries to hide from some spots, in ascending order; CSR bool, as large as the tissue."""
         low, high = self.hidden
         share = low + (high - low) * torch.rand(len(spots), 1, generator=generator)
-        share[torch.rand(len(spots), generator=generator) < self.whole] = 1.0
+        share[torch.rand(len(spots), generator=generator) < (1 if everything else self.whole)] = 1.0
         rows = []
         for i in range(0, len(spots), BLOCK):
             some = spots[i : i + BLOCK]
@@ -212,20 +233,32 @@ class LatentDiffusion:
     def _set_posterior(self, tissue: Tissue, known: LatentPosterior | None = None) -> LatentPosterior:
         self._tissue = tissue
         latents = self.encoder.encode(tissue) if known is None else known
-        self._mean = latents.mean
-        self._at = latents if self.encoder.link == "log" else None  # the linear link does not need the covariances
-        self._prior = self.encoder.prior(neighbor_mean(tissue.graph), latents.mean)
+        # The linear link does not need the covariances any more.
+        self._latents = latents if self._is_log else latents._replace(packed=torch.empty(len(latents.mean), 0))
         return latents
+
+    @property
+    def _is_log(self) -> bool:
+        return self.encoder.link == "log"
 
     def encoded(self) -> LatentPosterior:
         """Posterior found by `encode`; without covariances where they are not needed any more."""
-        return self._at or LatentPosterior(self._mean, torch.empty(0))
+        return self._latents
+
+    def _evidence(self, tissue: Tissue, spots: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Response and weight of the entries of some spots, at the latents that `encode` found."""
+        return self.encoder.evidence(tissue, spots, self._latents if self._is_log else None)
+
+    def _prior(self, spots: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Mean and variance of the latents of some spots, given the other spots."""
+        latents = self._latents.select(spots)
+        return latents.prior_mean(self.encoder.field.nugget), latents.prior_variance
 
     def _condition(self, spots: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
         """Posterior mean and precision factor of the latents of some spots, and the network's condition."""
-        prior = self._prior[spots]
-        mean, factor = self.encoder.posterior(*self.encoder.evidence(self._tissue, spots, self._at), prior)
-        return mean, factor, make_condition(mean, factor, prior, self.encoder.innovation, self._depth[spots])
+        prior = self._prior(spots)
+        mean, factor = self.encoder.posterior(*self._evidence(self._tissue, spots), *prior)
+        return mean, factor, make_condition(mean, factor, *prior, self._depth[spots])
 
     # Training
 
@@ -255,15 +288,17 @@ class LatentDiffusion:
         The pairs, and the spot of each.
         """
         pairs, pair_spots = [], []
-        for _ in range(masking.rounds(len(spots))):
-            order = torch.randperm(len(spots), generator=generator)[: math.ceil(masking.spot_share * len(spots))]
-            masked_spots = spots[np.sort(order.numpy())]
+        graph = SpatialGraph(tissue.graph, tissue.lengths)
+        for number in range(masking.rounds(len(spots))):
+            holes = number % 2 == 1
+            masked_spots = masking.spots(graph, spots, holes, generator)
             masked = copy.copy(self)
-            masked._set_posterior(visible.without(masking.draw(visible, masked_spots, generator)))
+            mask = masking.draw(visible, masked_spots, generator, everything=holes)
+            masked._set_posterior(visible.without(mask))
             for i in range(0, len(masked_spots), BLOCK):
                 some = masked_spots[i : i + BLOCK]
-                evidence = self.encoder.evidence(tissue, some, self._at)
-                full_mean, full_factor = self.encoder.posterior(*evidence, self._prior[some])
+                evidence = self._evidence(tissue, some)
+                full_mean, full_factor = self.encoder.posterior(*evidence, *self._prior(some))
                 mean, factor, condition = masked._condition(some)
                 offset = torch.einsum("nba,nb->na", factor, full_mean - mean)
                 spread = factor.mT @ torch.linalg.inv(full_factor).mT

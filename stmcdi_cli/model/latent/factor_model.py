@@ -5,14 +5,15 @@ eta_ij = w_j . z_i + c_j::
 
     x_ij = a_ij + b_ij eta_ij + e_ij       (linear link)      e_ij ~ N(0, psi_j v_ij)
     x_ij = a(log mu_ij + eta_ij) + e_ij    (log link)
-    z_i  ~ N(smoothing * mean of the neighbours' z, diag q)      w_j ~ N(0, diag 1 / alpha)
+    z_ik = s_ik + N(0, nugget_k)           s_k ~ Matern field over the graph      w_j ~ N(0, diag 1 / alpha)
 
 a, b and v are the mean, slope and variance of a Poisson count of gene j at the depth of spot i (see `count_moments`):
 a zero is weak evidence in a shallow spot and strong evidence in a deep one. The model is fitted by variational Bayes on
 visible entries only. Every update below is the exact posterior of one block of unknowns given the others: the loadings
-with their posterior covariance (Bishop 1999, variational PCA), and the latents under a conditional autoregressive prior
-over the graph (Besag 1974). The linear link takes a, b and v at the mean rate of each gene; the log link takes them
-again, every few sweeps, at the rate that the current latents give (Gauss-Newton, as for a generalised linear model).
+with their posterior covariance (Bishop 1999, variational PCA), and the latents of all spots together under their
+spatial prior (`spatial_field`), whose parameters are fitted to each factor (`field_fit`). The linear link takes a, b
+and v at the mean rate of each gene; the log link takes them again, every few sweeps, at the rate that the current
+latents give (Gauss-Newton, as for a generalised linear model).
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -25,16 +26,16 @@ from torch import Tensor, nn
 
 from stmcdi_cli.model.latent.blocks import BlockFunction, in_parallel, in_sequence, split
 from stmcdi_cli.model.latent.counting_noise import CountingNoise, gene_rates
+from stmcdi_cli.model.latent.field_fit import FieldFit
 from stmcdi_cli.model.latent.gaussian import (
     LatentPosterior,
-    neighbor_mean,
     pack,
     pad_to_cache_lines,
     second_moment,
     symmetric_part,
-    unpack,
     with_constant,
 )
+from stmcdi_cli.model.latent.spatial_field import FieldParameters, SpatialField, SpatialGraph
 from stmcdi_cli.model.tissue import Tissue
 from stmcdi_cli.model.training.checkpoint import NO_CHECKPOINT, Stage
 
@@ -44,12 +45,8 @@ _MAX_LINEARISED_ETA = 1.5
 """Largest |eta| at which the log link is linearised: beyond it, single counts have too much weight."""
 _ETA_RANGE = (-8.0, 4.0)
 """Range of eta that the log link can predict."""
-_SPOTS_PER_FACTOR = 10
-"""Spots that a factor needs: a factor that only fewer spots have shrinks to 0 over the sweeps."""
 _MIN_ALPHA = 1.0
 """Smallest precision of the loadings; in whole tissues even the factors with the largest loadings have 2 and more."""
-_MIN_SIGMAS = 3
-"""Deviation of a latent from its prior, in standard deviations, that always counts in full."""
 _SWEEPS_PER_LINEARISATION = 5
 _LINEARISATIONS = 3
 _DATA_LIMIT = 250_000_000
@@ -63,8 +60,6 @@ class SpatialFactorModel:
     ----------
     rank
         Number of latents per spot.
-    smoothing
-        Weight of the neighbours' mean in the prior mean of a latent.
     full_depth
         Size factor from which on the entries of a spot have full weight. Below, the weight falls in proportion to the
         depth: one count where 0.01 was expected is ten standard deviations under a Gaussian, but not rare under a
@@ -82,33 +77,38 @@ class SpatialFactorModel:
         Posterior mean and covariance of (w_j, c_j) [G, rank + 1] and [G, rank + 1, rank + 1].
     psi
         Noise variance relative to counting noise, per gene [G].
-    innovation
-        q, the variance of a latent around its prior mean [rank].
+    field
+        Parameters of the spatial prior of each factor.
     """
 
-    STATE = ("rate", "scale", "loadings", "loadings_cov", "psi", "innovation")
+    STATE = ("rate", "scale", "loadings", "loadings_cov", "psi")
 
     rate: Tensor
     scale: Tensor
     loadings: Tensor
     loadings_cov: Tensor
     psi: Tensor
-    innovation: Tensor
+    field: FieldParameters
 
-    def __init__(self, *, rank: int, smoothing: float, full_depth: float, link: str = "linear") -> None:
+    def __init__(self, *, rank: int, full_depth: float, link: str = "linear") -> None:
         if link not in LINKS:
             raise ValueError(f"no link '{link}'; there are {', '.join(LINKS)}")
         self.rank = rank
         self.link = link
-        self.smoothing = smoothing
         self.full_depth = full_depth
         self._alpha = torch.ones(rank + 1)
+        self._adjacency: sp.csr_matrix | None = None
 
     # Data: response and weight of every entry
 
     def use_tissue(self, tissue: Tissue) -> None:
         """Tabulate the moments for the depths of a tissue, before any of its spots is encoded or decoded."""
         self._noise = CountingNoise(tissue, self.rate, self.scale)
+        self._use_graph(tissue)
+
+    def _use_graph(self, tissue: Tissue) -> None:
+        if self._adjacency is not tissue.graph:
+            self._adjacency, self._graph = tissue.graph, SpatialGraph(tissue.graph, tissue.lengths)
 
     def evidence(
         self, tissue: Tissue, spots: np.ndarray, at: LatentPosterior | None = None, loadings: Tensor | None = None
@@ -182,7 +182,6 @@ class SpatialFactorModel:
         stage
             Stage of a training that can be stopped; where it has a state, the fit continues from it.
         """
-        mean_of_neighbors = neighbor_mean(tissue.graph)
         latents: LatentPosterior | None
         done, at, blocks = 0, None, None
         if stage.state is not None:
@@ -192,8 +191,7 @@ class SpatialFactorModel:
             self.rate, self.scale = gene_rates(tissue)
             self.use_tissue(tissue)
             blocks = self._blocks(tissue)
-            first = self._first_latents(blocks, tissue, seed)
-            latents = LatentPosterior(first, pack(torch.zeros(1, self.rank, self.rank)).repeat(tissue.n_spots, 1))
+            latents = self._first_latents(blocks, tissue, seed)
         elif start is self:
             self.use_tissue(tissue)
             at = latents = self.encode(tissue)
@@ -201,7 +199,10 @@ class SpatialFactorModel:
             self.load_state({name: value.clone() for name, value in start.state().items()})
             self._alpha = start._alpha
             self.use_tissue(tissue)
-            latents = self._update_latents(in_sequence(self._blocks(tissue)), mean_of_neighbors, tissue.n_spots)
+            latents = self._update_latents(in_sequence(self._blocks(tissue)), tissue.n_spots)
+        field_fit = FieldFit(self._graph)
+        if stage.state is None and start is None:
+            self.field = field_fit.first(self.rank)
         for sweep in range(done, sweeps):
             assert latents is not None
             if sweep % _SWEEPS_PER_LINEARISATION == 0:
@@ -209,31 +210,31 @@ class SpatialFactorModel:
                 if self.link == "log":
                     # Half a step: a full step from a distant point can overshoot.
                     halfway = latents.mean / 2 if at is None else (at.mean + latents.mean) / 2
-                    at = LatentPosterior(halfway, latents.packed)
+                    at = latents._replace(mean=halfway)
                     blocks = None
             blocks = blocks or self._blocks(tissue, at)
             self._update_loadings(blocks(), latents)
-            latents = self._update_latents(
-                in_sequence(blocks), mean_of_neighbors, tissue.n_spots, start=latents.mean, sweeps=1
-            )
-            self._update_innovation(latents, mean_of_neighbors)
+            latents = self._update_latents(in_sequence(blocks), tissue.n_spots, start=latents, iterations=10)
+            if sweep % _SWEEPS_PER_LINEARISATION == _SWEEPS_PER_LINEARISATION - 1:
+                self.field = field_fit.improve(self.field, latents)
         stage.save(self._checkpoint(sweeps))
 
     def _checkpoint(
         self, sweep: int, latents: LatentPosterior | None = None, at: LatentPosterior | None = None
     ) -> dict[str, Any]:
         """State of the fit before a sweep; after the last sweep the latents are not needed any more."""
-        parameters = {name: getattr(self, name) for name in (*self.STATE, "_alpha")}
+        parameters = {name: getattr(self, name) for name in (*self.STATE, "field", "_alpha")}
         return {"sweep": sweep, "parameters": parameters, "latents": latents, "at": at}
 
     def _restore(self, state: dict[str, Any]) -> tuple[int, LatentPosterior | None, LatentPosterior | None]:
         """Load what `_checkpoint` gave; return the sweep, the latents, and those of the last linearisation."""
         for name, value in state["parameters"].items():
             setattr(self, name, value)
+        self.field = FieldParameters(*self.field)
         latents, at = (None if state[name] is None else LatentPosterior(*state[name]) for name in ("latents", "at"))
         return state["sweep"], latents, at
 
-    def _first_latents(self, blocks: Callable[[], Iterable], tissue: Tissue, seed: int) -> Tensor:
+    def _first_latents(self, blocks: Callable[[], Iterable], tissue: Tissue, seed: int) -> LatentPosterior:
         """Leading left singular vectors of the weighted responses, by random projection, with unit variance."""
         generator = torch.Generator().manual_seed(seed)
         width = self.rank + 5
@@ -249,11 +250,13 @@ class SpatialFactorModel:
         signs = torch.sign((basis @ right.T).sum(0))
         self.loadings = torch.zeros(tissue.n_genes, self.rank + 1)
         self.loadings_cov = torch.zeros(tissue.n_genes, self.rank + 1, self.rank + 1)
-        self.psi, self.innovation = torch.ones(tissue.n_genes), torch.ones(self.rank)
+        self.psi = torch.ones(tissue.n_genes)
         self._alpha = torch.ones(self.rank + 1)
         latents = (left * signs)[:, : self.rank] * np.sqrt(tissue.n_spots)
         absent = self.rank - latents.shape[1]  # where there are fewer spots than latents; these stay at 0
-        return nn.functional.pad(latents, (0, absent)) if absent else latents
+        mean = nn.functional.pad(latents, (0, absent)) if absent else latents
+        packed = torch.zeros(tissue.n_spots, self.rank * (self.rank + 1) // 2)
+        return LatentPosterior(mean, packed, torch.zeros_like(mean), torch.zeros_like(mean))
 
     def _update_loadings(self, blocks: Iterable, latents: LatentPosterior) -> None:
         """Posterior of the loadings given the latents; then maximum-likelihood alpha and psi."""
@@ -272,19 +275,10 @@ class SpatialFactorModel:
         self.loadings_cov = symmetric_part(torch.linalg.inv(precision))
         self.loadings = torch.einsum("gab,gb->ga", self.loadings_cov, targets / self.psi[:, None])
         second = self.loadings[:, :, None] * self.loadings[:, None, :] + self.loadings_cov
-        # Bounded below: otherwise large loadings with small latents would avoid the limit in `_update_innovation`.
+        # Bounded below: otherwise loadings would grow while latents shrink.
         self._alpha = (n_genes / torch.diagonal(second, dim1=1, dim2=2).sum(0)).clamp(min=_MIN_ALPHA)
         residual = squares - 2 * (targets * self.loadings).sum(1) + (products * second).sum((1, 2))
         self.psi = ((residual + 1) / (n_seen + 1)).clamp(min=0.05)
-
-    def _update_innovation(self, latents: LatentPosterior, mean_of_neighbors: sp.csr_matrix) -> None:
-        """Maximum-likelihood q, but with a limit on the contribution of each spot and at most 1, the latents' unit.
-
-        Without the limit, a few unusual spots would increase q until one factor describes them alone.
-        """
-        spread = (latents.mean - self.prior(mean_of_neighbors, latents.mean)) ** 2 + latents.variances
-        limit = max(_MIN_SIGMAS**2, len(spread) / _SPOTS_PER_FACTOR)
-        self.innovation = torch.minimum(spread, limit * self.innovation).mean(0).clamp(1e-4, 1.0)
 
     def _information(self, weight: Tensor, response: Tensor) -> tuple[Tensor, Tensor]:
         """Evidence of a spot's own entries on its latents: precision [B, r, r] and precision-weighted mean [B, r]."""
@@ -295,48 +289,40 @@ class SpatialFactorModel:
         information = (weight * response) @ self.loadings[:, :rank] - precision[:, :rank, rank]
         return precision[:, :rank, :rank], information
 
-    def prior(self, mean_of_neighbors: sp.csr_matrix, latents: Tensor) -> Tensor:
-        """Prior mean of the latents given those of the neighbours [n, r]."""
-        return torch.from_numpy(self.smoothing * (mean_of_neighbors @ latents.numpy()))
-
     def _update_latents(
         self,
         for_each_block: Callable[[BlockFunction], None],
-        mean_of_neighbors: sp.csr_matrix,
         n_spots: int,
-        start: Tensor | None = None,
-        sweeps: int = 30,
+        *,
+        start: LatentPosterior | None = None,
+        iterations: int = 300,
     ) -> LatentPosterior:
-        """Posterior of all latents; in every sweep the neighbours are those of the sweep before (Jacobi iteration).
+        """Posterior of the latents of all spots together, from the field of their prior.
 
-        `for_each_block` calls a function with every block, in any order.
+        `for_each_block` calls a function with every block, in any order. The variances are those given the latents of
+        the other spots, and the same prior variance is taken for all spots.
         """
+        nugget, prior_variance = self.field.nugget, self.field.conditional_variance
         information = torch.zeros(n_spots, self.rank)
-        cov = torch.zeros(n_spots, len(pack(torch.zeros(1, self.rank, self.rank))[0]))
+        given_field = torch.zeros(n_spots, self.rank, self.rank)  # covariance of the latents given the field
+        packed = torch.zeros(n_spots, self.rank * (self.rank + 1) // 2)
 
         def use(spots: np.ndarray, response: Tensor, weight: Tensor) -> None:
             precision, information[spots] = self._information(weight, response)
-            cov[spots] = pack(symmetric_part(torch.linalg.inv(precision + torch.diag(1 / self.innovation))))
+            given_field[spots] = symmetric_part(torch.linalg.inv(precision + torch.diag(1 / nugget)))
+            packed[spots] = pack(symmetric_part(torch.linalg.inv(precision + torch.diag(1 / prior_variance))))
 
         for_each_block(use)
-        latents = torch.zeros(n_spots, self.rank) if start is None else start
-        for _ in range(sweeps):
-            total = information + self.prior(mean_of_neighbors, latents) / self.innovation
-            new = torch.empty_like(total)
-
-            def update(spots: np.ndarray, total: Tensor = total, new: Tensor = new) -> None:
-                some = slice(int(spots[0]), int(spots[-1]) + 1)
-                new[some] = torch.einsum("nab,nb->na", unpack(cov[some], self.rank), total[some])
-
-            in_parallel(update, n_spots)
-            latents = new
-        return LatentPosterior(latents, cov)
+        field, mean = SpatialField(self._graph, self.field).fields_and_latents(
+            given_field, information, start=None if start is None else start.field.numpy(), iterations=iterations
+        )
+        return LatentPosterior(mean, packed, field, prior_variance.expand_as(mean))
 
     # Encoding
 
     def encode(self, tissue: Tissue) -> LatentPosterior:
-        """Posterior of all latents given the entries of the spots and their neighbours."""
-        mean_of_neighbors = neighbor_mean(tissue.graph)
+        """Posterior of all latents given the entries of all spots."""
+        self._use_graph(tissue)
         latents: LatentPosterior | None = None
         for _ in range(_LINEARISATIONS if self.link == "log" else 1):
 
@@ -346,16 +332,24 @@ class SpatialFactorModel:
 
                 in_parallel(one, tissue.n_spots)
 
-            start = None if latents is None else latents.mean
-            latents = self._update_latents(for_each_block, mean_of_neighbors, tissue.n_spots, start=start)
+            latents = self._update_latents(for_each_block, tissue.n_spots, start=latents)
         assert latents is not None
-        return latents
+        return self._with_own_prior_variance(latents)
 
-    def posterior(self, response: Tensor, weight: Tensor, prior: Tensor) -> tuple[Tensor, Tensor]:
-        """Posterior mean [B, r] and Cholesky factor of the precision [B, r, r] of latents, given their prior mean."""
+    def _with_own_prior_variance(self, latents: LatentPosterior) -> LatentPosterior:
+        """Replace the common prior variance by that of each spot; the means stay."""
+        precision = (1 / latents.variances - 1 / latents.prior_variance).clamp(min=0)
+        weight = precision / (1 + precision * self.field.nugget)
+        own = SpatialField(self._graph, self.field).conditional_variance(weight.numpy())
+        return latents._replace(prior_variance=torch.from_numpy(own))
+
+    def posterior(
+        self, response: Tensor, weight: Tensor, prior: Tensor, prior_variance: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Posterior mean [B, r] and Cholesky factor of the precision [B, r, r] of latents, given their prior."""
         precision, information = self._information(weight, response)
-        factor = torch.linalg.cholesky(pad_to_cache_lines(precision + torch.diag(1 / self.innovation)))
-        pull = nn.functional.pad(information + prior / self.innovation, (0, factor.shape[1] - self.rank))
+        factor = torch.linalg.cholesky(pad_to_cache_lines(precision + torch.diag_embed(1 / prior_variance)))
+        pull = nn.functional.pad(information + prior / prior_variance, (0, factor.shape[1] - self.rank))
         mean = torch.cholesky_solve(pull[..., None], factor)[:, : self.rank, 0]
         return mean, factor[:, : self.rank, : self.rank]
 
@@ -380,7 +374,8 @@ class SpatialFactorModel:
 
     def state(self) -> dict[str, Tensor]:
         """Everything fitted, by name."""
-        return {name: getattr(self, name).contiguous() for name in self.STATE}
+        field = {f"field_{name}": value for name, value in self.field._asdict().items()}
+        return {name: getattr(self, name).contiguous() for name in self.STATE} | field
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Load what `state` gave.
@@ -390,11 +385,15 @@ class SpatialFactorModel:
         ValueError
             The tensors do not fit together.
         """
-        genes, rank = len(state["rate"]), len(state["innovation"])  # few genes have fewer latents than asked for
+        genes, rank = len(state["rate"]), len(state["field_range"])  # few genes have fewer latents than asked for
         shapes: dict[str, tuple[int, ...]] = dict.fromkeys(("rate", "scale", "psi"), (genes,))
         shapes |= {"loadings": (genes, rank + 1), "loadings_cov": (genes, rank + 1, rank + 1)}
-        shapes["innovation"] = (rank,)
+        shapes |= {f"field_{name}": (rank,) for name in FieldParameters._fields}
+        for name, shape in shapes.items():
+            if state[name].shape != shape or not state[name].is_floating_point():
+                raise ValueError(f"{name} are not numbers of shape {shape}")
         for name in self.STATE:
-            if state[name].shape != shapes[name] or not state[name].is_floating_point():
-                raise ValueError(f"{name} are not numbers of shape {shapes[name]}")
             setattr(self, name, state[name])
+        self.field = FieldParameters(*(state[f"field_{name}"] for name in FieldParameters._fields))
+        if not all((part > 0).all() for part in self.field):
+            raise ValueError("the parameters of the spatial prior are not above 0")

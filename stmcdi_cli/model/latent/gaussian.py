@@ -4,17 +4,10 @@ from functools import cache
 from typing import NamedTuple
 
 import numpy as np
-import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
 
 _LINE = 16  # single-precision numbers in a cache line
-
-
-def neighbor_mean(graph: sp.csr_matrix) -> sp.csr_matrix:
-    """Matrix that takes the mean over each spot's neighbours [n, n]; the mean over no neighbours is 0."""
-    degree = np.asarray(graph.sum(1)).ravel()
-    return (sp.diags(1 / np.maximum(degree, 1e-12)) @ graph).tocsr().astype(np.float32)
 
 
 class LatentPosterior(NamedTuple):
@@ -26,10 +19,16 @@ class LatentPosterior(NamedTuple):
         Posterior means [n, r].
     packed
         Lower triangles of the posterior covariances [n, r (r + 1) / 2], which take half the memory of the matrices.
+    field
+        Posterior means of the smooth part of the latents [n, r]; see `spatial_field`.
+    prior_variance
+        Variance of each latent given the other spots [n, r].
     """
 
     mean: Tensor
     packed: Tensor
+    field: Tensor
+    prior_variance: Tensor
 
     @property
     def cov(self) -> Tensor:
@@ -42,9 +41,21 @@ class LatentPosterior(NamedTuple):
         rank = self.mean.shape[1]
         return self.packed[:, _packed_index(rank).diagonal()]
 
+    def prior_mean(self, nugget: Tensor) -> Tensor:
+        """Mean of each latent given the other spots [n, r].
+
+        With this prior mean, the prior variance and a spot's own entries, the posterior mean is `mean`.
+
+        Parameters
+        ----------
+        nugget
+            Prior variance of each latent given the field [r].
+        """
+        return self.mean + self.prior_variance / nugget * (self.field - self.mean)
+
     def select(self, spots: np.ndarray | slice) -> "LatentPosterior":
         """Give the posterior of some of the spots."""
-        return LatentPosterior(self.mean[spots], self.packed[spots])
+        return LatentPosterior(*(part[spots] for part in self))
 
 
 @cache

@@ -49,6 +49,8 @@ class LatentModel(ImputationModel):
 
     def __init__(self, config: Mapping[str, Any], genes: tuple[str, ...]) -> None:
         super().__init__(config, genes)
+        if "smoothing" in config.get("encoder", {}):
+            raise InputError("the model was trained by an earlier version, with another spatial prior; train it again")
         try:
             self.schedule = Schedule(**config["diffusion"])
             encoder, masking, training = dict(config["encoder"]), config["masking"], dict(config["training"])
@@ -204,7 +206,7 @@ class LatentModel(ImputationModel):
     def prepare(self, tissue: Tissue, *, device: torch.device, encoded: Mapping[str, Tensor] | None = None) -> None:
         """Encode every spot of a tissue once, in each branch that gives a share of the draws."""
         for link, branch in self._drawing():
-            known = None if encoded is None else LatentPosterior(encoded[f"{link}.mean"], encoded[f"{link}.packed"])
+            known = None if encoded is None else LatentPosterior(**_part(encoded, f"{link}."))
             branch.encode(tissue, known)
         self._draw_from(tissue, device)
 

@@ -9,6 +9,7 @@ import stmcdi_cli as stmcdi
 from stmcdi_cli.model.diffusion.schedule import Schedule
 from stmcdi_cli.model.latent.diffusion import LatentDiffusion, Masking
 from stmcdi_cli.model.latent.factor_model import LINKS, SpatialFactorModel
+from stmcdi_cli.model.latent.spatial_field import SpatialGraph
 from stmcdi_cli.model.tissue import Tissue
 
 NETWORK = {"width": 8, "depth": 1, "dropout": 0.0}
@@ -24,7 +25,7 @@ def tissue():
 @pytest.fixture(scope="module")
 def encoders(tissue):
     """One for each link, not to be changed."""
-    linear, log = (SpatialFactorModel(rank=4, smoothing=0.9, full_depth=0.25, link=link) for link in LINKS)
+    linear, log = (SpatialFactorModel(rank=4, full_depth=0.25, link=link) for link in LINKS)
     linear.fit(tissue, sweeps=8, seed=0)
     log.fit(tissue, sweeps=8, seed=0, start=linear)
     return dict(zip(LINKS, (linear, log), strict=True))
@@ -71,7 +72,7 @@ def test_the_network_output_shrinks_as_more_is_visible(branch, tissue):
     torch.nn.init.normal_(branch.network.output.weight, generator=torch.Generator().manual_seed(0))
     found = []
     for hidden in (0.05, 0.5, 0.95, 1.0):
-        pairs, _ = paired(branch, tissue, Masking(hidden=(hidden, hidden), whole=0.0))
+        pairs, _ = paired(branch, tissue, Masking(hidden=(hidden, hidden), whole=0.0, max_rounds=1))
         with torch.no_grad():
             v = branch.network.eval()(torch.ones(len(pairs.offset), 4), torch.tensor(10), pairs.condition)
         assert torch.all(pairs.condition[:, -1] > 0) and torch.all(pairs.condition[:, -1] < 1.001)
@@ -118,6 +119,20 @@ def test_masks_hide_visible_entries_of_the_spots_chosen(tissue):
 def test_rounds_are_as_many_as_the_pairs_wanted_take():
     masking = Masking(hidden=(0, 1), whole=0.5, spot_share=0.25, n_pairs=1000, max_rounds=16)
     assert [masking.rounds(n) for n in (1, 100, 500, 4000, 10**6)] == [16, 16, 8, 1, 1]
+
+
+def test_every_second_round_masks_holes(branch, tissue):
+    """Every spot of a hole is hidden whole, and its neighbours in the hole too."""
+    graph = SpatialGraph(tissue.graph, tissue.lengths)
+    masking = Masking(hidden=(0.5, 0.9), whole=0.0, spot_share=0.25, n_pairs=60, max_rounds=2, hole=0.2)
+    pairs, spots = paired(branch, tissue, masking)
+    single, holes = spots[:30], spots[30:]
+    assert len(holes) == 30 and (pairs.condition[30:, -1] > 0.999).all() and (pairs.condition[:30, -1] < 0.999).any()
+
+    def neighbors_within(some):
+        return graph.weights[some][:, some].astype(bool).sum() / len(some)
+
+    assert neighbors_within(holes) > 1.5 * neighbors_within(single)
 
 
 def test_every_round_masks_its_share_of_the_spots(branch, tissue):

@@ -8,6 +8,7 @@ import torch
 
 from stmcdi_cli.model.latent.count_moments import CountTable
 from stmcdi_cli.model.latent.factor_model import SpatialFactorModel
+from stmcdi_cli.model.latent.spatial_field import SpatialField
 from stmcdi_cli.model.tissue import Tissue
 
 RANK, SIDE, GENES = 4, 20, 120
@@ -50,7 +51,7 @@ def drawn():
     table = CountTable("log1p", 0.0, depth, 2 * truth.max())
     expected, _, _ = table.moments(depth, np.log(truth))
     data = make_tissue(x, missing, graph, depth)
-    model = SpatialFactorModel(rank=RANK + 2, smoothing=0.9, full_depth=0.25)
+    model = SpatialFactorModel(rank=RANK + 2, full_depth=0.25)
     model.fit(data, sweeps=30, seed=0)
     return SimpleNamespace(data=data, x=x, missing=missing, expected=expected, model=model)
 
@@ -63,8 +64,7 @@ def skill(prediction, x, missing):
 
 def decode(model, data):
     model.use_tissue(data)
-    latents, _ = model.encode(data)
-    return model.decoder(data.depth)(latents).numpy()
+    return model.decoder(data.depth)(model.encode(data).mean).numpy()
 
 
 def test_hidden_entries_are_predicted_nearly_as_well_as_by_the_truth(drawn):
@@ -77,7 +77,7 @@ def test_hidden_entries_are_predicted_nearly_as_well_as_by_the_truth(drawn):
 def test_the_graph_helps(drawn):
     """Without neighbours the same data say less."""
     alone = replace(drawn.data, graph=sp.csr_matrix((N, N), dtype=np.float32))
-    model = SpatialFactorModel(rank=RANK + 2, smoothing=0.9, full_depth=0.25)
+    model = SpatialFactorModel(rank=RANK + 2, full_depth=0.25)
     model.fit(alone, sweeps=30, seed=0)
     by_itself = skill(decode(model, alone), drawn.x, drawn.missing)
     assert 0 < by_itself < skill(decode(drawn.model, drawn.data), drawn.x, drawn.missing)
@@ -89,13 +89,13 @@ def test_nothing_to_find_gives_the_gene_mean():
     x = np.log1p(random.poisson(depth[:, None] * np.exp(random.normal(0, 1, GENES))) / depth[:, None])
     missing = random.random(x.shape) < 0.2
     data = make_tissue(x, missing, grid(SIDE), depth)
-    model = SpatialFactorModel(rank=RANK, smoothing=0.9, full_depth=0.25)
+    model = SpatialFactorModel(rank=RANK, full_depth=0.25)
     model.fit(data, sweeps=30, seed=0)
     assert skill(decode(model, data), x, missing) > -0.02
 
 
 def as_log(data, start):
-    model = SpatialFactorModel(rank=start.rank, smoothing=0.9, full_depth=0.25, link="log")
+    model = SpatialFactorModel(rank=start.rank, full_depth=0.25, link="log")
     model.fit(data, sweeps=30, seed=0, start=start)
     return model
 
@@ -107,7 +107,7 @@ def test_rates_exponential_in_the_latents_are_found(drawn):
     truth = drawn.data.depth[:, None] * np.exp(random.normal(0.5, 1, GENES) + z @ random.normal(0, 0.9, (2, GENES)))
     x = np.log1p(random.poisson(truth) / drawn.data.depth[:, None])
     data = make_tissue(x, drawn.missing, drawn.data.graph, drawn.data.depth)
-    linear = SpatialFactorModel(rank=RANK, smoothing=0.9, full_depth=0.25)
+    linear = SpatialFactorModel(rank=RANK, full_depth=0.25)
     linear.fit(data, sweeps=30, seed=0)
     log = as_log(data, linear)
     expected = log._noise.table.moments(data.depth, np.log(truth))[0]
@@ -120,15 +120,15 @@ def test_rates_exponential_in_the_latents_are_found(drawn):
 def test_the_log_links_latents_stay_where_they_are_linearised(drawn):
     """Encoding ends at a fixed point: linearised at its result, the posterior is that result."""
     model, data = as_log(drawn.data, drawn.model), drawn.data
+    model.use_tissue(data)
     latents = model.encode(data)
-    mean = sp.diags(1 / np.asarray(data.graph.sum(1)).ravel()) @ data.graph
-    prior = torch.from_numpy((0.9 * (mean @ latents.mean.numpy())).astype(np.float32))
-    again, _ = model.posterior(*model.evidence(data, np.arange(N), latents), prior)
+    prior = latents.prior_mean(model.field.nugget), latents.prior_variance
+    again, _ = model.posterior(*model.evidence(data, np.arange(N), latents), *prior)
     assert (again - latents.mean).square().mean().sqrt() < 0.02 * latents.mean.square().mean().sqrt()
 
 
 def test_going_on_from_itself_keeps_the_meaning_of_the_latents(drawn):
-    linear = SpatialFactorModel(rank=drawn.model.rank, smoothing=0.9, full_depth=0.25)
+    linear = SpatialFactorModel(rank=drawn.model.rank, full_depth=0.25)
     for model in (as_log(drawn.data, drawn.model), linear):
         if model.link == "linear":
             model.fit(drawn.data, sweeps=30, seed=0)
@@ -141,24 +141,25 @@ def test_going_on_from_itself_keeps_the_meaning_of_the_latents(drawn):
 
 def test_there_is_no_other_link():
     with pytest.raises(ValueError, match="no link 'logit'; there are linear, log"):
-        SpatialFactorModel(rank=RANK, smoothing=0.9, full_depth=0.25, link="logit")
+        SpatialFactorModel(rank=RANK, full_depth=0.25, link="logit")
 
 
 def test_posterior_is_that_of_a_joint_gaussian(drawn):
     """For fixed loadings: condition the dense joint covariance of latents and entries on the entries."""
     model = drawn.model
     spots = np.array([0, 7, 250])
-    fixed = SpatialFactorModel(rank=model.rank, smoothing=0.9, full_depth=0.25)
+    fixed = SpatialFactorModel(rank=model.rank, full_depth=0.25)
     fixed.load_state({**model.state(), "loadings_cov": torch.zeros_like(model.loadings_cov)})
     fixed.use_tissue(drawn.data)
     response, weight = fixed.evidence(drawn.data, spots)
     prior = torch.randn(len(spots), model.rank, generator=torch.Generator().manual_seed(0))
-    mean, factor = fixed.posterior(response, weight, prior)
+    variance = 0.1 + torch.rand(len(spots), model.rank, generator=torch.Generator().manual_seed(1))
+    mean, factor = fixed.posterior(response, weight, prior, variance)
     for i in range(len(spots)):
         seen = weight[i].numpy() > 0
         w = fixed.loadings.double().numpy()[seen]
         slope, intercept = w[:, :-1], w[:, -1]
-        q = np.diag(fixed.innovation.double().numpy())
+        q = np.diag(variance[i].double().numpy())
         noise = np.diag((fixed.psi.double() / weight[i].double()).numpy()[seen])
         m = prior[i].double().numpy()
         gain = q @ slope.T @ np.linalg.inv(slope @ q @ slope.T + noise)
@@ -174,32 +175,51 @@ def test_uncertain_loadings_count_less(drawn):
     """The posterior covariance of the loadings takes precision away from what entries say, never adds to the mean's."""
     model = drawn.model
     response, weight = model.evidence(drawn.data, np.arange(5))
-    doubtful = SpatialFactorModel(rank=model.rank, smoothing=0.9, full_depth=0.25)
+    doubtful = SpatialFactorModel(rank=model.rank, full_depth=0.25)
     eye = torch.eye(model.rank + 1).expand_as(model.loadings_cov)
     doubtful.load_state({**model.state(), "loadings_cov": model.loadings_cov + 10 * eye})
-    prior = torch.zeros(5, model.rank)
-    sure, _ = model.posterior(response, weight, prior)
-    unsure, _ = doubtful.posterior(response, weight, prior)
+    prior = torch.zeros(5, model.rank), torch.ones(5, model.rank)
+    sure, _ = model.posterior(response, weight, *prior)
+    unsure, _ = doubtful.posterior(response, weight, *prior)
     assert (unsure.norm(dim=1) < 0.5 * sure.norm(dim=1)).all()
 
 
-def test_every_spot_agrees_with_its_neighbours(drawn):
-    """All latents at once are a fixed point: each is the posterior whose prior is its neighbours' mean."""
+def test_the_latents_of_all_spots_are_those_of_the_dense_joint_gaussian(drawn):
+    """Invert the precision of the latents of all spots together."""
     model, data = drawn.model, drawn.data
-    latents, _ = model.encode(data)
-    mean = sp.diags(1 / np.asarray(data.graph.sum(1)).ravel()) @ data.graph
-    prior = torch.from_numpy((0.9 * (mean @ latents.numpy())).astype(np.float32))
-    again, _ = model.posterior(*model.evidence(data, np.arange(N)), prior)
-    torch.testing.assert_close(again, latents, atol=2e-3, rtol=0)
+    model.use_tissue(data)
+    precision, information = model._information(*reversed(model.evidence(data, np.arange(N))))
+    field, rank = SpatialField(model._graph, model.field), model.rank
+    joint = np.zeros((N, rank, N, rank))
+    for factor in range(rank):
+        columns = np.zeros((N, N))
+        for i in range(N):
+            values = np.zeros((N, rank), np.float32)
+            values[i, factor] = 1
+            columns[i] = field.precision(values)[:, factor]
+        prior = np.linalg.inv(columns) + float(model.field.nugget[factor]) * np.eye(N)
+        joint[:, factor, :, factor] = np.linalg.inv(prior)
+    joint[np.arange(N), :, np.arange(N), :] += precision.double().numpy()
+    exact = np.linalg.solve(joint.reshape(N * rank, -1), information.double().numpy().ravel()).reshape(N, rank)
+    found = model.encode(data).mean.numpy()
+    assert np.abs(found - exact).max() < 0.05 * exact.std()
+    assert np.abs(found - exact).mean() < 0.005 * exact.std()
+    # And each spot's is the posterior under its prior given the others.
+    latents = model.encode(data)
+    prior = latents.prior_mean(model.field.nugget), latents.prior_variance
+    again, _ = model.posterior(*model.evidence(data, np.arange(N)), *prior)
+    torch.testing.assert_close(again, latents.mean, atol=2e-3, rtol=0)
 
 
 def test_a_spot_without_a_visible_entry_takes_after_its_neighbours(drawn):
     blank = np.zeros((N, GENES), dtype=bool)
     blank[210] = True
     data = drawn.data.without(sp.csr_matrix(blank & ~drawn.missing))
-    latents, _ = drawn.model.encode(data)
-    around = data.graph[210].indices
-    torch.testing.assert_close(latents[210], 0.9 * latents[around].mean(0), atol=1e-3, rtol=0)
+    latents = drawn.model.encode(data)
+    torch.testing.assert_close(latents.mean[210], latents.field[210], atol=1e-4, rtol=0)
+    around = latents.mean[data.graph[210].indices].mean(0)
+    assert (latents.mean[210] - around).abs().mean() < 0.2 * latents.mean.std()
+    assert (latents.prior_variance[210] / drawn.model.field.conditional_variance).mean() == pytest.approx(1, abs=0.3)
 
 
 def test_values_at_hidden_entries_change_no_bit(drawn):
@@ -208,7 +228,7 @@ def test_values_at_hidden_entries_change_no_bit(drawn):
     states = []
     for x in (drawn.x, np.where(more, 9 * random.random(drawn.x.shape), drawn.x)):
         data = make_tissue(x, drawn.missing, drawn.data.graph, drawn.data.depth).without(sp.csr_matrix(more))
-        model = SpatialFactorModel(rank=RANK, smoothing=0.9, full_depth=0.25)
+        model = SpatialFactorModel(rank=RANK, full_depth=0.25)
         model.fit(data, sweeps=3, seed=0)
         states.append({**model.state(), "latents": model.encode(data)[0]})
     for name, value in states[0].items():
@@ -216,7 +236,7 @@ def test_values_at_hidden_entries_change_no_bit(drawn):
 
 
 def test_same_seed_same_bytes(drawn):
-    one, two = (SpatialFactorModel(rank=RANK, smoothing=0.9, full_depth=0.25) for _ in range(2))
+    one, two = (SpatialFactorModel(rank=RANK, full_depth=0.25) for _ in range(2))
     for model in (one, two):
         model.fit(drawn.data, sweeps=3, seed=4)
     for name, value in one.state().items():
@@ -250,7 +270,8 @@ def test_a_shallow_spot_says_less(drawn):
     data = make_tissue(x, np.zeros(x.shape, dtype=bool), drawn.data.graph, depth)
     drawn.model.use_tissue(data)
     response, weight = drawn.model.evidence(data, np.array([0, 1]))
-    _, factor = drawn.model.posterior(response, weight, torch.zeros(2, drawn.model.rank))
+    prior = torch.zeros(2, drawn.model.rank), torch.ones(2, drawn.model.rank)
+    _, factor = drawn.model.posterior(response, weight, *prior)
     spread = torch.cholesky_inverse(factor).diagonal(dim1=1, dim2=2)
     drawn.model.use_tissue(drawn.data)
     assert (weight[0] < 0.05 * weight[1]).all()
@@ -262,7 +283,7 @@ def test_a_gene_nobody_saw_is_predicted_rare(drawn):
     unseen = np.zeros((N, GENES), dtype=bool)
     unseen[:, 3] = True
     data = drawn.data.without(sp.csr_matrix(unseen & ~drawn.missing))
-    model = SpatialFactorModel(rank=RANK, smoothing=0.9, full_depth=0.25)
+    model = SpatialFactorModel(rank=RANK, full_depth=0.25)
     model.fit(data, sweeps=10, seed=0)
     prediction = decode(model, data)
     assert np.isfinite(prediction).all()
@@ -277,18 +298,18 @@ def test_values_that_are_no_counts_are_fitted_on_their_own_scale(drawn):
     smooth = np.sin(np.arange(N) % SIDE / 4)[:, None] * random.normal(size=GENES)
     x = np.maximum(5 + smooth + 0.5 * random.normal(size=(N, GENES)), 0)
     data = make_tissue(x, drawn.missing, drawn.data.graph, np.ones(N), scale=None)
-    model = SpatialFactorModel(rank=RANK, smoothing=0.9, full_depth=0.25)
+    model = SpatialFactorModel(rank=RANK, full_depth=0.25)
     model.fit(data, sweeps=20, seed=0)
     assert skill(decode(model, data), x, drawn.missing) > 0.5
 
 
 def test_the_state_is_all_there_is(drawn):
-    other = SpatialFactorModel(rank=drawn.model.rank, smoothing=0.9, full_depth=0.25)
+    other = SpatialFactorModel(rank=drawn.model.rank, full_depth=0.25)
     other.load_state(drawn.model.state())
     assert decode(other, drawn.data).tobytes() == decode(drawn.model, drawn.data).tobytes()
 
 
-def test_a_few_odd_spots_make_no_factor_of_their_own(drawn, monkeypatch):
+def test_a_few_odd_spots_make_no_factor_of_their_own(drawn):
     random, odd = np.random.default_rng(1), np.array([45, 160, 301])
     depth = drawn.data.depth.copy()
     depth[odd] = 0.26
@@ -297,16 +318,9 @@ def test_a_few_odd_spots_make_no_factor_of_their_own(drawn, monkeypatch):
         counts = random.poisson(0.1, GENES) + 40 * (random.random(GENES) < 0.3)
         x[spot] = np.log1p(counts / depth[spot])
     data = make_tissue(x, drawn.missing, drawn.data.graph, depth)
-
-    def fit_and_measure():
-        model = SpatialFactorModel(rank=RANK + 2, smoothing=0.9, full_depth=0.25)
-        model.fit(data, sweeps=30, seed=0)
-        hidden = np.zeros_like(drawn.missing)
-        hidden[odd] = drawn.missing[odd]
-        return np.abs(model.encode(data).mean[odd].numpy()).max(), skill(decode(model, data), x, hidden)
-
-    largest, ours = fit_and_measure()
-    monkeypatch.setattr("stmcdi_cli.model.latent.factor_model._SPOTS_PER_FACTOR", 1)
-    alone, theirs = fit_and_measure()
-    assert largest < 3 < alone
-    assert ours > theirs + 0.1
+    model = SpatialFactorModel(rank=RANK + 2, full_depth=0.25)
+    model.fit(data, sweeps=30, seed=0)
+    hidden = drawn.missing.copy()
+    hidden[odd] = False
+    whole = skill(decode(drawn.model, drawn.data), drawn.x, hidden)
+    assert skill(decode(model, data), x, hidden) > 0.97 * whole  # of the other spots

@@ -9,6 +9,7 @@ import torch
 from helpers import dense
 
 import stmcdi_cli as stmcdi
+from stmcdi_cli.errors import InputError
 from stmcdi_cli.model import save_load
 from stmcdi_cli.model.base import DrawOptions
 from stmcdi_cli.model.diffusion.samplers import SAMPLERS
@@ -90,16 +91,16 @@ def test_a_network_with_output_0_draws_the_encoders_exact_posterior(fitted, samp
 
     known = encoder.encode(data)
     response, weight = (part.double() for part in encoder.evidence(data, spots, known))
-    neighbours = data.graph[spots].toarray()
-    prior = 0.9 * neighbours @ known.mean.double().numpy() / np.maximum(neighbours.sum(1, keepdims=True), 1)
+    prior = known.prior_mean(encoder.field.nugget).double().numpy()
+    prior_variance = known.prior_variance.double().numpy()
     w, second = encoder.loadings.double().numpy(), encoder.loadings_cov.double().numpy()
     second = second + w[:, :, None] * w[:, None, :]
     weight = (weight / encoder.psi.double()).numpy()
     white = np.empty_like(z)
     for i in range(len(spots)):
         full = np.einsum("g,gab->ab", weight[i], second)
-        precision = full[:-1, :-1] + np.diag(1 / encoder.innovation.double().numpy())
-        pull = prior[i] / encoder.innovation.double().numpy()
+        precision = full[:-1, :-1] + np.diag(1 / prior_variance[i])
+        pull = prior[i] / prior_variance[i]
         mean = np.linalg.solve(precision, (weight[i] * response[i].numpy()) @ w[:, :-1] - full[:-1, -1] + pull)
         white[:, i] = (z[:, i] - mean) @ np.linalg.cholesky(precision)
     white = white.reshape(-1, encoder.rank)
@@ -291,3 +292,9 @@ def test_odd_tissues_are_survived(tmp_path):
             assert np.isnan(values[:, 7]).all()  # nothing is known of a gene without any value
             values = np.delete(values, 7, axis=1)
             assert np.isfinite(values).all() and 0 <= values.min() and values.max() < 3 * x.max(), layer
+
+
+def test_a_model_of_an_earlier_version_is_refused(fitted):
+    config = {**fitted.model.config, "encoder": {**fitted.model.config["encoder"], "smoothing": 0.9}}
+    with pytest.raises(InputError, match="trained by an earlier version, with another spatial prior; train it again"):
+        save_load.build({**config, "variant": "latent"}, fitted.model.genes)

@@ -20,7 +20,7 @@ process STMCDI_REPORT {
     def memory = task.memory ? "--memory-limit ${task.memory.toMega().intdiv(2)}M" : ''
     def prefix = task.ext.prefix ?: meta.id
     def hidden = truth ? "--truth \"${truth}\"" : ''
-    def ours = ['id', 'section_key', 'group']
+    def ours = ['id', 'section_key', 'group', 'reference', 'reference_genes']
     def known = meta.findAll { key, value -> value && !(key in ours) }.collectEntries { key, value -> [key, value.toString()] }
     // JSON on one line, in a heredoc that expands nothing: a cell of the samplesheet may hold anything.
     """

@@ -1,0 +1,160 @@
+"""Fit of the spatial prior: range, variance and nugget of each factor by maximum marginal likelihood.
+
+The likelihood is exact on a few patches of neighbouring spots, so that its cost does not grow with the tissue. In a
+patch, the evidence of each spot's own entries on a factor is one Gaussian observation y_i of the latent, with a
+variance d_i, and y ~ N(0, variance K + (nugget + d) I), where K is the correlation of the field. Each of the three
+parameters moves over a grid of values, one step at a time, as long as the likelihood increases.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stmcdi_cli.model.latent.gaussian import LatentPosterior
+from stmcdi_cli.model.latent.spatial_field import FieldParameters, SpatialGraph
+
+_RANGES = np.array([1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32.0])
+_SHARES = np.array([0.02, 0.1, 0.25, 0.4, 0.55, 0.7, 0.8, 0.88, 0.94, 0.98])
+"""Shares of the field in the variance of a factor."""
+_VARIANCES = np.array([0.06, 0.12, 0.25, 0.5, 0.7, 1.0])
+"""Variances of a factor; 1 is the unit of the latents, the rest is in the loadings."""
+_FIRST = (5, 6, 5)  # positions on these grids
+_USUAL_RANGE, _SD_LOG2_RANGE = 6.0, 2.0  # a weak prior: the range of a factor with little evidence stays finite
+_PATCH, _SPOTS = 200, 800
+_NO_EVIDENCE = 1e-5
+"""Precision below which the entries of a spot say nothing about a factor."""
+
+
+class FieldFit:
+    """Likelihood of the parameters of the prior on patches of one graph.
+
+    Parameters
+    ----------
+    graph
+        The graph.
+    """
+
+    def __init__(self, graph: SpatialGraph) -> None:
+        self._patches = list(_patches(graph))
+        inverses = [_field_covariances(graph, patch) for patch in self._patches]
+        # Variance at tau = 1, for each range; the patches' correlations are relative to it.
+        diagonals = np.concatenate([np.diagonal(k, axis1=1, axis2=2) for k in inverses], axis=1)
+        self._scales = diagonals.mean(1)
+        self._correlations = [k / self._scales[:, None, None] for k in inverses]
+
+    def first(self, rank: int) -> FieldParameters:
+        """Parameters to start from."""
+        return self._parameters(np.repeat(np.array(_FIRST)[:, None], rank, axis=1), 0.5 * torch.ones(rank))
+
+    def improve(self, parameters: FieldParameters, latents: LatentPosterior) -> FieldParameters:
+        """Give parameters of a larger likelihood, at most two steps away on each grid.
+
+        Parameters
+        ----------
+        parameters
+            The present ones, with which the latents were found.
+        latents
+            Posterior of the latents.
+        """
+        y, d = _own_evidence(latents, parameters)
+        total = (parameters.variance + parameters.nugget).numpy()
+        position = np.stack(
+            [
+                _nearest(_RANGES, parameters.range),
+                _nearest(_SHARES, parameters.variance / total),
+                _nearest(_VARIANCES, total),
+            ]
+        )
+        last = np.array([len(_RANGES), len(_SHARES), len(_VARIANCES)])[:, None] - 1
+        for _ in range(2):
+            likelihood, best = self._likelihood(position, y, d), position
+            for axis, step in ((0, 1), (0, -1), (1, 1), (1, -1), (2, 1), (2, -1)):
+                move = np.zeros_like(position)
+                move[axis] = step
+                other = np.clip(position + move, 0, last)
+                found = self._likelihood(other, y, d)
+                best = np.where(found > likelihood, other, best)
+                likelihood = np.maximum(found, likelihood)
+            if (best == position).all():
+                break
+            position = best
+        return self._parameters(position, torch.from_numpy(self._uncertainty(position, d)).float())
+
+    def _parameters(self, position: np.ndarray, uncertainty: Tensor) -> FieldParameters:
+        at_range, at_share, at_variance = position
+        total, share = _VARIANCES[at_variance], _SHARES[at_share]
+        values = (_RANGES[at_range], total * share, self._scales[at_range], total * (1 - share))
+        ranges, variance, scale, nugget = (torch.from_numpy(value).float() for value in values)
+        return FieldParameters(ranges, variance, scale, nugget, uncertainty)
+
+    def _covariances(self, position: np.ndarray, d: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """For every patch: its spots, the covariance of y of each factor [r, p, p], its independent part [r, p]."""
+        total, share = _VARIANCES[position[2]], _SHARES[position[1]]
+        for patch, correlations in zip(self._patches, self._correlations, strict=True):
+            covariance = (total * share)[:, None, None] * correlations[position[0]]
+            noise = (total * (1 - share))[:, None] + d[patch].T
+            diagonal = np.arange(len(patch))
+            covariance[:, diagonal, diagonal] += noise
+            yield patch, covariance, noise
+
+    def _likelihood(self, position: np.ndarray, y: np.ndarray, d: np.ndarray) -> np.ndarray:
+        """Log marginal likelihood of each factor [r], up to a constant, with the prior of its range."""
+        total = -0.5 * (np.log2(_RANGES[position[0]] / _USUAL_RANGE) / _SD_LOG2_RANGE) ** 2
+        for patch, covariance, _ in self._covariances(position, d):
+            factor = torch.linalg.cholesky(torch.from_numpy(covariance))
+            observed = torch.from_numpy(np.ascontiguousarray(y[patch].T))[:, :, None]
+            half = torch.linalg.solve_triangular(factor, observed, upper=False)
+            total -= (factor.diagonal(dim1=1, dim2=2).log().sum(1) + half.square().sum((1, 2)) / 2).numpy()
+        return total
+
+    def _uncertainty(self, position: np.ndarray, d: np.ndarray) -> np.ndarray:
+        """Variance of the field at a spot given the others [r], on average over spots with evidence."""
+        total, number = np.zeros(position.shape[1]), np.zeros(position.shape[1])
+        for patch, covariance, noise in self._covariances(position, d):
+            alone = 1 / np.diagonal(np.linalg.inv(covariance), axis1=1, axis2=2) - noise
+            seen = d[patch].T < 1 / _NO_EVIDENCE
+            total += np.where(seen, alone, 0).sum(1)
+            number += seen.sum(1)
+        at_most = _VARIANCES[position[2]] * _SHARES[position[1]]
+        return np.where(number > 0, np.clip(total / np.maximum(number, 1), 1e-3, None), at_most)
+
+
+def _own_evidence(latents: LatentPosterior, parameters: FieldParameters) -> tuple[np.ndarray, np.ndarray]:
+    """What the entries of each spot alone say about each latent: a mean and a variance [n, r].
+
+    Both follow from the posterior and the prior given the other spots, of which the posterior is the product.
+    """
+    posterior, variance = latents.variances.double().numpy(), latents.prior_variance.double().numpy()
+    prior = latents.prior_mean(parameters.nugget).double().numpy()
+    precision = 1 / posterior - 1 / variance
+    seen = precision > _NO_EVIDENCE
+    precision = np.where(seen, precision, _NO_EVIDENCE)
+    y = (latents.mean.double().numpy() / posterior - prior / variance) / precision
+    return np.where(seen, y, 0), 1 / precision
+
+
+def _field_covariances(graph: SpatialGraph, patch: np.ndarray) -> np.ndarray:
+    """Covariance of the field on a patch, at tau = 1, for each range [ranges, p, p]; spots outside are not there."""
+    weights = graph.weights[patch][:, patch].toarray()
+    lack = graph.lack[patch] + graph.degree[patch] - weights.sum(1)
+    diagonal = graph.diagonal(_RANGES, lack, patch)
+    inverse = np.linalg.inv(np.stack([np.diag(own) for own in diagonal.T]) - weights)
+    return inverse @ (graph.area[patch][:, None] * inverse)
+
+
+def _patches(graph: SpatialGraph) -> Iterator[np.ndarray]:
+    """Spots of patches, ascending: each spot chosen at random, and the spots that are fewest steps away from it."""
+    taken = np.zeros(len(graph.area), dtype=bool)
+    left = _SPOTS
+    for first in np.random.default_rng(0).permutation(len(taken)):
+        if left > 0 and not taken[first]:
+            patch = graph.neighborhood(int(first), _PATCH, taken)
+            left -= len(patch)
+            yield patch
+
+
+def _nearest(grid: np.ndarray, values: Tensor | np.ndarray) -> np.ndarray:
+    """Position of the nearest value of a grid, in ratio [r]."""
+    return np.abs(np.log(np.asarray(values, np.float64)[:, None] / grid)).argmin(1)

@@ -1,0 +1,186 @@
+import anndata as ad
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+
+import stmcdi_cli as stmcdi
+from stmcdi_cli import anndata_keys as keys
+from stmcdi_cli.model.latent import field_fit
+from stmcdi_cli.model.latent.field_fit import FieldFit
+from stmcdi_cli.model.latent.gaussian import LatentPosterior, pack
+from stmcdi_cli.model.latent.spatial_field import FieldParameters, SpatialField, SpatialGraph
+
+SIDE = 24
+N = SIDE * SIDE
+
+
+def grid(side=SIDE):
+    """Graph of a square grid: up to four neighbours each."""
+    line = sp.diags([np.ones(side - 1)] * 2, [-1, 1])
+    return sp.csr_matrix(sp.kron(sp.eye(side), line) + sp.kron(line, sp.eye(side)), dtype=np.float32)
+
+
+def parameters(graph, ranges=(4.0,), variance=0.8, nugget=0.2):
+    """Of fields with some ranges, each with the variance asked for on this graph."""
+    fit = FieldFit(graph)
+    one = torch.ones(len(ranges))
+    start = FieldParameters(torch.tensor(ranges), variance * one, one, nugget * one, 0.3 * one)
+    scale = [fit._scales[list(field_fit._RANGES).index(each)] for each in ranges]
+    return start._replace(scale=torch.tensor(scale, dtype=torch.float32))
+
+
+def covariance(field, factor=0):
+    """Dense prior covariance of the field of one factor."""
+    n, rank = len(field.graph.area), len(field.parameters.range)
+    columns = np.zeros((n, n))
+    for i in range(n):
+        values = np.zeros((n, rank), np.float32)
+        values[i, factor] = 1
+        columns[i] = field.precision(values)[:, factor]
+    return np.linalg.inv(columns)
+
+
+@pytest.fixture(scope="module")
+def field():
+    graph = SpatialGraph(grid())
+    return SpatialField(graph, parameters(graph, (4.0, 8.0)))
+
+
+def middle():
+    return SIDE // 2 * SIDE + SIDE // 2
+
+
+def test_correlations_are_those_of_a_matern_field(field):
+    """At the range, the correlation of Matern's covariance with smoothness 1 is sqrt(8) K_1(sqrt(8)) = 0.139."""
+    for factor, steps in ((0, 4), (1, 8)):
+        full = covariance(field, factor)
+        at = middle()
+        correlation = full[at, at + steps] / np.sqrt(full[at, at] * full[at + steps, at + steps])
+        assert correlation == pytest.approx(0.139, abs=0.04)
+        np.testing.assert_allclose(np.diag(full).mean(), 0.8, rtol=0.1)
+
+
+def test_the_variance_is_nearly_the_same_everywhere(field):
+    variance = np.diag(covariance(field))
+    assert 0.6 < variance.min() and variance.max() < 1.5
+
+
+def test_a_spot_without_neighbours_and_a_pair_have_the_variance_of_the_others():
+    """Without the term for absent neighbours the variance would be 30 times that of others."""
+    extra = sp.lil_matrix((N + 3, N + 3), dtype=np.float32)
+    extra[:N, :N] = grid()
+    extra[N, N + 1] = extra[N + 1, N] = 1
+    graph = SpatialGraph(extra.tocsr())
+    variance = np.diag(covariance(SpatialField(graph, parameters(graph))))
+    assert np.all((0.3 < variance[N:]) & (variance[N:] < 1.6))
+    assert graph.n_components == 3
+
+
+def test_a_solution_is_that_of_the_dense_system(field):
+    random = np.random.default_rng(0)
+    weight = np.where(random.random((N, 2)) < 0.3, 0, 5 * random.random((N, 2))).astype(np.float32)
+    information = random.normal(size=(N, 2)).astype(np.float32) * weight
+    found = field.solve(lambda values: weight * values, weight, information, tolerance=1e-5)
+    for factor in range(2):
+        dense = np.linalg.inv(covariance(field, factor)) + np.diag(weight[:, factor])
+        exact = np.linalg.solve(dense, information[:, factor])
+        np.testing.assert_allclose(found[:, factor], exact, atol=2e-3)
+    again = field.solve(lambda values: weight * values, weight, information, start=found, tolerance=1e-3)
+    assert np.array_equal(again, found)  # nothing is left to do
+
+
+def test_variances_grow_into_a_hole(field):
+    row, column = np.divmod(np.arange(N), SIDE)
+    distance = np.hypot(row - SIDE // 2, column - SIDE // 2)
+    weight = np.repeat(np.where(distance < 5, 0.0, 4.0)[:, None], 2, axis=1).astype(np.float32)
+    found = field.conditional_variance(weight)
+    for factor in range(2):
+        exact = np.diag(np.linalg.inv(np.linalg.inv(covariance(field, factor)) + np.diag(weight[:, factor])))
+        hidden = distance < 5
+        ratio = (found[hidden, factor] - 0.2) / exact[hidden]
+        assert ratio.mean() == pytest.approx(1, abs=0.15)
+        assert ratio.std() < 0.45
+        rings = [found[(low <= distance) & (distance < low + 2.5), factor].mean() for low in (0, 2.5, 5)]
+        assert rings == sorted(rings, reverse=True)
+        beside = found[distance > 7, factor]
+        assert beside.mean() == pytest.approx(0.5, abs=0.1)  # the usual value, 0.3 + 0.2
+        assert beside.std() < 0.1
+
+
+@pytest.mark.parametrize("method", ["knn", "delaunay", "radius"])
+def test_every_kind_of_graph_gives_the_same_field(method, field):
+    """A smooth function, hidden in a hole, is filled in alike, whatever the graph of the same spots."""
+    row, column = np.divmod(np.arange(N), SIDE)
+    adata = ad.AnnData(sp.csr_matrix((N, 2), dtype=np.float32))
+    adata.obsm["spatial"] = 55.0 * np.stack([row, column], axis=1)
+    options = {"knn": {"n_neighbors": 8}, "radius": {"radius": 115.0}}.get(method, {})
+    built = stmcdi.build_graph(adata, method=method, **options)
+    graph = SpatialGraph(built.obsp[keys.CONNECTIVITIES], sp.csr_matrix(built.obsp[keys.DISTANCES]))
+    truth = np.sin(row / 4) + np.cos(column / 5)
+    hidden = np.hypot(row - SIDE // 2, column - SIDE // 2) < 3.5
+    weight = np.where(hidden, 0, 20.0)[:, None].astype(np.float32)
+    other = SpatialField(graph, parameters(graph))
+    mean = other.solve(lambda values: weight * values, weight, weight * truth[:, None].astype(np.float32))[:, 0]
+    reference = SpatialField(field.graph, parameters(field.graph))
+    usual = reference.solve(lambda values: weight * values, weight, weight * truth[:, None].astype(np.float32))[:, 0]
+    assert np.corrcoef(mean[hidden], usual[hidden])[0, 1] > 0.97
+    assert np.abs(mean - usual)[hidden].max() < 0.35
+
+
+def test_parts_of_a_graph_have_no_effect_on_each_other():
+    both = sp.block_diag([grid(10), grid(10)], format="csr").astype(np.float32)
+    graph = SpatialGraph(both)
+    field = SpatialField(graph, parameters(graph))
+    weight = np.ones((200, 1), np.float32)
+    information = np.random.default_rng(0).normal(size=(200, 1)).astype(np.float32)
+    first = field.solve(lambda values: weight * values, weight, information)
+    information[100:] *= 50
+    second = field.solve(lambda values: weight * values, weight, information)
+    assert first[:100].tobytes() == second[:100].tobytes()
+
+
+def test_sections_in_other_units_have_the_same_field():
+    lengths = sp.block_diag([0.5 * grid(10), 300 * grid(10)], format="csr")
+    graph = SpatialGraph(sp.block_diag([grid(10), grid(10)], format="csr"), lengths)
+    np.testing.assert_allclose(graph.area[:100], graph.area[100:])
+    assert np.abs(graph.weights[:100, :100] - graph.weights[100:, 100:]).max() < 1e-12
+
+
+def test_graphs_that_people_have():
+    """Directed, without edges, with spots in one place, with distances that differ by 10,000."""
+    directed = sp.csr_matrix(([1.0, 1.0], ([0, 1], [1, 2])), shape=(4, 4), dtype=np.float32)
+    graph = SpatialGraph(directed)
+    assert (graph.weights != graph.weights.T).nnz == 0 and graph.weights.nnz == 4
+    together = SpatialGraph(directed, sp.csr_matrix(([0.0, 3.0], ([0, 1], [1, 2])), shape=(4, 4)))
+    assert together.weights.nnz == 4 and np.isfinite(together.weights.data).all()
+    far = SpatialGraph(directed, sp.csr_matrix(([1.0, 1e4], ([0, 1], [1, 2])), shape=(4, 4)))
+    assert far.area.max() <= 10 and far.weights[1, 2] < far.weights[0, 1]
+    for graph in (together, far, SpatialGraph(sp.csr_matrix((5, 5), dtype=np.float32))):
+        field = SpatialField(graph, parameters(graph))
+        weight = np.ones((len(graph.area), 1), np.float32)
+        assert np.isfinite(field.solve(lambda values, w=weight: w * values, weight, weight)).all()
+        assert np.isfinite(field.conditional_variance(weight)).all()
+
+
+@pytest.mark.parametrize(("true_range", "nugget"), [(3.0, 0.06), (8.0, 0.45)])
+def test_range_and_nugget_are_found_again(true_range, nugget):
+    graph = SpatialGraph(grid(28))
+    n = 28 * 28
+    random = np.random.default_rng(1)
+    true = parameters(graph, (true_range,), variance=1 - nugget, nugget=nugget)
+    root = np.linalg.cholesky(covariance(SpatialField(graph, true)) + nugget * np.eye(n))
+    noise = 0.1
+    y = root @ random.normal(size=(n, 1)) + np.sqrt(noise) * random.normal(size=(n, 1))
+    fit = FieldFit(graph)
+    found = fit.first(1)
+    for _ in range(6):
+        variance = found.conditional_variance
+        posterior = 1 / (1 / variance + 1 / noise)
+        mean = torch.from_numpy(y).float() / noise * posterior  # under the prior mean 0
+        prior_variance = variance.expand_as(mean)
+        at_field = mean - found.nugget / variance * mean
+        packed = pack(torch.full((n, 1, 1), float(posterior)))
+        found = fit.improve(found, LatentPosterior(mean, packed, at_field, prior_variance))
+    assert true_range / 1.6 < float(found.range) < true_range * 1.6
+    assert abs(float(found.nugget) - nugget) < 0.15

@@ -1,0 +1,179 @@
+"""A panel with a reference through all steps: hidden, trained on, imputed, measured, reported."""
+
+from types import SimpleNamespace
+
+import anndata as ad
+import numpy as np
+import pytest
+from helpers import dense, same, untimed
+
+import stmcdi_cli as stmcdi
+from stmcdi_cli.errors import InputError, OptionError
+from stmcdi_cli.steps.evaluate import evaluate_genes
+
+OPTIONS = {"n_samples": 4, "device": "cpu", "quiet": True, "seed": 2}
+
+
+@pytest.fixture(scope="module")
+def pair():
+    """A panel of 30 genes of one section, and 45 genes of the other as single cells."""
+    tissue = stmcdi.simulate(n_spots=120, n_genes=45, n_sections=2, depth=400, rates=False, seed=6)
+    section = tissue.obs["section"] == tissue.obs["section"].iloc[0]
+    panel, cells = tissue[section, :30].copy(), tissue[~section].copy()
+    del cells.obsm, cells.obs
+    cells.obs_names = [f"cell{i}" for i in range(cells.n_obs)]
+    return SimpleNamespace(panel=panel, cells=cells, tissue=tissue[section].copy())
+
+
+@pytest.fixture(scope="module")
+def few_rounds():
+    """Train briefly: what comes out need not be good."""
+    from stmcdi_cli.model.latent.diffusion import Masking
+    from stmcdi_cli.steps import train
+
+    full = train._configuration
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Masking, "rounds", lambda self, n_spots: 2)
+        patch.setattr(train, "_configuration", lambda *names, **changes: full(*names, **changes | {"epochs": 2}))
+        yield
+
+
+@pytest.fixture(scope="module")
+def done(pair, few_rounds, tmp_path_factory):
+    """All steps at once, and by hand."""
+    folder = tmp_path_factory.mktemp("run")
+    imputed, truth = stmcdi.run(pair.panel, folder / "model", reference=pair.cells, fraction=0.2, **OPTIONS)
+    both = stmcdi.normalize(stmcdi.add_reference(pair.panel, pair.cells, seed=2))
+    masked, answer = stmcdi.hold_out(stmcdi.build_graph(stmcdi.select_hvg(both)), fraction=0.2, seed=2)
+    return SimpleNamespace(
+        imputed=imputed, truth=truth, masked=masked, answer=answer, model=folder / "model", folder=folder
+    )
+
+
+def test_the_panels_spots_come_back_with_all_genes(done, pair):
+    out = done.imputed
+    assert list(out.obs_names) == list(pair.panel.obs_names)
+    assert list(out.var_names[:30]) == list(pair.panel.var_names)
+    assert "stmcdi_role" not in out.obs and out.var["measured"].tolist() == [True] * 30 + [False] * (out.n_vars - 30)
+    np.testing.assert_array_equal(out.obsm["spatial"], pair.panel.obsm["spatial"])
+    assert out.obsp["spatial_connectivities"].shape == (pair.panel.n_obs,) * 2
+    for column in pair.panel.obs:
+        assert out.obs[column].equals(pair.panel.obs[column])
+    missing, filled = dense(out.layers["missing"]), dense(out.layers["imputed"])
+    assert missing[:, 30:].all() and (filled[:, 30:] > 0).mean() > 0.95
+    np.testing.assert_array_equal(filled[~missing], dense(out.X)[~missing])
+    assert (dense(out.layers["imputed_sd"])[:, 30:] > 0).mean() > 0.8  # of four draws
+
+
+def test_run_gives_what_the_steps_give(done):
+    by_hand = stmcdi.impute(done.masked, done.model, **{**OPTIONS, "device": "cpu"})
+    same(by_hand, done.imputed)
+    same(done.answer, done.truth)
+    assert untimed(by_hand) == untimed(done.imputed)
+
+
+def test_the_command_line_gives_the_same(done, pair, cli, h5ad, tmp_path, few_rounds):
+    files = h5ad(pair.panel, "panel.h5ad"), tmp_path / "out.h5ad", "--reference", h5ad(pair.cells, "cells.h5ad")
+    options = ["--n-samples", 4, "--device", "cpu", "--quiet", "--seed", 2, "--evaluate", tmp_path / "metrics.json"]
+    assert cli("run", *files, *options).exit_code == 0
+    back = ad.read_h5ad(tmp_path / "out.h5ad")
+    expected = done.imputed.copy()
+    expected.strings_to_categoricals()
+    same(back, expected)
+    assert {"input_sha256", "reference_sha256"} <= set(back.uns["stmcdi"]["add-reference"])
+    for name in ("model.safetensors", "history.tsv"):
+        assert (tmp_path / "out.model" / name).read_bytes() == (done.model / name).read_bytes()
+
+
+def test_only_values_of_the_panel_are_hidden(done, pair):
+    n = pair.panel.n_obs
+    assert done.truth.shape[0] == n and list(done.truth.obs_names) == list(pair.panel.obs_names)
+    hidden = dense(done.truth.layers["missing"])
+    assert not hidden[:, 30:].any() and 0.1 < hidden[:, :30].mean() < 0.3
+    alone = stmcdi.hold_out(stmcdi.normalize(pair.panel), fraction=0.2, seed=2)[1]
+    np.testing.assert_array_equal(hidden[:, :30], dense(alone.layers["missing"]))  # as without a reference
+    both = stmcdi.normalize(stmcdi.add_reference(pair.panel, pair.cells))
+    masked, _ = stmcdi.hold_out(both, fraction=0.2, seed=2)
+    np.testing.assert_array_equal(dense(masked.X)[n:], dense(both.X)[n:])
+    metrics = stmcdi.evaluate(done.imputed, done.truth)
+    assert metrics["n_hidden"] == hidden.sum() and metrics["n_spots"] <= n
+
+
+def test_shards_and_the_report(done, tmp_path):
+    parts = [stmcdi.impute(done.masked, done.model, shard=f"{i}/2", **OPTIONS) for i in (1, 2)]
+    whole = stmcdi.merge(parts)
+    same(whole, done.imputed)
+    table = stmcdi.report(done.imputed, tmp_path / "report.html", truth=done.truth, model_dir=done.model)
+    assert len(table) == done.imputed.n_vars and (table["n_filled"].iloc[30:] == done.imputed.n_obs).all()
+
+
+def test_baselines_give_the_panels_spots(done):
+    for method in ("gene-mean", "spatial-neighbors"):
+        filled = stmcdi.baseline(done.masked, method=method)
+        assert list(filled.obs_names) == list(done.imputed.obs_names) and "stmcdi_role" not in filled.obs
+        assert filled.layers["missing"].shape == filled.shape
+        assert stmcdi.evaluate(filled, done.truth)["n_hidden"] > 0
+
+
+def test_what_was_hidden_before_the_reference_came_is_measured(pair, caplog):
+    """The strict order: gene choice and totals see nothing hidden."""
+    masked, truth = stmcdi.hold_out(pair.panel, fraction=0.2, seed=1)
+    both = stmcdi.build_graph(stmcdi.normalize(stmcdi.add_reference(masked, pair.cells)))
+    filled = stmcdi.baseline(both, method="gene-mean")
+    assert filled.n_vars == 45 and truth.n_vars == 30
+    metrics = stmcdi.evaluate(filled, truth)
+    assert metrics["n_hidden"] == dense(truth.layers["missing"]).sum()
+    alone = stmcdi.baseline(stmcdi.normalize(masked), method="gene-mean")
+    assert metrics["rmse"] == pytest.approx(stmcdi.evaluate(alone, truth)["rmse"], rel=0.3)
+    assert evaluate_genes(filled, truth)["n_hidden"].iloc[30:].sum() == 0
+    assert "left out" not in caplog.text.split("evaluate:")[-1]
+
+
+def test_values_under_the_mask_change_nothing(done, pair):
+    """Not a byte of the result may depend on what is stored where the target has no value."""
+    both = stmcdi.add_reference(pair.panel, pair.cells, seed=2)
+    changed, missing = both.copy(), dense(both.layers["missing"])
+    changed.X = np.where(missing, 77, dense(both.X)).astype(np.float32)
+    prepared, other = (stmcdi.build_graph(stmcdi.select_hvg(stmcdi.normalize(each))) for each in (both, changed))
+    same(prepared, other)
+    later = done.masked.copy()
+    missing = dense(later.layers["missing"])
+    later.X = np.where(missing, 3.5, dense(later.X)).astype(np.float32)
+    later.layers["counts"] = np.where(missing, 9, dense(later.layers["counts"])).astype(np.float32)
+    out = stmcdi.impute(later, done.model, **OPTIONS)
+    for layer in ("imputed", "imputed_sd", "imputed_median", "imputed_q05", "imputed_q95"):
+        np.testing.assert_array_equal(dense(out.layers[layer]), dense(done.imputed.layers[layer]))
+
+
+def test_training_sees_nothing_under_the_mask(done, few_rounds, tmp_path):
+    later = done.masked.copy()
+    missing = dense(later.layers["missing"])
+    later.X = np.where(missing, 3.5, dense(later.X)).astype(np.float32)
+    stmcdi.train(later, tmp_path / "model", device="cpu", quiet=True, seed=2)
+    assert (tmp_path / "model/model.safetensors").read_bytes() == (done.model / "model.safetensors").read_bytes()
+
+
+def test_roles_out_of_order_are_refused(done):
+    mixed = done.masked[::-1].copy()
+    with pytest.raises(InputError) as error:
+        stmcdi.impute(mixed, done.model, **OPTIONS)
+    assert str(error.value) == (
+        "expected spots of the target, then those of the reference, in obs['stmcdi_role'], found others; run "
+        "add-reference again, and keep the order of the spots"
+    )
+
+
+def test_options_about_a_reference_need_one(pair, tmp_path):
+    with pytest.raises(OptionError, match=r"expected `reference` beside options about it, found none; give it"):
+        stmcdi.run(pair.panel, tmp_path / "model", n_reference_genes=3)
+
+
+def test_all_cells_of_a_reference_are_trained_on(done):
+    from stmcdi_cli.steps.train import _training_spots
+
+    n_target = done.imputed.n_obs
+    fewer = done.masked[: n_target + 30]
+    spots = _training_spots(fewer, {"training": {"spots": 70}}, 0)
+    assert len(spots) == 70 and set(range(n_target, n_target + 30)) <= set(spots)
+    spots = _training_spots(done.masked, {"training": {"spots": 40}}, 0)
+    assert len(spots) == 40 and (spots < n_target).sum() == 20 and (np.diff(spots) > 0).all()
