@@ -66,11 +66,12 @@ def edges(
 def nearest_among(xy: np.ndarray, section: np.ndarray, candidates: np.ndarray, k: int) -> Edges:
     """Join each spot to the k nearest candidates of its section (bool [n]) but itself, or to all where there are fewer.
 
-    The edges of a spot are in order of their length.
+    The edges of a spot are in order of their length. Spots without coordinates (NaN) get none.
     """
+    placed = ~np.isnan(xy).any(1)
     parts = [Edges(np.empty(0, int), np.empty(0, int), np.empty(0))]
     for code in np.unique(section):
-        spots = np.flatnonzero(section == code)
+        spots = np.flatnonzero((section == code) & placed)
         targets = spots[candidates[spots]]
         if len(targets):
             ranks = np.arange(1, min(k + 1, len(targets)) + 1)

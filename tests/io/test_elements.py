@@ -1,6 +1,7 @@
 """Parts of a file are written so that every AnnData reads them, or are refused by their names before the work."""
 
 import fcntl
+import importlib
 import logging
 from collections.abc import Mapping
 
@@ -158,8 +159,10 @@ def test_run_refuses_before_the_training(raw, tmp_path, monkeypatch, refused):
         raise InputError("uns['x'] cannot be written")
 
     raw.write_h5ad(tmp_path / "a.h5ad")
-    monkeypatch.setattr(elements, "check_parts", refuse)
-    monkeypatch.setattr("stmcdi_cli.steps.train.train", lambda *_, **__: pytest.fail("trained"))
+    monkeypatch.setattr("stmcdi_cli.cli.files.check_parts", refuse)
+    monkeypatch.setattr(
+        importlib.import_module("stmcdi_cli.steps.run"), "train", lambda *_, **__: pytest.fail("trained")
+    )
     assert "a.h5ad: uns['x'] cannot be written" in refused("run", tmp_path / "a.h5ad", tmp_path / "b.h5ad")
     assert [path.name for path in tmp_path.iterdir()] == ["a.h5ad"]
 

@@ -108,7 +108,7 @@ def test_shards_and_the_report(done, tmp_path):
 
 
 def test_baselines_give_the_panels_spots(done):
-    for method in ("gene-mean", "spatial-neighbors"):
+    for method in ("gene-mean", "spatial-neighbors", "idw", "kriging", "expression-neighbors"):
         filled = stmcdi.baseline(done.masked, method=method)
         assert list(filled.obs_names) == list(done.imputed.obs_names) and "stmcdi_role" not in filled.obs
         assert filled.layers["missing"].shape == filled.shape

@@ -45,8 +45,8 @@ _MAX_LINEARISED_ETA = 1.5
 """Largest |eta| at which the log link is linearised: beyond it, single counts have too much weight."""
 _ETA_RANGE = (-8.0, 4.0)
 """Range of eta that the log link can predict."""
-_MIN_ALPHA = 1.0
-"""Smallest precision of the loadings; in whole tissues even the factors with the largest loadings have 2 and more."""
+_ALPHAS = (1.0, 1e6)
+"""Range of the precision of the loadings: 2 and more even for the largest of whole tissues; that of 0 is infinite."""
 _SWEEPS_PER_LINEARISATION = 5
 _LINEARISATIONS = 3
 _DATA_LIMIT = 250_000_000
@@ -276,7 +276,7 @@ class SpatialFactorModel:
         self.loadings = torch.einsum("gab,gb->ga", self.loadings_cov, targets / self.psi[:, None])
         second = self.loadings[:, :, None] * self.loadings[:, None, :] + self.loadings_cov
         # Bounded below: otherwise loadings would grow while latents shrink.
-        self._alpha = (n_genes / torch.diagonal(second, dim1=1, dim2=2).sum(0)).clamp(min=_MIN_ALPHA)
+        self._alpha = (n_genes / torch.diagonal(second, dim1=1, dim2=2).sum(0)).clamp(*_ALPHAS)
         residual = squares - 2 * (targets * self.loadings).sum(1) + (products * second).sum((1, 2))
         self.psi = ((residual + 1) / (n_seen + 1)).clamp(min=0.05)
 

@@ -221,11 +221,12 @@ class SpatialField:
         size = self._dot(residual, direction)
         enough = tolerance**2 * self._dot(information, inverse * information)
         for _ in range(iterations):
-            going_on = size > enough
-            if not going_on.any():
+            if not (size > enough).any():
                 break
             product = self.precision(direction) + evidence(direction)
-            step = np.where(going_on, size / np.where(going_on, self._dot(direction, product), 1), 0)
+            curvature = self._dot(direction, product)
+            going_on = (size > enough) & (curvature > 0)  # 0 where the numbers are too small for single precision
+            step = np.where(going_on, size / np.where(going_on, curvature, 1), 0)
             s += self._per_spot(step) * direction
             residual -= self._per_spot(step) * product
             conditioned = inverse * residual

@@ -140,6 +140,14 @@ def test_parts_of_a_graph_have_no_effect_on_each_other():
     assert first[:100].tobytes() == second[:100].tobytes()
 
 
+@pytest.mark.parametrize("size", [0.0, 1e-19, 1e-30, 1e15])
+def test_numbers_of_any_size_are_solved_for(field, size):
+    weight = np.ones((N, 2), np.float32)
+    information = np.full((N, 2), size, np.float32)
+    found = field.solve(lambda values: weight * values, weight, information)
+    assert np.isfinite(found).all() and (found <= size * 1.1).all()
+
+
 def test_sections_in_other_units_have_the_same_field():
     lengths = sp.block_diag([0.5 * grid(10), 300 * grid(10)], format="csr")
     graph = SpatialGraph(sp.block_diag([grid(10), grid(10)], format="csr"), lengths)
