@@ -25,7 +25,7 @@ from stmcdi_cli.model.diffusion.schedule import Schedule
 from stmcdi_cli.model.latent.blocks import BLOCK
 from stmcdi_cli.model.latent.factor_model import SpatialFactorModel
 from stmcdi_cli.model.latent.gaussian import LatentPosterior, unwhiten, variances
-from stmcdi_cli.model.latent.spatial_field import SpatialGraph
+from stmcdi_cli.model.latent.spatial_graph import SpatialGraph
 from stmcdi_cli.model.tissue import Tissue
 
 _SAVED_LAYERS = {"input": "enter", "output": "leave"}

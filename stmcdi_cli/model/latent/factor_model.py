@@ -35,7 +35,8 @@ from stmcdi_cli.model.latent.gaussian import (
     symmetric_part,
     with_constant,
 )
-from stmcdi_cli.model.latent.spatial_field import FieldParameters, SpatialField, SpatialGraph
+from stmcdi_cli.model.latent.spatial_field import FieldParameters, SpatialField
+from stmcdi_cli.model.latent.spatial_graph import SpatialGraph
 from stmcdi_cli.model.tissue import Tissue
 from stmcdi_cli.model.training.checkpoint import NO_CHECKPOINT, Stage
 

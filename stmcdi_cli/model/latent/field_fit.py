@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from stmcdi_cli.model.latent.gaussian import LatentPosterior
-from stmcdi_cli.model.latent.spatial_field import RANGES, FieldParameters, SpatialGraph
+from stmcdi_cli.model.latent.spatial_field import FieldParameters
+from stmcdi_cli.model.latent.spatial_graph import RANGES, SpatialGraph
 
 _SHARES = np.array([0.02, 0.1, 0.25, 0.4, 0.55, 0.7, 0.8, 0.88, 0.94, 0.98])
 """Shares of the field in the variance of a factor."""

@@ -10,26 +10,20 @@ G is the Laplacian of the graph and C is diagonal, with the area of each spot. P
 edges, so systems of equations are solved by conjugate gradients, for all factors together.
 """
 
-from collections.abc import Callable, Iterator
-from functools import cached_property
+from collections import deque
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-import scipy.sparse as sp
 import torch
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
+from stmcdi_cli.model.device import parallel_map
 from stmcdi_cli.model.latent.blocks import in_parallel
+from stmcdi_cli.model.latent.spatial_graph import SpatialGraph
 
-RANGES = np.array([1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32.0])
-"""Ranges that a field can have, in units of length of the graph."""
-_PATCH, _PATCH_SPOTS = 200, 800  # spots of a patch, and of all patches together
-_SAME_PLACE = 1e-12  # added to squared distances: an edge between two spots in one place is still an edge
-_AREAS = (0.1, 10.0)  # smallest and largest area of a spot, relative to the median
-_OWN_UNIT = 50  # spots from which on a part of the graph has its own unit of length
 _SAMPLES = 24
-_DRAWN_AT_ONCE = 2_000_000  # values
+_DRAWN_AT_ONCE = 500_000  # values, few enough to stay in a processor's cache
 _TOLERANCE = 1e-3
 
 
@@ -62,166 +56,8 @@ class FieldParameters(NamedTuple):
         return self.nugget + self.uncertainty
 
 
-class Patch(NamedTuple):
-    """Some neighbouring spots.
-
-    Attributes
-    ----------
-    spots
-        Their positions [p].
-    covariance
-        Covariance of the field there for tau = 1 and each of `RANGES` [ranges, p, p].
-    """
-
-    spots: np.ndarray
-    covariance: np.ndarray
-
-
-class SpatialGraph:
-    """Graph Laplacian and area of every spot; symmetric, even if the graph is directed.
-
-    Areas are mean squared distances to the neighbours, and the unit of length is the root of the median area of a
-    section. Neighbours at a larger distance than usual for their spots have a smaller weight; weights that the graph
-    has itself are multiplied with it. All are scaled so that they sum to 4 at a usual spot, as on a square grid.
-
-    Parameters
-    ----------
-    graph
-        Weights above 0 of the edges (1 for each, from `build_graph`), CSR, spots x spots.
-    lengths
-        Distances between neighbours, CSR, spots x spots; all 1 by default.
-
-    Attributes
-    ----------
-    weights
-        Weights of the edges, CSR float64, spots x spots.
-    area
-        Area of each spot [n].
-    degree
-        Sum of the weights of each spot's edges [n].
-    lack
-        What `degree` is below the usual sum: neighbours that a spot does not have [n].
-    component
-        Number of the part of the graph that a spot is in; no edge leaves a part [n].
-    n_components
-        Number of parts.
-    """
-
-    def __init__(self, graph: sp.csr_matrix, lengths: sp.csr_matrix | None = None) -> None:
-        n = graph.shape[0]
-        strength = sp.csr_matrix(graph.maximum(graph.T), dtype=np.float64)
-        strength.eliminate_zeros()
-        strength.sort_indices()
-        edges = sp.csr_matrix((np.ones(strength.nnz), strength.indices, strength.indptr), (n, n))
-        squared = edges if lengths is None else edges.multiply(lengths.maximum(lengths.T)).power(2)
-        squared = sp.csr_matrix(squared + edges * _SAME_PLACE)
-        squared.sort_indices()
-        self.n_components, self.component = connected_components(squared, directed=False)
-        n_neighbors = np.diff(squared.indptr)
-        connected = n_neighbors > 0
-        row = np.repeat(np.arange(n), n_neighbors)
-        around = np.where(connected, np.bincount(row, squared.data, n) / np.maximum(n_neighbors, 1), 1)
-        unit = self._units(around, connected)
-        self.area = np.clip(around / unit, *_AREAS)
-        usual = (self.area[row] + self.area[squared.indices]) / 2
-        weight = strength.data * np.minimum(1, usual * unit[row] / squared.data)
-        if connected.any():
-            weight *= 4 / np.median(np.bincount(row, weight, n)[connected])
-        self.weights = sp.csr_matrix((weight, squared.indices, squared.indptr), shape=(n, n))
-        self.degree = np.bincount(row, weight, n)
-        self.lack = np.maximum(0, 4 - self.degree)
-
-    def _units(self, around: np.ndarray, connected: np.ndarray) -> np.ndarray:
-        """Unit of area of each spot [n]: the median of its part of the graph, if that has spots enough, else of all.
-
-        Sections may have coordinates in different units.
-        """
-        unit = np.full(len(around), np.median(around[connected]) if connected.any() else 1.0)
-        size = np.bincount(self.component)
-        order, end = np.argsort(self.component, kind="stable"), np.cumsum(size)
-        for part in np.flatnonzero(size >= _OWN_UNIT):
-            spots = order[end[part] - size[part] : end[part]]
-            unit[spots] = np.median(around[spots])
-        return unit
-
-    def diagonal(self, ranges: np.ndarray, lack: np.ndarray, spots: np.ndarray | slice = slice(None)) -> np.ndarray:
-        """Diagonal of A of some spots for some ranges [n, r], given what the spots lack in neighbours.
-
-        The expected value of a neighbour that is not there is exp(-kappa) times the spot's own. Without this term, the
-        variance of a spot without neighbours would be 4 pi / kappa^2 times that of others.
-        """
-        kappa = np.sqrt(8) / ranges
-        degree = (self.degree + self.lack)[spots]
-        return kappa**2 * self.area[spots, None] + (degree - lack)[:, None] + lack[:, None] * (1 - np.exp(-kappa))
-
-    def neighborhood(self, spot: int, size: int, taken: np.ndarray) -> np.ndarray:
-        """A spot and those that are fewest steps away from it, ascending; none that is taken, and these now are.
-
-        Parameters
-        ----------
-        spot
-            Position of the first spot.
-        size
-            Number of spots, at most.
-        taken
-            Spots to leave out, bool [n]; the spots found are marked here.
-        """
-        start, neighbors = self.weights.indptr, self.weights.indices
-        taken[spot] = True
-        found = [spot]
-        for each in found:  # it grows meanwhile
-            for neighbor in neighbors[start[each] : start[each + 1]]:
-                if not taken[neighbor] and len(found) < size:
-                    taken[neighbor] = True
-                    found.append(int(neighbor))
-        return np.sort(np.array(found))
-
-    @cached_property
-    def patches(self) -> "list[Patch]":
-        """Some patches of neighbouring spots, on which the covariance of a field is computed exactly."""
-        return [Patch(spots, self._covariance(spots)) for spots in self._patch_spots()]
-
-    def _patch_spots(self) -> Iterator[np.ndarray]:
-        """Spots of each patch, ascending: some at random and those around them; spots with neighbours come first."""
-        taken, left = np.zeros(len(self.area), dtype=bool), _PATCH_SPOTS
-        order = np.random.default_rng(0).permutation(len(taken))
-        order = order[np.argsort(self.degree[order] == 0, kind="stable")]
-        patch = np.empty(0, int)
-        for first in order:
-            if not taken[first]:
-                patch = np.concatenate([patch, self.neighborhood(int(first), _PATCH - len(patch), taken)])
-            if len(patch) == _PATCH:
-                yield np.sort(patch)
-                patch, left = patch[:0], left - _PATCH
-                if not left:
-                    return
-        if len(patch):
-            yield np.sort(patch)
-
-    def _covariance(self, spots: np.ndarray) -> np.ndarray:
-        """Covariance of the field on a patch for tau = 1 and each of `RANGES` [ranges, p, p].
-
-        Spots outside the patch are as if they were not there.
-        """
-        weights = self.weights[spots][:, spots].toarray()
-        lack = self.lack[spots] + self.degree[spots] - weights.sum(1)
-        diagonal = self.diagonal(RANGES, lack, spots)
-        inverse = np.linalg.inv(np.stack([np.diag(own) for own in diagonal.T]) - weights)
-        return inverse @ (self.area[spots][:, None] * inverse)
-
-    @cached_property
-    def scales(self) -> np.ndarray:
-        """Variance of the field for tau = 1 and each of `RANGES`, on average over the patches."""
-        return np.concatenate([np.diagonal(each.covariance, axis1=1, axis2=2) for each in self.patches], axis=1).mean(1)
-
-    @cached_property
-    def edges(self) -> sp.csr_matrix:
-        """Weights of the edges in single precision."""
-        return self.weights.astype(np.float32)
-
-
 class SpatialField:
-    """The fields of all factors over one graph; all values are float32 [n, r].
+    """The fields of some factors over one graph; all values are float32 [n, r].
 
     Parameters
     ----------
@@ -237,17 +73,24 @@ class SpatialField:
         tau = (parameters.scale / parameters.variance).double().numpy()
         diagonal = graph.diagonal(parameters.range.double().numpy(), graph.lack)
         neighbors = graph.weights.multiply(graph.weights) @ (1 / graph.area)
-        self._q_diagonal = (tau * (diagonal**2 / graph.area[:, None] + neighbors[:, None])).astype(np.float32)
-        self._diagonal = diagonal.astype(np.float32)
-        self._area = graph.area[:, None].astype(np.float32)
-        self._root_tau = np.sqrt(tau).astype(np.float32)
+        self.q_diagonal = (tau * (diagonal**2 / graph.area[:, None] + neighbors[:, None])).astype(np.float32)
+        self._component = graph.component[graph.connected]
+        self._diagonal = diagonal[graph.connected].astype(np.float32)
+        self._inverse_area = (1 / graph.area[graph.connected, None]).astype(np.float32)
+        self._tau = tau.astype(np.float32)
 
     def _a(self, values: np.ndarray) -> np.ndarray:
-        return self._diagonal * values - self.graph.edges @ values
+        product = self._diagonal * values
+        product -= self.graph.edges @ values
+        return product
 
     def precision(self, values: np.ndarray) -> np.ndarray:
-        """Product of Q with values."""
-        return self._root_tau**2 * self._a(self._a(values) / self._area)
+        """Product of Q with values at the connected spots."""
+        product = self._a(values)
+        product *= self._inverse_area
+        product = self._a(product)
+        product *= self._tau
+        return product
 
     def solve(
         self,
@@ -259,7 +102,7 @@ class SpatialField:
         iterations: int = 300,
         tolerance: float = _TOLERANCE,
     ) -> np.ndarray:
-        """Solve (Q + W) s = information, by preconditioned conjugate gradients.
+        """Solve (Q + W) s = information at the connected spots, by preconditioned conjugate gradients.
 
         Parameters
         ----------
@@ -272,26 +115,28 @@ class SpatialField:
         iterations, tolerance
             Stop after so many steps, or when the residual is so small, relative to the right-hand side.
         """
-        inverse = 1 / (self._q_diagonal + evidence_diagonal)
+        inverse = 1 / (self.q_diagonal[self.graph.connected] + evidence_diagonal)
         s = np.zeros_like(information) if start is None else start.copy()
         residual = information.copy() if start is None else information - self.precision(s) - evidence(s)
-        direction = inverse * residual
+        scratch = inverse * residual
+        direction = scratch.copy()
         # Every part of the graph has step lengths of its own and stops by itself: no part has an effect on another.
         size = self._dot(residual, direction)
         enough = tolerance**2 * self._dot(information, inverse * information)
         for _ in range(iterations):
             if not (size > enough).any():
                 break
-            product = self.precision(direction) + evidence(direction)
+            product = self.precision(direction)
+            product += evidence(direction)
             curvature = self._dot(direction, product)
             going_on = (size > enough) & (curvature > 0)  # 0 where the numbers are too small for single precision
-            step = np.where(going_on, size / np.where(going_on, curvature, 1), 0)
-            s += self._per_spot(step) * direction
-            residual -= self._per_spot(step) * product
-            conditioned = inverse * residual
-            before, size = size, self._dot(residual, conditioned)
-            ratio = np.where(going_on, size / np.where(going_on, before, 1), 0)
-            direction = conditioned + self._per_spot(ratio) * direction
+            step = self._per_spot(np.where(going_on, size / np.where(going_on, curvature, 1), 0))
+            s += np.multiply(direction, step, out=scratch)
+            residual -= np.multiply(product, step, out=scratch)
+            np.multiply(inverse, residual, out=scratch)
+            before, size = size, self._dot(residual, scratch)
+            direction *= self._per_spot(np.where(going_on, size / np.where(going_on, before, 1), 0))
+            direction += scratch
         return s
 
     def fields_and_latents(
@@ -311,43 +156,49 @@ class SpatialField:
         start, iterations
             See `solve`.
         """
-        inverse_nugget = (1 / self.parameters.nugget).numpy()
+        connected, alone = self.graph.connected, np.flatnonzero(self.graph.degree == 0)
+        inverse_nugget = 1 / self.parameters.nugget
+        times_covariance = _times(given_field)
+        from_entries = inverse_nugget * times_covariance(information)
+        field = torch.empty_like(information)
+        # Q is diagonal where there are no neighbours.
+        evidence = torch.diag(inverse_nugget) - inverse_nugget[:, None] * given_field[alone] * inverse_nugget
+        precision = evidence + torch.diag_embed(torch.from_numpy(self.q_diagonal[alone]))
+        field[alone] = torch.linalg.solve(precision, from_entries[alone])
 
-        def times_covariance(values: np.ndarray) -> np.ndarray:
-            out = torch.empty_like(information)
+        times_covariance_there = times_covariance if not len(alone) else _times(given_field[connected])
+        diagonal = given_field.diagonal(dim1=1, dim2=2)[connected]
+        scale = inverse_nugget.numpy()
 
-            def one(spots: np.ndarray) -> None:
-                some = slice(int(spots[0]), int(spots[-1]) + 1)
-                out[some] = torch.bmm(given_field[some], torch.from_numpy(values[some, :, None]))[:, :, 0]
+        def times_evidence(s: np.ndarray) -> np.ndarray:
+            product = times_covariance_there(torch.from_numpy(scale * s)).numpy()
+            np.subtract(s, product, out=product)
+            product *= scale
+            return product
 
-            in_parallel(one, len(values))
-            return out.numpy()
-
-        diagonal = given_field.diagonal(dim1=1, dim2=2).numpy()
-        field = self.solve(
-            lambda s: inverse_nugget * (s - times_covariance(inverse_nugget * s)),
-            np.maximum(inverse_nugget - inverse_nugget**2 * diagonal, 0),
-            inverse_nugget * times_covariance(information.numpy()),
-            start=start,
-            iterations=iterations,
+        field[connected] = torch.from_numpy(
+            self.solve(
+                times_evidence,
+                (inverse_nugget - inverse_nugget**2 * diagonal).clamp(min=0).numpy(),
+                from_entries[connected].numpy(),
+                start=None if start is None else start[connected],
+                iterations=iterations,
+            )
         )
-        latents = times_covariance(information.numpy() + inverse_nugget * field)
-        return torch.from_numpy(field), torch.from_numpy(latents)
+        return field, times_covariance(information + inverse_nugget * field)
 
     def _dot(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         """Sum of all products in each part of the graph."""
-        graph = self.graph
-        return np.bincount(graph.component, np.einsum("nr,nr->n", first, second), graph.n_components)
+        return np.bincount(self._component, np.einsum("nr,nr->n", first, second), self.graph.n_components)
 
     def _per_spot(self, number: np.ndarray) -> np.ndarray:
-        """Number of the part of the graph that each spot is in [n, 1]."""
-        return number.astype(np.float32)[self.graph.component, None]
+        """Number of the part of the graph that each connected spot is in [n, 1]."""
+        return number.astype(np.float32)[self._component, None]
 
     def conditional_variance(self, weight: np.ndarray) -> np.ndarray:
         """Variance of each latent given all other spots, which grows into a hole in the tissue.
 
-        That of the field is estimated from draws of its posterior (Papandreou and Yuille 2010), with fixed noise. The
-        more a spot's own entries say, the more the average, `uncertainty`, replaces it: there, removing the spot's
+        The more a spot's own entries say, the more the average, `uncertainty`, replaces it: there, removing the spot's
         own part from a few draws would leave mostly noise.
 
         Parameters
@@ -355,24 +206,52 @@ class SpatialField:
         weight
             Precision with which a spot's own entries determine the field.
         """
-        random = np.random.default_rng(0)
-        n, rank = weight.shape
-        at_once = max(1, min(_SAMPLES, _DRAWN_AT_ONCE // weight.size))
-        total = np.zeros_like(weight)
-        for first in range(0, _SAMPLES, at_once):
-            some = min(at_once, _SAMPLES - first)  # draws, side by side as if they were more factors
-            field = SpatialField(self.graph, FieldParameters(*(part.repeat(some) for part in self.parameters)))
-            weights = np.tile(weight, some)
-            of_prior, of_entries = random.standard_normal((2, n, some * rank), dtype=np.float32)
-            noise = field._root_tau * field._a(of_prior / np.sqrt(self._area)) + np.sqrt(weights) * of_entries
-
-            def times_weight(values: np.ndarray, weights: np.ndarray = weights) -> np.ndarray:
-                return weights * values
-
-            draws = field.solve(times_weight, weights, noise, tolerance=_TOLERANCE)
-            total += np.square(draws).reshape(n, some, rank).sum(1)
-        variance = np.minimum(total / _SAMPLES, 2 * self.parameters.variance.numpy())
+        variance = np.minimum(self._posterior_variance(weight), 2 * self.parameters.variance.numpy())
         usual = self.parameters.uncertainty.numpy()
         unsure = 1 / (1 + weight * usual) ** 2
         without_own = variance / np.maximum(1 - weight * variance, 0.25)
         return self.parameters.nugget.numpy() + (1 - unsure) * usual + unsure * without_own
+
+    def _posterior_variance(self, weight: np.ndarray) -> np.ndarray:
+        """Variance of the field given all entries, from draws of its posterior (Papandreou and Yuille 2010).
+
+        The noise is fixed. Factors are taken one by one: those of a short range need few iterations.
+        """
+        connected = self.graph.connected
+        variance = 1 / (self.q_diagonal + weight)  # where a spot has no neighbours
+
+        def one(factor: int) -> None:
+            some = slice(factor, factor + 1)
+            field = SpatialField(self.graph, FieldParameters(*(part[some] for part in self.parameters)))
+            random = np.random.default_rng(factor)
+            own = weight[connected, some]
+            total = np.zeros(len(connected))
+            at_once = min(_SAMPLES, max(1, _DRAWN_AT_ONCE // len(connected)))
+            for first in range(0, _SAMPLES, at_once):
+                shape = (2, len(connected), min(at_once, _SAMPLES - first))
+                of_prior, of_entries = random.standard_normal(shape, dtype=np.float32)
+                noise = np.sqrt(field._tau) * field._a(of_prior * np.sqrt(field._inverse_area))
+                noise += np.sqrt(own) * of_entries
+                draws = field.solve(lambda values: own * values, own, noise)
+                total += np.einsum("nd,nd->n", draws, draws)
+            variance[connected, factor] = total / _SAMPLES
+
+        if len(connected):
+            deque(parallel_map(one, range(weight.shape[1])), maxlen=0)
+        return variance
+
+
+def _times(matrices: Tensor) -> Callable[[Tensor], Tensor]:
+    """Give a function that multiplies the matrix of each spot [n, r, r] with its values [n, r]."""
+
+    def product(values: Tensor) -> Tensor:
+        out = torch.empty_like(values)
+
+        def one(spots: np.ndarray) -> None:
+            some = slice(int(spots[0]), int(spots[-1]) + 1)
+            out[some] = torch.bmm(matrices[some], values[some, :, None])[:, :, 0]
+
+        in_parallel(one, len(values))
+        return out
+
+    return product

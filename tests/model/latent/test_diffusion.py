@@ -9,7 +9,7 @@ import stmcdi_cli as stmcdi
 from stmcdi_cli.model.diffusion.schedule import Schedule
 from stmcdi_cli.model.latent.diffusion import LatentDiffusion, Masking
 from stmcdi_cli.model.latent.factor_model import LINKS, SpatialFactorModel
-from stmcdi_cli.model.latent.spatial_field import SpatialGraph
+from stmcdi_cli.model.latent.spatial_graph import SpatialGraph
 from stmcdi_cli.model.tissue import Tissue
 
 NETWORK = {"width": 8, "depth": 1, "dropout": 0.0}

@@ -8,7 +8,8 @@ import stmcdi_cli as stmcdi
 from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli.model.latent.field_fit import FieldFit
 from stmcdi_cli.model.latent.gaussian import LatentPosterior, pack
-from stmcdi_cli.model.latent.spatial_field import RANGES, FieldParameters, SpatialField, SpatialGraph
+from stmcdi_cli.model.latent.spatial_field import FieldParameters, SpatialField
+from stmcdi_cli.model.latent.spatial_graph import RANGES, SpatialGraph
 
 SIDE = 24
 N = SIDE * SIDE
@@ -29,8 +30,8 @@ def parameters(graph, ranges=(4.0,), variance=0.8, nugget=0.2):
 
 
 def covariance(field, factor=0):
-    """Dense prior covariance of the field of one factor."""
-    n, rank = len(field.graph.area), len(field.parameters.range)
+    """Dense prior covariance of the field of one factor at the spots that have neighbours."""
+    n, rank = len(field.graph.connected), len(field.parameters.range)
     columns = np.zeros((n, n))
     for i in range(n):
         values = np.zeros((n, rank), np.float32)
@@ -70,8 +71,9 @@ def test_a_spot_without_neighbours_and_a_pair_have_the_variance_of_the_others():
     extra[:N, :N] = grid()
     extra[N, N + 1] = extra[N + 1, N] = 1
     graph = SpatialGraph(extra.tocsr())
-    variance = np.diag(covariance(SpatialField(graph, parameters(graph))))
-    assert np.all((0.3 < variance[N:]) & (variance[N:] < 1.6))
+    field = SpatialField(graph, parameters(graph))
+    pair, alone = np.diag(covariance(field))[N:], 1 / field.q_diagonal[N + 2]
+    assert np.all((0.3 < pair) & (pair < 1.6)) and 0.3 < alone < 1.6
     assert graph.n_components == 3
 
 
@@ -126,6 +128,24 @@ def test_every_kind_of_graph_gives_the_same_field(method, field):
     assert np.abs(mean - usual)[hidden].max() < 0.35
 
 
+def test_a_spot_without_neighbours_has_the_posterior_of_its_own_entries():
+    """In closed form, beside a tissue that is solved for by iteration."""
+    graph = SpatialGraph(sp.block_diag([grid(10), sp.csr_matrix((3, 3))], format="csr"))
+    field = SpatialField(graph, parameters(graph, (4.0, 8.0)))
+    random = np.random.default_rng(0)
+    half = torch.from_numpy(random.normal(size=(103, 2, 2))).float()
+    precision = half @ half.mT + torch.eye(2)
+    information = torch.from_numpy(random.normal(size=(103, 2))).float()
+    nugget = field.parameters.nugget
+    smooth, latents = field.fields_and_latents(torch.linalg.inv(precision + torch.diag(1 / nugget)), information)
+    prior = 1 / torch.from_numpy(field.q_diagonal[100:])
+    expected = torch.linalg.solve(precision[100:] + torch.diag_embed(1 / (prior + nugget)), information[100:])
+    torch.testing.assert_close(latents[100:], expected)
+    torch.testing.assert_close(smooth[100:], prior / (prior + nugget) * expected)
+    weight = np.ones((103, 2), np.float32)
+    np.testing.assert_allclose(field._posterior_variance(weight)[100:], 1 / (1 / prior + 1))
+
+
 def test_parts_of_a_graph_have_no_effect_on_each_other():
     both = sp.block_diag([grid(10), grid(10)], format="csr").astype(np.float32)
     graph = SpatialGraph(both)
@@ -146,13 +166,6 @@ def test_numbers_of_any_size_are_solved_for(field, size):
     assert np.isfinite(found).all() and (found <= size * 1.1).all()
 
 
-def test_sections_in_other_units_have_the_same_field():
-    lengths = sp.block_diag([0.5 * grid(10), 300 * grid(10)], format="csr")
-    graph = SpatialGraph(sp.block_diag([grid(10), grid(10)], format="csr"), lengths)
-    np.testing.assert_allclose(graph.area[:100], graph.area[100:])
-    assert np.abs(graph.weights[:100, :100] - graph.weights[100:, 100:]).max() < 1e-12
-
-
 def test_graphs_that_people_have():
     """Directed, without edges, with spots in one place, with distances that differ by 10,000."""
     directed = sp.csr_matrix(([1.0, 1.0], ([0, 1], [1, 2])), shape=(4, 4), dtype=np.float32)
@@ -164,9 +177,9 @@ def test_graphs_that_people_have():
     assert far.area.max() <= 10 and far.weights[1, 2] < far.weights[0, 1]
     for graph in (together, far, SpatialGraph(sp.csr_matrix((5, 5), dtype=np.float32))):
         field = SpatialField(graph, parameters(graph))
-        weight = np.ones((len(graph.area), 1), np.float32)
-        assert np.isfinite(field.solve(lambda values, w=weight: w * values, weight, weight)).all()
-        assert np.isfinite(field.conditional_variance(weight)).all()
+        one = torch.ones(len(graph.area), 1)
+        assert all(torch.isfinite(part).all() for part in field.fields_and_latents(0.1 * one[..., None], one))
+        assert np.isfinite(field.conditional_variance(one.numpy())).all()
 
 
 @pytest.mark.parametrize(("true_range", "nugget"), [(3.0, 0.06), (8.0, 0.45)])
@@ -190,25 +203,3 @@ def test_range_and_nugget_are_found_again(true_range, nugget):
         found = fit.improve(found, LatentPosterior(mean, packed, at_field, prior_variance))
     assert true_range / 1.6 < float(found.range) < true_range * 1.6
     assert abs(float(found.nugget) - nugget) < 0.15
-
-
-def test_the_parameters_are_fitted_where_spots_have_neighbours():
-    """Cells of a reference without coordinates have no edges, and say nothing about a range."""
-    graph = SpatialGraph(sp.block_diag([grid(30), sp.csr_matrix((9000, 9000))], format="csr"))
-    spots = np.concatenate([patch.spots for patch in graph.patches])
-    assert len(spots) == 800 and spots.max() < 900
-    islands = SpatialGraph(sp.block_diag([np.ones((2, 2)) - np.eye(2)] * 500, format="csr"))
-    assert [len(patch.spots) for patch in islands.patches] == [200] * 4
-    alone = SpatialGraph(sp.csr_matrix((30, 30), dtype=np.float32))
-    assert [len(patch.spots) for patch in alone.patches] == [30]
-
-
-def test_weights_of_a_graph_of_another_tool_count():
-    """Not only their pattern; and doubling all of them changes nothing."""
-    plain, weighted = grid(), grid()
-    weighted.data[:] = 1 + 0.5 * (weighted.indices + np.repeat(np.arange(N), np.diff(weighted.indptr)) > N)
-    lengths = 3.0 * grid()
-    usual, other, doubled = (SpatialGraph(each, lengths) for each in (plain, weighted, 2 * weighted))
-    np.testing.assert_allclose(other.area, usual.area)
-    assert np.abs(other.weights - usual.weights).max() > 0.1
-    np.testing.assert_allclose(other.weights.data, doubled.weights.data)
