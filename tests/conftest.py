@@ -88,7 +88,7 @@ def refused(cli, tmp_path):
 @pytest.fixture
 def few_masks(monkeypatch):
     """Mask spots twice, not up to 16 times, in training the default variant: enough where it need not be good."""
-    from stmcdi_cli.model.latent.diffusion import Masking
+    from stmcdi_cli.model.latent.masking import Masking
 
     monkeypatch.setattr(Masking, "rounds", lambda self, n_spots: 2)
 

@@ -28,7 +28,7 @@ def pair():
 @pytest.fixture(scope="module")
 def few_rounds():
     """Train briefly: what comes out need not be good."""
-    from stmcdi_cli.model.latent.diffusion import Masking
+    from stmcdi_cli.model.latent.masking import Masking
     from stmcdi_cli.steps import train
 
     full = train._configuration

@@ -8,13 +8,10 @@ form, and training adds only what the closed form misses.
 """
 
 import copy
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
 
@@ -25,7 +22,7 @@ from stmcdi_cli.model.diffusion.schedule import Schedule
 from stmcdi_cli.model.latent.blocks import BLOCK
 from stmcdi_cli.model.latent.factor_model import SpatialFactorModel
 from stmcdi_cli.model.latent.gaussian import LatentPosterior, unwhiten, variances
-from stmcdi_cli.model.latent.spatial_graph import SpatialGraph
+from stmcdi_cli.model.latent.masking import MaskedEncoding, Masking
 from stmcdi_cli.model.tissue import Tissue
 
 _SAVED_LAYERS = {"input": "enter", "output": "leave"}
@@ -108,71 +105,6 @@ def make_condition(mean: Tensor, factor: Tensor, prior: Tensor, prior_variance: 
     return torch.cat([mean, prior, variance.log(), depth.log()[:, None], prior_share], dim=1)
 
 
-@dataclass(frozen=True)
-class Masking:
-    """How spots are masked in training: in turn single spots, and holes of neighbouring spots.
-
-    Attributes
-    ----------
-    hidden
-        Range from which the share of hidden entries of a masked spot is drawn.
-    whole
-        Share of the single spots of which all entries are hidden instead; in a hole, all entries of all spots are.
-    spot_share
-        Share of the spots that are masked in a round.
-    n_pairs
-        Masked spots wanted in total; the number of rounds follows from it.
-    max_rounds
-        Largest number of rounds.
-    hole
-        Size of a hole, at most, as a share of the spots.
-    """
-
-    hidden: tuple[float, float]
-    whole: float
-    spot_share: float = 0.25
-    n_pairs: int = 20_000
-    max_rounds: int = 16
-    hole: float = 0.05
-
-    def rounds(self, n_spots: int) -> int:
-        """Rounds of masking for a number of spots."""
-        return min(self.max_rounds, math.ceil(self.n_pairs / max(1.0, self.spot_share * n_spots)))
-
-    def spots(self, graph: SpatialGraph, spots: np.ndarray, holes: bool, generator: torch.Generator) -> np.ndarray:
-        """Choose spots to mask among some, ascending: single ones, or all those of holes."""
-        order = spots[torch.randperm(len(spots), generator=generator).numpy()]
-        number = math.ceil(self.spot_share * len(spots))
-        if not holes:
-            return np.sort(order[:number])
-        taken, chosen = np.ones(len(graph.area), dtype=bool), [np.empty(0, np.int64)]
-        taken[spots] = False
-        for first, size in zip(order, torch.rand(len(order), generator=generator).tolist(), strict=True):
-            if number > 0 and not taken[first]:
-                most = min(number, 1 + int(size * self.hole * len(spots)))
-                chosen.append(graph.neighborhood(int(first), most, taken))
-                number -= len(chosen[-1])
-        return np.sort(np.concatenate(chosen))
-
-    def draw(
-        self, tissue: Tissue, spots: np.ndarray, generator: torch.Generator, *, everything: bool = False
-    ) -> sp.csr_matrix:
-        """Choose visible entries to hide from some spots, in ascending order; CSR bool, as large as the tissue."""
-        low, high = self.hidden
-        share = low + (high - low) * torch.rand(len(spots), 1, generator=generator)
-        share[torch.rand(len(spots), generator=generator) < (1 if everything else self.whole)] = 1.0
-        rows = []
-        for i in range(0, len(spots), BLOCK):
-            some = spots[i : i + BLOCK]
-            hidden = (torch.rand(len(some), tissue.n_genes, generator=generator) < share[i : i + BLOCK]).numpy()
-            rows.append(sp.csr_matrix(hidden & ~tissue.missing[some].toarray()))
-        mask = sp.vstack([sp.csr_matrix((0, tissue.n_genes), dtype=bool), *rows], format="csr")
-        length = np.zeros(tissue.n_spots, np.int64)
-        length[spots] = np.diff(mask.indptr)
-        indptr = np.concatenate([[0], length.cumsum()])
-        return sp.csr_matrix((mask.data, mask.indices, indptr), shape=(tissue.n_spots, tissue.n_genes))
-
-
 class TrainingPairs(NamedTuple):
     """Training data: the posterior of u_0 given all entries of a spot, and a condition made from a part of them.
 
@@ -228,11 +160,11 @@ class LatentDiffusion:
         """Compute the posterior of every spot of a tissue, unless it is `known`, and keep it for the conditions."""
         self.encoder.use_tissue(tissue)
         self._depth = torch.from_numpy(tissue.depth.astype(np.float32))
-        return self._set_posterior(tissue, known)
-
-    def _set_posterior(self, tissue: Tissue, known: LatentPosterior | None = None) -> LatentPosterior:
-        self._tissue = tissue
         latents = self.encoder.encode(tissue) if known is None else known
+        return self._set_posterior(tissue, latents)
+
+    def _set_posterior(self, tissue: Tissue, latents: LatentPosterior) -> LatentPosterior:
+        self._tissue = tissue
         # The linear link does not need the covariances any more.
         self._latents = latents if self._is_log else latents._replace(packed=torch.empty(len(latents.mean), 0))
         return latents
@@ -247,7 +179,7 @@ class LatentDiffusion:
 
     def _evidence(self, tissue: Tissue, spots: np.ndarray) -> tuple[Tensor, Tensor]:
         """Response and weight of the entries of some spots, at the latents that `encode` found."""
-        return self.encoder.evidence(tissue, spots, self._latents if self._is_log else None)
+        return self.encoder.evidence(tissue, spots, self._latents.select(spots) if self._is_log else None)
 
     def _prior(self, spots: np.ndarray) -> tuple[Tensor, Tensor]:
         """Mean and variance of the latents of some spots, given the other spots."""
@@ -288,12 +220,14 @@ class LatentDiffusion:
         The pairs, and the spot of each.
         """
         pairs, pair_spots = [], []
+        encoding = MaskedEncoding(self.encoder, visible, self._latents)
         for number in range(masking.rounds(len(spots))):
             holes = number % 2 == 1
             masked_spots = masking.spots(self.encoder.graph, spots, holes, generator)
             masked = copy.copy(self)
             mask = masking.draw(visible, masked_spots, generator, everything=holes)
-            masked._set_posterior(visible.without(mask))
+            rest = visible.without(mask)
+            masked._set_posterior(rest, encoding.without(rest, masked_spots))
             for i in range(0, len(masked_spots), BLOCK):
                 some = masked_spots[i : i + BLOCK]
                 evidence = self._evidence(tissue, some)

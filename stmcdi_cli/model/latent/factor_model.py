@@ -16,7 +16,7 @@ and v at the mean rate of each gene; the log link takes them again, every few sw
 latents give (Gauss-Newton, as for a generalised linear model).
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -24,12 +24,11 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
 
-from stmcdi_cli.model.latent.blocks import BlockFunction, in_parallel, in_sequence, split
+from stmcdi_cli.model.latent.blocks import split
 from stmcdi_cli.model.latent.counting_noise import CountingNoise, gene_rates
 from stmcdi_cli.model.latent.field_fit import FieldFit
 from stmcdi_cli.model.latent.gaussian import (
     LatentPosterior,
-    pack,
     pad_to_cache_lines,
     second_moment,
     symmetric_part,
@@ -42,6 +41,9 @@ from stmcdi_cli.model.training.checkpoint import NO_CHECKPOINT, Stage
 
 LINKS = ("linear", "log")
 
+Responses = Callable[[np.ndarray], tuple[Tensor, Tensor]]
+"""Gives response and weight [B, G] of the spots of a block, from their positions [B]."""
+
 _MAX_LINEARISED_ETA = 1.5
 """Largest |eta| at which the log link is linearised: beyond it, single counts have too much weight."""
 _ETA_RANGE = (-8.0, 4.0)
@@ -49,7 +51,8 @@ _ETA_RANGE = (-8.0, 4.0)
 _ALPHAS = (1.0, 1e6)
 """Range of the precision of the loadings: 2 and more even for the largest of whole tissues; that of 0 is infinite."""
 _SWEEPS_PER_LINEARISATION = 5
-_LINEARISATIONS = 3
+LINEARISATIONS = 3
+"""Times that a log link is linearised when a tissue is encoded."""
 _DATA_LIMIT = 250_000_000
 """Entries up to which responses are kept in memory between sweeps; above, they are computed again in every sweep."""
 
@@ -125,7 +128,7 @@ class SpatialFactorModel:
         spots
             Positions of the spots [B].
         at
-            Latents of all spots at which a log link is linearised; 0 by default.
+            Latents of these spots at which a log link is linearised; 0 by default.
         loadings
             Loadings for the linearisation; the current ones by default.
         """
@@ -133,29 +136,27 @@ class SpatialFactorModel:
         eta = spread = np.zeros((1, 1))
         if at is not None and self.link == "log":
             loadings = self.loadings if loadings is None else loadings
-            here = at.select(spots)
-            eta = (with_constant(here.mean) @ loadings.T).clamp_(-_MAX_LINEARISED_ETA, _MAX_LINEARISED_ETA).numpy()
+            eta = (with_constant(at.mean) @ loadings.T).clamp_(-_MAX_LINEARISED_ETA, _MAX_LINEARISED_ETA).numpy()
             w = loadings[:, :-1]
             # E[exp(eta)] = exp(mean + variance / 2): the uncertainty of the latents adds to the expected rate.
-            spread = (here.cov.flatten(1) @ (w[:, :, None] * w[:, None, :]).flatten(1).T).clamp_(0, 2).numpy() / 2
+            spread = (at.cov.flatten(1) @ (w[:, :, None] * w[:, None, :]).flatten(1).T).clamp_(0, 2).numpy() / 2
         a, b, v = self._noise.moments(depth, eta + spread)
         visible = ~tissue.missing[spots].toarray()
         response = np.where(visible, (tissue.x[spots].toarray() - a) / b + eta, 0)
         weight = np.where(visible, np.minimum(1, depth / self.full_depth)[:, None] * b * b / v, 0)
         return torch.from_numpy(response.astype(np.float32)), torch.from_numpy(weight.astype(np.float32))
 
-    def _blocks(self, tissue: Tissue, at: LatentPosterior | None = None) -> Callable[[], Iterable]:
-        """Give a function that iterates over (spots, response, weight) of every block; in memory where they fit."""
+    def _responses(self, tissue: Tissue, at: LatentPosterior | None = None) -> Responses:
+        """Give a function for response and weight of the spots of a block; in memory where those of all spots fit."""
         loadings = None if at is None else self.loadings
 
-        def blocks() -> Iterator:
-            for spots in split(tissue.n_spots):
-                yield spots, *self.evidence(tissue, spots, at, loadings)
+        def responses(spots: np.ndarray) -> tuple[Tensor, Tensor]:
+            return self.evidence(tissue, spots, None if at is None else at.select(spots), loadings)
 
         if tissue.n_spots * tissue.n_genes > _DATA_LIMIT:
-            return blocks
-        in_memory = list(blocks())
-        return lambda: in_memory
+            return responses
+        in_memory = {int(spots[0]): responses(spots) for spots in split(tissue.n_spots)}
+        return lambda spots: in_memory[int(spots[0])]
 
     # Variational Bayes
 
@@ -184,15 +185,15 @@ class SpatialFactorModel:
             Stage of a training that can be stopped; where it has a state, the fit continues from it.
         """
         latents: LatentPosterior | None
-        done, at, blocks = 0, None, None
+        done, at, responses = 0, None, None
         if stage.state is not None:
             done, latents, at = self._restore(stage.state)
             self.use_tissue(tissue)
         elif start is None:
             self.rate, self.scale = gene_rates(tissue)
             self.use_tissue(tissue)
-            blocks = self._blocks(tissue)
-            latents = self._first_latents(blocks, tissue, seed)
+            responses = self._responses(tissue)
+            latents = self._first_latents(responses, tissue, seed)
         elif start is self:
             self.use_tissue(tissue)
             at = latents = self.encode(tissue)
@@ -200,7 +201,7 @@ class SpatialFactorModel:
             self.load_state({name: value.clone() for name, value in start.state().items()})
             self._alpha, self._adjacency, self.graph = start._alpha, start._adjacency, start.graph
             self.use_tissue(tissue)
-            latents = self._update_latents(in_sequence(self._blocks(tissue)), tissue.n_spots)
+            latents = self._posterior_of_all(self._responses(tissue), tissue.n_spots)
         field_fit = FieldFit(self.graph)
         if stage.state is None and start is None:
             self.field = field_fit.first(self.rank)
@@ -212,10 +213,10 @@ class SpatialFactorModel:
                     # Half a step: a full step from a distant point can overshoot.
                     halfway = latents.mean / 2 if at is None else (at.mean + latents.mean) / 2
                     at = latents._replace(mean=halfway)
-                    blocks = None
-            blocks = blocks or self._blocks(tissue, at)
-            self._update_loadings(blocks(), latents)
-            latents = self._update_latents(in_sequence(blocks), tissue.n_spots, start=latents, iterations=10)
+                    responses = None
+            responses = responses or self._responses(tissue, at)
+            self._update_loadings(responses, latents)
+            latents = self._posterior_of_all(responses, tissue.n_spots, start=latents, iterations=10)
             if sweep % _SWEEPS_PER_LINEARISATION == _SWEEPS_PER_LINEARISATION - 1:
                 self.field = field_fit.improve(self.field, latents)
         stage.save(self._checkpoint(sweeps))
@@ -235,18 +236,23 @@ class SpatialFactorModel:
         latents, at = (None if state[name] is None else LatentPosterior(*state[name]) for name in ("latents", "at"))
         return state["sweep"], latents, at
 
-    def _first_latents(self, blocks: Callable[[], Iterable], tissue: Tissue, seed: int) -> LatentPosterior:
+    def _first_latents(self, responses: Responses, tissue: Tissue, seed: int) -> LatentPosterior:
         """Leading left singular vectors of the weighted responses, by random projection, with unit variance."""
         generator = torch.Generator().manual_seed(seed)
         width = self.rank + 5
         basis = torch.linalg.qr(torch.randn(tissue.n_genes, width, generator=generator))[0]
 
-        def standard(response: Tensor, weight: Tensor) -> Tensor:
+        def standard(spots: np.ndarray) -> Tensor:
+            response, weight = responses(spots)
             return (response * weight.sqrt()).clamp(-6, 6)  # a single unusual count must not become a factor
 
         for _ in range(5):
-            basis = torch.linalg.qr(sum(standard(y, w).T @ (standard(y, w) @ basis) for _, y, w in blocks()))[0]
-        projected = torch.cat([standard(y, w) @ basis for _, y, w in blocks()])
+            product = torch.zeros_like(basis)
+            for spots in split(tissue.n_spots):
+                some = standard(spots)
+                product += some.T @ (some @ basis)
+            basis = torch.linalg.qr(product)[0]
+        projected = torch.cat([standard(spots) @ basis for spots in split(tissue.n_spots)])
         left, _, right = torch.linalg.svd(projected, full_matrices=False)
         signs = torch.sign((basis @ right.T).sum(0))
         self.loadings = torch.zeros(tissue.n_genes, self.rank + 1)
@@ -259,13 +265,14 @@ class SpatialFactorModel:
         packed = torch.zeros(tissue.n_spots, self.rank * (self.rank + 1) // 2)
         return LatentPosterior(mean, packed, torch.zeros_like(mean), torch.zeros_like(mean))
 
-    def _update_loadings(self, blocks: Iterable, latents: LatentPosterior) -> None:
+    def _update_loadings(self, responses: Responses, latents: LatentPosterior) -> None:
         """Posterior of the loadings given the latents; then maximum-likelihood alpha and psi."""
         rank, n_genes = self.rank + 1, len(self.psi)
         products = torch.zeros(n_genes, rank * rank)
         targets = torch.zeros(n_genes, rank)
         squares, n_seen = torch.zeros(n_genes), torch.zeros(n_genes)
-        for spots, response, weight in blocks:
+        for spots in split(len(latents.mean)):
+            response, weight = responses(spots)
             z = with_constant(latents.mean[spots])
             products += weight.T @ second_moment(z, latents.select(spots).cov)
             targets += (weight * response).T @ z
@@ -281,8 +288,14 @@ class SpatialFactorModel:
         residual = squares - 2 * (targets * self.loadings).sum(1) + (products * second).sum((1, 2))
         self.psi = ((residual + 1) / (n_seen + 1)).clamp(min=0.05)
 
-    def _information(self, weight: Tensor, response: Tensor) -> tuple[Tensor, Tensor]:
-        """Evidence of a spot's own entries on its latents: precision [B, r, r] and precision-weighted mean [B, r]."""
+    def information(self, response: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Evidence of the spots' own entries on their latents: precision [B, r, r], precision-weighted mean [B, r].
+
+        Parameters
+        ----------
+        response, weight
+            What `evidence` gives for the spots [B, G].
+        """
         rank = self.rank
         second = (self.loadings[:, :, None] * self.loadings[:, None, :] + self.loadings_cov).flatten(1)
         weight = weight / self.psi
@@ -290,65 +303,35 @@ class SpatialFactorModel:
         information = (weight * response) @ self.loadings[:, :rank] - precision[:, :rank, rank]
         return precision[:, :rank, :rank], information
 
-    def _update_latents(
-        self,
-        for_each_block: Callable[[BlockFunction], None],
-        n_spots: int,
-        *,
-        start: LatentPosterior | None = None,
-        iterations: int = 300,
+    def _posterior_of_all(
+        self, responses: Responses, n_spots: int, *, start: LatentPosterior | None = None, iterations: int = 300
     ) -> LatentPosterior:
-        """Posterior of the latents of all spots together, from the field of their prior.
-
-        `for_each_block` calls a function with every block, in any order. The variances are those given the latents of
-        the other spots, and the same prior variance is taken for all spots.
-        """
-        nugget, prior_variance = self.field.nugget, self.field.conditional_variance
-        information = torch.zeros(n_spots, self.rank)
-        given_field = torch.zeros(n_spots, self.rank, self.rank)  # covariance of the latents given the field
-        packed = torch.zeros(n_spots, self.rank * (self.rank + 1) // 2)
-
-        def use(spots: np.ndarray, response: Tensor, weight: Tensor) -> None:
-            precision, information[spots] = self._information(weight, response)
-            given_field[spots] = symmetric_part(torch.linalg.inv(precision + torch.diag(1 / nugget)))
-            packed[spots] = pack(symmetric_part(torch.linalg.inv(precision + torch.diag(1 / prior_variance))))
-
-        for_each_block(use)
-        field, mean = SpatialField(self.graph, self.field).fields_and_latents(
-            given_field, information, start=None if start is None else start.field.numpy(), iterations=iterations
+        """Posterior of the latents of all spots together; see `SpatialField.posterior`."""
+        return SpatialField(self.graph, self.field).posterior(
+            lambda spots: self.information(*responses(spots)), n_spots, start=start, iterations=iterations
         )
-        return LatentPosterior(mean, packed, field, prior_variance.expand_as(mean))
 
     # Encoding
 
     def encode(self, tissue: Tissue) -> LatentPosterior:
         """Posterior of all latents given the entries of all spots."""
         self._use_graph(tissue)
+        field = SpatialField(self.graph, self.field)
         latents: LatentPosterior | None = None
-        for _ in range(_LINEARISATIONS if self.link == "log" else 1):
+        for _ in range(LINEARISATIONS if self.link == "log" else 1):
 
-            def for_each_block(function: BlockFunction, at: LatentPosterior | None = latents) -> None:
-                def one(spots: np.ndarray) -> None:
-                    function(spots, *self.evidence(tissue, spots, at))
+            def evidence(spots: np.ndarray, at: LatentPosterior | None = latents) -> tuple[Tensor, Tensor]:
+                return self.information(*self.evidence(tissue, spots, None if at is None else at.select(spots)))
 
-                in_parallel(one, tissue.n_spots)
-
-            latents = self._update_latents(for_each_block, tissue.n_spots, start=latents)
+            latents = field.posterior(evidence, tissue.n_spots, start=latents)
         assert latents is not None
-        return self._with_own_prior_variance(latents)
-
-    def _with_own_prior_variance(self, latents: LatentPosterior) -> LatentPosterior:
-        """Replace the common prior variance by that of each spot; the means stay."""
-        precision = (1 / latents.variances - 1 / latents.prior_variance).clamp(min=0)
-        weight = precision / (1 + precision * self.field.nugget)
-        own = SpatialField(self.graph, self.field).conditional_variance(weight.numpy())
-        return latents._replace(prior_variance=torch.from_numpy(own))
+        return field.with_own_prior_variance(latents)
 
     def posterior(
         self, response: Tensor, weight: Tensor, prior: Tensor, prior_variance: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Posterior mean [B, r] and Cholesky factor of the precision [B, r, r] of latents, given their prior."""
-        precision, information = self._information(weight, response)
+        precision, information = self.information(response, weight)
         factor = torch.linalg.cholesky(pad_to_cache_lines(precision + torch.diag_embed(1 / prior_variance)))
         pull = nn.functional.pad(information + prior / prior_variance, (0, factor.shape[1] - self.rank))
         mean = torch.cholesky_solve(pull[..., None], factor)[:, : self.rank, 0]

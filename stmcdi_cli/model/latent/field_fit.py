@@ -61,19 +61,19 @@ class FieldFit:
                 _nearest(_VARIANCES, total),
             ]
         )
-        last = np.array([len(RANGES), len(_SHARES), len(_VARIANCES)])[:, None] - 1
+        last = len(RANGES) - 1, len(_SHARES) - 1, len(_VARIANCES) - 1
+        moving = np.arange(len(total))
         for _ in range(2):
-            likelihood, best = self._likelihood(position, y, d), position
+            before, own_y, own_d = position[:, moving], y[:, moving], d[:, moving]
+            likelihood, best = self._likelihood(before, own_y, own_d), before
             for axis, step in ((0, 1), (0, -1), (1, 1), (1, -1), (2, 1), (2, -1)):
-                move = np.zeros_like(position)
-                move[axis] = step
-                other = np.clip(position + move, 0, last)
-                found = self._likelihood(other, y, d)
+                other = before.copy()
+                other[axis] = np.clip(other[axis] + step, 0, last[axis])
+                found = self._likelihood(other, own_y, own_d)
                 best = np.where(found > likelihood, other, best)
                 likelihood = np.maximum(found, likelihood)
-            if (best == position).all():
-                break
-            position = best
+            position[:, moving] = best
+            moving = moving[(best != before).any(0)]
         return self._parameters(position, torch.from_numpy(self._uncertainty(position, d)).float())
 
     def _parameters(self, position: np.ndarray, uncertainty: Tensor) -> FieldParameters:

@@ -23,9 +23,10 @@ from stmcdi_cli.model.diffusion.schedule import Schedule
 from stmcdi_cli.model.latent.blocks import BLOCK
 from stmcdi_cli.model.latent.count_moments import DISPERSIONS
 from stmcdi_cli.model.latent.counting_noise import largest_mean
-from stmcdi_cli.model.latent.diffusion import LatentDiffusion, Masking
+from stmcdi_cli.model.latent.diffusion import LatentDiffusion
 from stmcdi_cli.model.latent.factor_model import SpatialFactorModel
 from stmcdi_cli.model.latent.gaussian import LatentPosterior
+from stmcdi_cli.model.latent.masking import Masking
 from stmcdi_cli.model.latent.observation import Observation, Observer
 from stmcdi_cli.model.latent.training import train_denoisers
 from stmcdi_cli.model.tissue import VALIDATION_STREAM, Tissue, validation_entries

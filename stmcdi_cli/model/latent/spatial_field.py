@@ -12,17 +12,22 @@ edges, so systems of equations are solved by conjugate gradients, for all factor
 
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
+import scipy.sparse as sp
 import torch
+from scipy.sparse.linalg import splu
 from torch import Tensor
 
 from stmcdi_cli.model.device import parallel_map
 from stmcdi_cli.model.latent.blocks import in_parallel
+from stmcdi_cli.model.latent.gaussian import LatentPosterior, pack, symmetric_part
 from stmcdi_cli.model.latent.spatial_graph import SpatialGraph
 
 _SAMPLES = 24
+_MOST_DIRECT = 30_000  # spots; the triangular factors of more take too much memory
 _DRAWN_AT_ONCE = 500_000  # values, few enough to stay in a processor's cache
 _TOLERANCE = 1e-3
 
@@ -139,6 +144,51 @@ class SpatialField:
             direction += scratch
         return s
 
+    def posterior(
+        self,
+        evidence: Callable[[np.ndarray], tuple[Tensor, Tensor]],
+        n_spots: int,
+        *,
+        start: LatentPosterior | None = None,
+        iterations: int = 300,
+    ) -> LatentPosterior:
+        """Posterior of the latents of all spots together.
+
+        The variances are those given the latents of the other spots, with the same prior variance for all spots.
+
+        Parameters
+        ----------
+        evidence
+            Gives the precision [B, r, r] and precision-weighted mean [B, r] of the latents of some spots according to
+            their own entries.
+        n_spots
+            Number of spots.
+        start, iterations
+            See `solve`.
+        """
+        nugget, prior_variance = self.parameters.nugget, self.parameters.conditional_variance
+        rank = len(nugget)
+        information = torch.zeros(n_spots, rank)
+        given_field = torch.zeros(n_spots, rank, rank)  # covariance of the latents given the field
+        packed = torch.zeros(n_spots, rank * (rank + 1) // 2)
+
+        def one(spots: np.ndarray) -> None:
+            precision, information[spots] = evidence(spots)
+            given_field[spots] = symmetric_part(torch.linalg.inv(precision + torch.diag(1 / nugget)))
+            packed[spots] = pack(symmetric_part(torch.linalg.inv(precision + torch.diag(1 / prior_variance))))
+
+        in_parallel(one, n_spots)
+        field, mean = self.fields_and_latents(
+            given_field, information, start=None if start is None else start.field.numpy(), iterations=iterations
+        )
+        return LatentPosterior(mean, packed, field, prior_variance.expand_as(mean))
+
+    def with_own_prior_variance(self, latents: LatentPosterior) -> LatentPosterior:
+        """Replace the prior variance that all spots have in common by that of each spot; the means stay."""
+        precision = (1 / latents.variances - 1 / latents.prior_variance).clamp(min=0)
+        weight = precision / (1 + precision * self.parameters.nugget)
+        return latents._replace(prior_variance=torch.from_numpy(self.conditional_variance(weight.numpy())))
+
     def fields_and_latents(
         self, given_field: Tensor, information: Tensor, *, start: np.ndarray | None = None, iterations: int = 300
     ) -> tuple[Tensor, Tensor]:
@@ -215,7 +265,7 @@ class SpatialField:
     def _posterior_variance(self, weight: np.ndarray) -> np.ndarray:
         """Variance of the field given all entries, from draws of its posterior (Papandreou and Yuille 2010).
 
-        The noise is fixed. Factors are taken one by one: those of a short range need few iterations.
+        The noise is fixed. Factors are taken one by one, since they have no effect on each other here.
         """
         connected = self.graph.connected
         variance = 1 / (self.q_diagonal + weight)  # where a spot has no neighbours
@@ -223,22 +273,34 @@ class SpatialField:
         def one(factor: int) -> None:
             some = slice(factor, factor + 1)
             field = SpatialField(self.graph, FieldParameters(*(part[some] for part in self.parameters)))
-            random = np.random.default_rng(factor)
             own = weight[connected, some]
+            solve = field._direct_solver(own) if len(connected) <= _MOST_DIRECT else partial(field._solve_diagonal, own)
+            random = np.random.default_rng(factor)
             total = np.zeros(len(connected))
             at_once = min(_SAMPLES, max(1, _DRAWN_AT_ONCE // len(connected)))
             for first in range(0, _SAMPLES, at_once):
                 shape = (2, len(connected), min(at_once, _SAMPLES - first))
                 of_prior, of_entries = random.standard_normal(shape, dtype=np.float32)
                 noise = np.sqrt(field._tau) * field._a(of_prior * np.sqrt(field._inverse_area))
-                noise += np.sqrt(own) * of_entries
-                draws = field.solve(lambda values: own * values, own, noise)
+                draws = solve(noise + np.sqrt(own) * of_entries)
                 total += np.einsum("nd,nd->n", draws, draws)
             variance[connected, factor] = total / _SAMPLES
 
         if len(connected):
             deque(parallel_map(one, range(weight.shape[1])), maxlen=0)
         return variance
+
+    def _solve_diagonal(self, weight: np.ndarray, information: np.ndarray) -> np.ndarray:
+        """Solve (Q + diag weight) s = information for one factor, by iteration."""
+        return self.solve(lambda values: weight * values, weight, information)
+
+    def _direct_solver(self, weight: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+        """Give a function that solves (Q + diag weight) s = information for one factor, from a triangular factor."""
+        a = sp.diags_array(self._diagonal[:, 0].astype(np.float64)) - self.graph.edges
+        precision = self._tau[0] * (a @ sp.diags_array(self._inverse_area[:, 0].astype(np.float64)) @ a)
+        system = sp.csc_matrix(precision + sp.diags_array(weight[:, 0].astype(np.float64)))
+        options = {"SymmetricMode": True}
+        return splu(system, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options=options).solve
 
 
 def _times(matrices: Tensor) -> Callable[[Tensor], Tensor]:

@@ -1,4 +1,4 @@
-"""The graph of a tissue as the spatial prior needs it: its Laplacian, the area of each spot, and a few patches of it."""
+"""The graph of a tissue as the spatial prior needs it: its Laplacian, the area of each spot, and a few patches."""
 
 from collections.abc import Iterator
 from functools import cached_property

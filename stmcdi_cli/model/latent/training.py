@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from stmcdi_cli.model.diffusion.loss import v_loss
-from stmcdi_cli.model.latent.diffusion import LatentDiffusion, Masking, TrainingPairs
+from stmcdi_cli.model.latent.diffusion import LatentDiffusion, TrainingPairs
+from stmcdi_cli.model.latent.masking import Masking
 from stmcdi_cli.model.tissue import Tissue
 from stmcdi_cli.model.training.checkpoint import Stage
 from stmcdi_cli.model.training.trainer import Reporter, Row, Trainer, Training

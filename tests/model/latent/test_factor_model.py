@@ -188,7 +188,7 @@ def test_the_latents_of_all_spots_are_those_of_the_dense_joint_gaussian(drawn):
     """Invert the precision of the latents of all spots together."""
     model, data = drawn.model, drawn.data
     model.use_tissue(data)
-    precision, information = model._information(*reversed(model.evidence(data, np.arange(N))))
+    precision, information = model.information(*model.evidence(data, np.arange(N)))
     field, rank = SpatialField(model.graph, model.field), model.rank
     joint = np.zeros((N, rank, N, rank))
     for factor in range(rank):

@@ -99,7 +99,7 @@ def test_variances_grow_into_a_hole(field):
         exact = np.diag(np.linalg.inv(np.linalg.inv(covariance(field, factor)) + np.diag(weight[:, factor])))
         hidden = distance < 5
         ratio = (found[hidden, factor] - 0.2) / exact[hidden]
-        assert ratio.mean() == pytest.approx(1, abs=0.15)
+        assert ratio.mean() == pytest.approx(1, abs=0.25)  # 24 draws, alike at neighbours
         assert ratio.std() < 0.45
         rings = [found[(low <= distance) & (distance < low + 2.5), factor].mean() for low in (0, 2.5, 5)]
         assert rings == sorted(rings, reverse=True)
