@@ -304,7 +304,7 @@ class SpatialFactorModel:
         return precision[:, :rank, :rank], information
 
     def _posterior_of_all(
-        self, responses: Responses, n_spots: int, *, start: LatentPosterior | None = None, iterations: int = 300
+        self, responses: Responses, n_spots: int, *, start: LatentPosterior | None = None, iterations: int | None = None
     ) -> LatentPosterior:
         """Posterior of the latents of all spots together; see `SpatialField.posterior`."""
         return SpatialField(self.graph, self.field).posterior(

@@ -30,6 +30,10 @@ _SAMPLES = 24
 _MOST_DIRECT = 30_000  # spots; the triangular factors of more take too much memory
 _DRAWN_AT_ONCE = 500_000  # values, few enough to stay in a processor's cache
 _TOLERANCE = 1e-3
+_ITERATIONS = 300
+
+Solver = Callable[[np.ndarray], np.ndarray]
+"""Gives a solution s [n, r] of a system of equations from its right-hand side."""
 
 
 class FieldParameters(NamedTuple):
@@ -104,7 +108,8 @@ class SpatialField:
         information: np.ndarray,
         *,
         start: np.ndarray | None = None,
-        iterations: int = 300,
+        conditioner: Solver | None = None,
+        iterations: int = _ITERATIONS,
         tolerance: float = _TOLERANCE,
     ) -> np.ndarray:
         """Solve (Q + W) s = information at the connected spots, by preconditioned conjugate gradients.
@@ -117,17 +122,21 @@ class SpatialField:
             The right-hand side.
         start
             First values; 0 by default.
+        conditioner
+            Approximate solution, symmetric in its argument; division by the diagonals of Q + W by default.
         iterations, tolerance
             Stop after so many steps, or when the residual is so small, relative to the right-hand side.
         """
-        inverse = 1 / (self.q_diagonal[self.graph.connected] + evidence_diagonal)
+        if conditioner is None:
+            inverse = 1 / (self.q_diagonal[self.graph.connected] + evidence_diagonal)
+            conditioner = partial(np.multiply, inverse)
         s = np.zeros_like(information) if start is None else start.copy()
         residual = information.copy() if start is None else information - self.precision(s) - evidence(s)
-        scratch = inverse * residual
-        direction = scratch.copy()
+        direction = conditioner(residual)
+        scratch = np.empty_like(direction)
         # Every part of the graph has step lengths of its own and stops by itself: no part has an effect on another.
         size = self._dot(residual, direction)
-        enough = tolerance**2 * self._dot(information, inverse * information)
+        enough = tolerance**2 * self._dot(information, conditioner(information))
         for _ in range(iterations):
             if not (size > enough).any():
                 break
@@ -138,10 +147,10 @@ class SpatialField:
             step = self._per_spot(np.where(going_on, size / np.where(going_on, curvature, 1), 0))
             s += np.multiply(direction, step, out=scratch)
             residual -= np.multiply(product, step, out=scratch)
-            np.multiply(inverse, residual, out=scratch)
-            before, size = size, self._dot(residual, scratch)
+            conditioned = conditioner(residual)
+            before, size = size, self._dot(residual, conditioned)
             direction *= self._per_spot(np.where(going_on, size / np.where(going_on, before, 1), 0))
-            direction += scratch
+            direction += conditioned
         return s
 
     def posterior(
@@ -150,7 +159,7 @@ class SpatialField:
         n_spots: int,
         *,
         start: LatentPosterior | None = None,
-        iterations: int = 300,
+        iterations: int | None = None,
     ) -> LatentPosterior:
         """Posterior of the latents of all spots together.
 
@@ -163,8 +172,10 @@ class SpatialField:
             their own entries.
         n_spots
             Number of spots.
-        start, iterations
-            See `solve`.
+        start
+            Latents to start from; 0 by default.
+        iterations
+            Stop after so many steps of `solve`; they go on to the solution by default.
         """
         nugget, prior_variance = self.parameters.nugget, self.parameters.conditional_variance
         rank = len(nugget)
@@ -178,19 +189,36 @@ class SpatialField:
             packed[spots] = pack(symmetric_part(torch.linalg.inv(precision + torch.diag(1 / prior_variance))))
 
         in_parallel(one, n_spots)
+        prior_variances = prior_variance.expand_as(information)
+        latents = LatentPosterior(information, packed, information, prior_variances)
+        few = len(self.graph.connected) <= _MOST_DIRECT
         field, mean = self.fields_and_latents(
-            given_field, information, start=None if start is None else start.field.numpy(), iterations=iterations
+            given_field,
+            information,
+            start=None if start is None else start.field.numpy(),
+            conditioner=self._direct_solver(self._weight(latents)) if few and iterations is None else None,
+            iterations=iterations or _ITERATIONS,
         )
-        return LatentPosterior(mean, packed, field, prior_variance.expand_as(mean))
+        return latents._replace(mean=mean, field=field)
 
     def with_own_prior_variance(self, latents: LatentPosterior) -> LatentPosterior:
         """Replace the prior variance that all spots have in common by that of each spot; the means stay."""
+        own = self.conditional_variance(self._weight(latents))
+        return latents._replace(prior_variance=torch.from_numpy(own))
+
+    def _weight(self, latents: LatentPosterior) -> np.ndarray:
+        """Precision with which each spot's own entries determine the field of each factor [n, r]."""
         precision = (1 / latents.variances - 1 / latents.prior_variance).clamp(min=0)
-        weight = precision / (1 + precision * self.parameters.nugget)
-        return latents._replace(prior_variance=torch.from_numpy(self.conditional_variance(weight.numpy())))
+        return (precision / (1 + precision * self.parameters.nugget)).numpy()
 
     def fields_and_latents(
-        self, given_field: Tensor, information: Tensor, *, start: np.ndarray | None = None, iterations: int = 300
+        self,
+        given_field: Tensor,
+        information: Tensor,
+        *,
+        start: np.ndarray | None = None,
+        conditioner: Solver | None = None,
+        iterations: int = _ITERATIONS,
     ) -> tuple[Tensor, Tensor]:
         """Posterior means of the fields and of the latents, both [n, r], given the entries of all spots.
 
@@ -203,7 +231,7 @@ class SpatialField:
             Covariance of the latents of each spot given the field, (P_i + diag 1 / nugget)^-1 [n, r, r].
         information
             Precision-weighted mean of the latents according to each spot's entries [n, r].
-        start, iterations
+        start, conditioner, iterations
             See `solve`.
         """
         connected, alone = self.graph.connected, np.flatnonzero(self.graph.degree == 0)
@@ -232,6 +260,7 @@ class SpatialField:
                 (inverse_nugget - inverse_nugget**2 * diagonal).clamp(min=0).numpy(),
                 from_entries[connected].numpy(),
                 start=None if start is None else start[connected],
+                conditioner=conditioner,
                 iterations=iterations,
             )
         )
@@ -271,10 +300,11 @@ class SpatialField:
         variance = 1 / (self.q_diagonal + weight)  # where a spot has no neighbours
 
         def one(factor: int) -> None:
-            some = slice(factor, factor + 1)
-            field = SpatialField(self.graph, FieldParameters(*(part[some] for part in self.parameters)))
-            own = weight[connected, some]
-            solve = field._direct_solver(own) if len(connected) <= _MOST_DIRECT else partial(field._solve_diagonal, own)
+            field, own = self._of_factor(factor), weight[connected, factor, None]
+            if len(connected) <= _MOST_DIRECT:
+                solve = field._direct_solver_of_factor(own)
+            else:
+                solve = partial(field.solve, lambda values: own * values, own)
             random = np.random.default_rng(factor)
             total = np.zeros(len(connected))
             at_once = min(_SAMPLES, max(1, _DRAWN_AT_ONCE // len(connected)))
@@ -290,12 +320,27 @@ class SpatialField:
             deque(parallel_map(one, range(weight.shape[1])), maxlen=0)
         return variance
 
-    def _solve_diagonal(self, weight: np.ndarray, information: np.ndarray) -> np.ndarray:
-        """Solve (Q + diag weight) s = information for one factor, by iteration."""
-        return self.solve(lambda values: weight * values, weight, information)
+    def _of_factor(self, factor: int) -> "SpatialField":
+        """The field of one factor."""
+        return SpatialField(self.graph, FieldParameters(*(part[factor : factor + 1] for part in self.parameters)))
 
-    def _direct_solver(self, weight: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-        """Give a function that solves (Q + diag weight) s = information for one factor, from a triangular factor."""
+    def _direct_solver(self, weight: np.ndarray) -> Solver:
+        """Give a function that solves (Q + diag weight) s = information at the connected spots [n, r]."""
+        factors, own = range(weight.shape[1]), weight[self.graph.connected]
+        solvers = list(
+            parallel_map(lambda factor: self._of_factor(factor)._direct_solver_of_factor(own[:, factor, None]), factors)
+        )
+
+        def solve(information: np.ndarray) -> np.ndarray:
+            columns = parallel_map(lambda factor: solvers[factor](information[:, factor]), factors)
+            return np.stack(list(columns), axis=1).astype(np.float32)
+
+        return solve
+
+    def _direct_solver_of_factor(self, weight: np.ndarray) -> Solver:
+        """The same for one factor and one right-hand side or several, from triangular factors."""
+        if not len(weight):
+            return np.zeros_like
         a = sp.diags_array(self._diagonal[:, 0].astype(np.float64)) - self.graph.edges
         precision = self._tau[0] * (a @ sp.diags_array(self._inverse_area[:, 0].astype(np.float64)) @ a)
         system = sp.csc_matrix(precision + sp.diags_array(weight[:, 0].astype(np.float64)))

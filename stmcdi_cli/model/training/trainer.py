@@ -116,7 +116,9 @@ class Trainer:
         self.seed = seed
         # A generator of its own, on the CPU: the same choices on any device, whatever else draws random numbers.
         self.generator = torch.Generator().manual_seed(seed)
-        self.optimizer = torch.optim.AdamW(network.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
+        self.optimizer = torch.optim.AdamW(
+            network.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, foreach=True
+        )
         self.averaged = copy.deepcopy(network).requires_grad_(False) if settings.ema_decay > 0 else network
         self.epoch = 0
         self.order: Tensor | None = None  # of the items, in the current epoch
