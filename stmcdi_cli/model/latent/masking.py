@@ -39,8 +39,8 @@ class Masking:
     hidden: tuple[float, float]
     whole: float
     spot_share: float = 0.25
-    n_pairs: int = 20_000
-    max_rounds: int = 16
+    n_pairs: int = 6_000
+    max_rounds: int = 32
     hole: float = 0.05
 
     def rounds(self, n_spots: int) -> int:

@@ -90,7 +90,7 @@ def test_a_network_with_output_0_draws_the_encoders_exact_posterior(fitted, samp
     assert len(z) == 60
 
     known = encoder.encode(data)
-    response, weight = (part.double() for part in encoder.evidence(data, spots, known))
+    response, weight = (part.double() for part in encoder.evidence(data, spots, known.select(spots)))
     prior = known.prior_mean(encoder.field.nugget).double().numpy()
     prior_variance = known.prior_variance.double().numpy()
     w, second = encoder.loadings.double().numpy(), encoder.loadings_cov.double().numpy()
