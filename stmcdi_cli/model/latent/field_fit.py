@@ -22,6 +22,8 @@ _VARIANCES = np.array([0.06, 0.12, 0.25, 0.5, 0.7, 1.0])
 """Variances of a factor; 1 is the unit of the latents, the rest is in the loadings."""
 _FIRST = (5, 6, 5)  # positions on these grids
 _USUAL_RANGE, _SD_LOG2_RANGE = 6.0, 2.0  # a weak prior: the range of a factor with little evidence stays finite
+_LARGEST = 3.0
+"""Largest value of a latent in the likelihood: a single odd spot must not make a factor of its own with a large nugget."""
 _NO_EVIDENCE = 1e-5
 """Precision below which the entries of a spot say nothing about a factor."""
 
@@ -127,7 +129,7 @@ def _own_evidence(latents: LatentPosterior, parameters: FieldParameters) -> tupl
     seen = precision > _NO_EVIDENCE
     precision = np.where(seen, precision, _NO_EVIDENCE)
     y = (latents.mean.double().numpy() / posterior - prior / variance) / precision
-    return np.where(seen, y, 0), 1 / precision
+    return np.where(seen, np.clip(y, -_LARGEST, _LARGEST), 0), 1 / precision
 
 
 def _nearest(grid: np.ndarray, values: Tensor | np.ndarray) -> np.ndarray:

@@ -203,3 +203,17 @@ def test_range_and_nugget_are_found_again(true_range, nugget):
         found = fit.improve(found, LatentPosterior(mean, packed, at_field, prior_variance))
     assert true_range / 1.6 < float(found.range) < true_range * 1.6
     assert abs(float(found.nugget) - nugget) < 0.15
+
+
+def test_a_single_odd_spot_has_no_factor_of_its_own():
+    """Where one spot has a latent of 12 and all others none, the prior leaves that spot little room."""
+    graph = SpatialGraph(grid(15))
+    fit = FieldFit(graph)
+    found = fit.first(1)
+    mean = torch.zeros(225, 1)
+    mean[112] = 12
+    for _ in range(4):
+        variance = found.conditional_variance
+        packed = pack(torch.full((225, 1, 1), 0.001))
+        found = fit.improve(found, LatentPosterior(mean, packed, mean, variance.expand_as(mean)))
+    assert float(found.variance + found.nugget) < 0.1
