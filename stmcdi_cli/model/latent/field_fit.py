@@ -23,7 +23,7 @@ _VARIANCES = np.array([0.06, 0.12, 0.25, 0.5, 0.7, 1.0])
 _FIRST = (5, 6, 5)  # positions on these grids
 _USUAL_RANGE, _SD_LOG2_RANGE = 6.0, 2.0  # a weak prior: the range of a factor with little evidence stays finite
 _LARGEST = 3.0
-"""Largest value of a latent in the likelihood: a single odd spot must not make a factor of its own with a large nugget."""
+"""Largest latent in the likelihood: a single odd spot must not make a factor of its own with a large nugget."""
 _NO_EVIDENCE = 1e-5
 """Precision below which the entries of a spot say nothing about a factor."""
 

@@ -216,4 +216,4 @@ def test_a_single_odd_spot_has_no_factor_of_its_own():
         variance = found.conditional_variance
         packed = pack(torch.full((225, 1, 1), 0.001))
         found = fit.improve(found, LatentPosterior(mean, packed, mean, variance.expand_as(mean)))
-    assert float(found.variance + found.nugget) < 0.1
+    assert float(found.variance + found.nugget) < 0.2  # without the limit, 0.7
