@@ -57,7 +57,7 @@ test-k8s: env
 
 # The newest version of every dependency on Python 3.13, and the oldest that pyproject.toml allows on Python 3.11, each in
 # an environment of its own, .venv-newest and .venv-oldest. `check` installs only what the package itself needs. SpatialData
-# before 0.7 loads pkg_resources, which setuptools has no longer.
+# before 0.7 loads pkg_resources, which setuptools has no longer; MultiQC and scanpy of that time need NumPy 1.
 PYTHON_newest := 3.13
 PYTHON_oldest := 3.11
 INSTALL_newest := --upgrade
@@ -73,7 +73,7 @@ UV_OPTIONS := --compile-bytecode $(if $(TORCH_INDEX_URL),--extra-index-url $(TOR
 
 .venv-%/.tests-done: .venv-%/.package-done
 	@.venv-$*/bin/uv pip install --quiet --python .venv-$*/bin/python $(INSTALL_$*) $(UV_OPTIONS) -e '.[test]' \
-	    $(if $(filter oldest,$*),'setuptools<81')
+	    $(if $(filter oldest,$*),'setuptools<81' 'numpy<2')
 	@touch $@
 
 .PRECIOUS: .venv-%/.package-done .venv-%/.tests-done

@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import termios
+from contextlib import nullcontext
 from pathlib import Path
 
 import anndata as ad
@@ -108,3 +109,13 @@ def on_terminal(code, **environment):
     process.wait(60)
     os.close(ours)
     return said.decode()
+
+
+ZARR_FORMATS = (2, 3) if hasattr(ad.settings, "zarr_write_format") else (2,)
+"""Formats that this version of AnnData can write: before 0.12 it is 2 only."""
+
+
+def write_zarr(adata, path, zarr_format):
+    """Write an AnnData store in one of the `ZARR_FORMATS`."""
+    with ad.settings.override(zarr_write_format=zarr_format) if len(ZARR_FORMATS) > 1 else nullcontext():
+        adata.write_zarr(path)

@@ -87,6 +87,8 @@ def load(path: str | os.PathLike[str]) -> ImputationModel:
         config["variant"] = description["variant"]
         if "unmeasured" in config:
             config["unmeasured"] = list(map(str, config["unmeasured"]))
+        if config.get("scale") not in list(_SCALE_NAMES):
+            raise ValueError(f"`scale` is {config['scale']!r}")
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path / CONFIG} is not a model's configuration: {one_line(error, 300)}") from error
     try:

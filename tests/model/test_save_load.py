@@ -129,6 +129,7 @@ DAMAGE = {
         lambda p: (p / "config.yaml").write_text("!!python/object/apply:os.system ['touch /tmp/owned']"),
         "is not a model's configuration",
     ),
+    "no known scale": (lambda p: edit(p, config={"scale": {"log1p": 1}}), "is not a model's configuration: `scale` is"),
     "no yaml": (lambda p: (p / "config.yaml").write_text("just words"), "is not a model's configuration"),
 }
 

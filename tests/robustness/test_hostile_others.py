@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 import pytest
 import yaml
-from helpers import make_raw
+from helpers import ZARR_FORMATS, make_raw, write_zarr
 
 GB = 2**30
 
@@ -193,15 +193,10 @@ def test_nan_is_a_missing_value_and_no_fault(tmp_path):
 # Stores, folders and tables
 
 
-@pytest.fixture(params=[2, 3])
+@pytest.fixture(params=ZARR_FORMATS)
 def store(request, tmp_path):
     """An AnnData store in zarr, of either format."""
-    old = ad.settings.zarr_write_format
-    ad.settings.zarr_write_format = request.param
-    try:
-        make_raw().write_zarr(tmp_path / "in.zarr")
-    finally:
-        ad.settings.zarr_write_format = old
+    write_zarr(make_raw(), tmp_path / "in.zarr", request.param)
     return tmp_path / "in.zarr"
 
 

@@ -2,24 +2,19 @@
 
 import shutil
 import zipfile
-from contextlib import nullcontext
 
-import anndata as ad
 import numpy as np
 import pytest
-from helpers import dense, make_raw
+from helpers import ZARR_FORMATS, dense, make_raw, write_zarr
 from platforms import COUNTS, N_GENES, N_SPOTS, XY, write_zarr_array
 
 import stmcdi_cli as stmcdi
 
-FORMATS = (2, 3) if hasattr(ad.settings, "zarr_write_format") else (2,)  # AnnData before 0.12 writes format 2 only
 
-
-@pytest.mark.parametrize("zarr_format", FORMATS)
+@pytest.mark.parametrize("zarr_format", ZARR_FORMATS)
 def test_anndata_in_zarr(zarr_format, tmp_path):
     raw = make_raw()
-    with ad.settings.override(zarr_write_format=zarr_format) if len(FORMATS) > 1 else nullcontext():
-        raw.write_zarr(tmp_path / "raw.zarr")
+    write_zarr(raw, tmp_path / "raw.zarr", zarr_format)
     adata = stmcdi.import_(tmp_path / "raw.zarr")
     np.testing.assert_array_equal(dense(adata.X), dense(raw.X))
     np.testing.assert_array_equal(adata.obsm["spatial"], raw.obsm["spatial"])
@@ -29,12 +24,7 @@ def test_anndata_in_zarr(zarr_format, tmp_path):
 @pytest.fixture
 def store(tmp_path):
     """A store of format 2."""
-    before = ad.settings.zarr_write_format
-    try:
-        ad.settings.zarr_write_format = 2
-        make_raw().write_zarr(tmp_path / "raw.zarr")
-    finally:
-        ad.settings.zarr_write_format = before
+    write_zarr(make_raw(), tmp_path / "raw.zarr", 2)
     return tmp_path / "raw.zarr"
 
 
