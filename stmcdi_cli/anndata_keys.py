@@ -25,6 +25,9 @@ CONNECTIVITIES = "spatial_connectivities"
 DISTANCES = "spatial_distances"
 NEIGHBORS = "spatial_neighbors"
 
+LATENTS = "X_stmcdi"  # obsm: what the model sees in a spot, on principal axes
+SMOOTH_LATENTS = "X_stmcdi_spatial"  # obsm: likewise, the part that it shares with its neighbours
+
 IMPUTED = "imputed"
 IMPUTED_SD = "imputed_sd"
 IMPUTED_MEDIAN = "imputed_median"

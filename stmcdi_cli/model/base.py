@@ -97,6 +97,10 @@ class ImputationModel(ABC):
         """Results of `prepare` that take time to compute, by name."""
         return {}
 
+    def embedding(self) -> dict[str, np.ndarray]:
+        """Coordinates of the spots of the prepared tissue, float32 [n, r], by their keys in ``obsm``."""
+        return {}
+
     @property
     def interval_tail(self) -> float:
         """Share of the draws that the 90 % interval excludes at each end."""

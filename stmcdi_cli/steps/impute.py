@@ -95,7 +95,8 @@ def impute(
     A copy without the cells of a reference (`add_reference`), with ``layers['imputed']`` and, over the filled entries,
     ``imputed_sd``, ``imputed_median``, ``imputed_q05`` and ``imputed_q95`` (spots x genes, on the scale of ``X``; the
     spread includes counting noise). Sparse for ``missing``, dense otherwise. NaN for genes of which the training data
-    had no value in any spot: nothing is known about them.
+    had no value in any spot: nothing is known about them. The default model also gives ``obsm['X_stmcdi']``, what it
+    sees in a spot, and ``obsm['X_stmcdi_spatial']``, the smooth part of that: float32, spots x latents, to cluster on.
 
     Raises
     ------
@@ -141,7 +142,7 @@ def impute(
         with kept_in(parts) as filling.parts:
             if filling.parts:
                 filling.parts.begin(settings | {"model": model.digest(), "data": data_digest(adata)})
-            yield from _in_order(filling, spots, chosen, quiet=quiet)
+            yield from _in_order(filling, header, spots, chosen, quiet=quiet)
         parameters_of(header, "impute")["seconds"] = round(time.monotonic() - began, 1)
 
     return Stream(header, blocks(), filling.size(spots))
@@ -313,8 +314,10 @@ class _Filling:
         return size + (disk_size(self.tissue.x.nnz * share) if keys.IMPUTED in self.layers else 0)
 
 
-def _in_order(filling: _Filling, spots: range, device: "torch.device", *, quiet: bool) -> Iterator[Block]:
-    """Yield the rows of all spots, and show progress."""
+def _in_order(
+    filling: _Filling, header: "AnnData", spots: range, device: "torch.device", *, quiet: bool
+) -> Iterator[Block]:
+    """Yield the rows of all spots, and show progress; the header gets the embedding."""
     from stmcdi_cli.model.device import oom_as_error, parallel_map, single_threaded
     from stmcdi_cli.progress import progress
 
@@ -327,6 +330,7 @@ def _in_order(filling: _Filling, spots: range, device: "torch.device", *, quiet:
         model.prepare(filling.tissue, device=device, encoded=None if known is None else _tensors(known))
         if parts and known is None:
             parts.save(_ENCODED, {name: value.numpy() for name, value in model.encoded().items()})
+        header.obsm.update({key: value[spots.start : spots.stop] for key, value in model.embedding().items()})
         step = filling.batch_size * max(1, _FEWEST_SPOTS // filling.batch_size)
         runs = [spots[i : i + step] for i in range(0, len(spots), step)]
         for block, n in progress(parallel_map(filling.rows, runs), len(runs), "impute", "batch", quiet=quiet):

@@ -55,6 +55,26 @@ def test_auto_fills_what_is_marked_missing_and_else_denoises(case, caplog):
     assert imputed.uns["stmcdi"]["impute"]["parameters"]["target"] == "all"
 
 
+def test_the_latents_are_given_to_cluster_on(case):
+    """They depend on what is visible alone: not on the target, and not on hidden values."""
+    other = case.masked.copy()
+    other.X = sp.csr_matrix(case.x + 7 * case.hidden)
+    results = [stmcdi.impute(case.masked, case.model, target=target, **OPTIONS) for target in ("missing", "all")]
+    results.append(stmcdi.impute(other, case.model, **OPTIONS))
+    for key in ("X_stmcdi", "X_stmcdi_spatial"):
+        first, *others = [result.obsm[key] for result in results]
+        assert first.dtype == np.float32 and len(first) == case.masked.n_obs and np.isfinite(first).all()
+        assert all(each.tobytes() == first.tobytes() for each in others)
+    graph = case.masked.obsp["spatial_connectivities"] > 0
+    whole, smooth = (results[0].obsm[key] for key in ("X_stmcdi", "X_stmcdi_spatial"))
+
+    def roughness(x):
+        source, target = graph.nonzero()
+        return np.square(x[source] - x[target]).sum() / np.square(x).sum()
+
+    assert roughness(smooth) < roughness(whole)
+
+
 @pytest.mark.parametrize("target", ["missing", "zeros", "all"])
 def test_fills_the_target_and_keeps_the_rest(case, target):
     result = stmcdi.impute(case.masked, case.model, target=target, **OPTIONS)
@@ -98,6 +118,8 @@ def test_spots_genes_and_all_else_stay(case):
     assert set(case.masked.uns["stmcdi"]) == set(before.uns["stmcdi"])
     for name in ("imputed", *SPREAD):
         del result.layers[name]
+    for name in ("X_stmcdi", "X_stmcdi_spatial"):
+        del result.obsm[name]
     same(result, before)
     parameters = result.uns["stmcdi"]["impute"]["parameters"]
     assert (parameters["target"], parameters["n_samples"], parameters["seed"]) == ("missing", 6, 0)

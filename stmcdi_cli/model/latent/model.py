@@ -16,6 +16,7 @@ import torch
 from scipy.special import ndtri
 from torch import Tensor
 
+from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli.errors import InputError
 from stmcdi_cli.model.base import DrawCallback, DrawOptions, ImputationModel
 from stmcdi_cli.model.diffusion import keyed_noise as keyed
@@ -24,6 +25,7 @@ from stmcdi_cli.model.latent.blocks import BLOCK
 from stmcdi_cli.model.latent.count_moments import DISPERSIONS
 from stmcdi_cli.model.latent.counting_noise import largest_mean
 from stmcdi_cli.model.latent.diffusion import LatentDiffusion
+from stmcdi_cli.model.latent.embedding import principal_coordinates
 from stmcdi_cli.model.latent.factor_model import SpatialFactorModel
 from stmcdi_cli.model.latent.gaussian import LatentPosterior
 from stmcdi_cli.model.latent.masking import Masking
@@ -215,6 +217,15 @@ class LatentModel(ImputationModel):
         """Posteriors that `prepare` has computed, by name."""
         latents = {link: branch.encoded() for link, branch in self._drawing()}
         return {f"{link}.{name}": part for link, own in latents.items() for name, part in own._asdict().items()}
+
+    def embedding(self) -> dict[str, np.ndarray]:
+        """Latents of the first branch that gives a share of the draws, and their smooth parts."""
+        _, branch = self._drawing()[0]
+        latents, loadings = branch.encoded(), branch.encoder.loadings[:, :-1]
+        return {
+            keys.LATENTS: principal_coordinates(latents.mean, loadings),
+            keys.SMOOTH_LATENTS: principal_coordinates(latents.field, loadings),
+        }
 
     def _drawing(self) -> list[tuple[str, LatentDiffusion]]:
         """Branches that give a share of the draws, with their links."""
