@@ -20,7 +20,14 @@ CHOSEN = {  # every parameter of the schema that is not about this run alone
     "config_profile_name": "ours", "config_profile_description": "a site", "config_profile_contact": "us",
     "config_profile_url": "none", "trace_report_suffix": "today",
 }  # fmt: skip
-LEFT_OUT = {"help", "version", "model", "custom_config_base"}
+LEFT_OUT = {"help", "version", "model", "custom_config_base"} | {
+    "reference",
+    "reference_genes",
+    "n_reference_genes",
+    "max_reference_cells",
+    "reference_layer",
+    "reference_section_key",
+}  # those of a reference are given in test_reference.py
 WAYS = ["typed", "typed as text", "yaml", "json"]
 AS_TEXT = {"NXF_DISABLE_PARAMS_TYPE_DETECTION": "1"}  # what Nextflow does from 26.04 on
 
