@@ -81,8 +81,7 @@ class SpatialField:
         self.parameters = parameters
         tau = (parameters.scale / parameters.variance).double().numpy()
         diagonal = graph.diagonal(parameters.range.double().numpy(), graph.lack)
-        neighbors = graph.weights.multiply(graph.weights) @ (1 / graph.area)
-        self.q_diagonal = (tau * (diagonal**2 / graph.area[:, None] + neighbors[:, None])).astype(np.float32)
+        self.q_diagonal = (tau * (diagonal**2 / graph.area[:, None] + graph.neighbor_term[:, None])).astype(np.float32)
         self._component = graph.component[graph.connected]
         self._diagonal = diagonal[graph.connected].astype(np.float32)
         self._inverse_area = (1 / graph.area[graph.connected, None]).astype(np.float32)

@@ -174,6 +174,11 @@ class SpatialGraph:
         return np.flatnonzero(self.degree > 0)
 
     @cached_property
+    def neighbor_term(self) -> np.ndarray:
+        """What the neighbours add to the diagonal of A C^-1 A [n]."""
+        return self.weights.multiply(self.weights) @ (1 / self.area)
+
+    @cached_property
     def edges(self) -> sp.csr_matrix:
         """Weights of the edges between the connected spots in single precision."""
         return self.weights[self.connected][:, self.connected].astype(np.float32)
