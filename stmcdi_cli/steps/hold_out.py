@@ -60,7 +60,8 @@ def hold_out(adata: "AnnData", *, fraction: float = 0.2, seed: int = 0, of: str 
     -------
     masked
         ``X`` and ``layers['counts']`` are 0 at hidden entries and ``layers['missing']`` is True there, as it is at
-        entries missing before. Other layers and ``raw`` are left out: they could hold what is hidden.
+        entries missing before. Other layers, ``raw`` and the latents of an earlier imputation are left out: they could
+        hold what is hidden.
     truth
         ``X`` and every layer as they were, ``layers['missing']`` True at the entries hidden by this call only; without
         the cells of a reference.
@@ -101,9 +102,13 @@ def hold_out(adata: "AnnData", *, fraction: float = 0.2, seed: int = 0, of: str 
     kept = (keys.X, keys.COUNTS, keys.MISSING)
     names = [name for name in matrices(adata) if name not in kept]
     left_out = ["raw" if name == keys.RAW_X else f"layers['{name}']" for name in names]
+    latents = [name for name in (keys.LATENTS, keys.SMOOTH_LATENTS) if name in adata.obsm]
+    left_out += [f"obsm['{name}']" for name in latents]
     if left_out:
         logger.info("hold-out: left out, since it could tell what is hidden: %s", ", ".join(left_out))
     masked_header = copy_without(adata, [keys.X, *adata.layers])
+    for name in latents:
+        del masked_header.obsm[name]
     truth_header = _truth_header(adata, n_target)
     for header in (masked_header, truth_header):
         header.raw = None

@@ -108,3 +108,13 @@ def test_what_could_tell_the_hidden_values_is_left_out_and_named(raw, caplog):
     masked, _ = stmcdi.hold_out(raw)
     assert set(sparse.layers_of(masked)) <= {"missing"} and masked.raw is None
     assert caplog.messages == ["hold-out: left out, since it could tell what is hidden: layers['rates'], raw"]
+
+
+def test_latents_of_an_earlier_imputation_are_left_out(tissue, caplog):
+    """They were found with the entries that are hidden now; those of other tools stay, since no step reads them."""
+    prepared = stmcdi.normalize(tissue)
+    for name in ("X_stmcdi", "X_stmcdi_spatial", "X_pca"):
+        prepared.obsm[name] = np.zeros((prepared.n_obs, 2), np.float32)
+    masked, _ = stmcdi.hold_out(prepared, seed=0)
+    assert set(masked.obsm) == set(prepared.obsm) - {"X_stmcdi", "X_stmcdi_spatial"}
+    assert "obsm['X_stmcdi'], obsm['X_stmcdi_spatial']" in caplog.text
