@@ -27,7 +27,6 @@ from stmcdi_cli.model.latent.gaussian import LatentPosterior, pack, symmetric_pa
 from stmcdi_cli.model.latent.spatial_graph import SpatialGraph
 
 _SAMPLES = 24
-_MOST_DIRECT = 30_000  # spots; the triangular factors of more take too much memory
 _DRAWN_AT_ONCE = 500_000  # values, few enough to stay in a processor's cache
 _TOLERANCE = 1e-3
 _ITERATIONS = 300
@@ -189,13 +188,13 @@ class SpatialField:
 
         in_parallel(one, n_spots)
         prior_variances = prior_variance.expand_as(information)
+        direct = iterations is None and self.graph.has_small_factors
         latents = LatentPosterior(information, packed, information, prior_variances)
-        few = len(self.graph.connected) <= _MOST_DIRECT
         field, mean = self.fields_and_latents(
             given_field,
             information,
             start=None if start is None else start.field.numpy(),
-            conditioner=self._direct_solver(self._weight(latents)) if few and iterations is None else None,
+            conditioner=self._direct_solver(self._weight(latents)) if direct else None,
             iterations=iterations or _ITERATIONS,
         )
         return latents._replace(mean=mean, field=field)
@@ -300,7 +299,7 @@ class SpatialField:
 
         def one(factor: int) -> None:
             field, own = self._of_factor(factor), weight[connected, factor, None]
-            if len(connected) <= _MOST_DIRECT:
+            if self.graph.has_small_factors:
                 solve = field._direct_solver_of_factor(own)
             else:
                 solve = partial(field.solve, lambda values: own * values, own)

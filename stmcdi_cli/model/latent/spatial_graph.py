@@ -13,6 +13,9 @@ RANGES = np.array([1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32.0])
 _PATCH, _PATCH_SPOTS = 200, 800  # spots of a patch, and of all patches together
 _SAME_PLACE = 1e-12  # added to squared distances: an edge between two spots in one place is still an edge
 _AREAS = (0.1, 10.0)  # smallest and largest area of a spot, relative to the median
+_MOST_WALKS = 1_000_000
+"""Walks of two edges up to which triangular factors are used: 20 to 30 thousand spots with 6 neighbours each, for which
+the factors of 15 latents take about 0.4 GB; fewer spots with more neighbours."""
 _OWN_UNIT = 50  # spots from which on a part of the graph has its own unit of length
 
 
@@ -177,6 +180,12 @@ class SpatialGraph:
     def neighbor_term(self) -> np.ndarray:
         """What the neighbours add to the diagonal of A C^-1 A [n]."""
         return self.weights.multiply(self.weights) @ (1 / self.area)
+
+    @cached_property
+    def has_small_factors(self) -> bool:
+        """Whether the triangular factors of Q are small enough to be kept for every latent."""
+        n_neighbors = np.diff(self.edges.indptr)
+        return int(n_neighbors[self.edges.indices].sum()) <= _MOST_WALKS
 
     @cached_property
     def edges(self) -> sp.csr_matrix:

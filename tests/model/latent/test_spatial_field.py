@@ -6,6 +6,7 @@ import torch
 
 import stmcdi_cli as stmcdi
 from stmcdi_cli import anndata_keys as keys
+from stmcdi_cli.model.latent import spatial_graph
 from stmcdi_cli.model.latent.field_fit import FieldFit
 from stmcdi_cli.model.latent.gaussian import LatentPosterior, pack
 from stmcdi_cli.model.latent.spatial_field import FieldParameters, SpatialField
@@ -217,3 +218,28 @@ def test_a_single_odd_spot_has_no_factor_of_its_own():
         packed = pack(torch.full((225, 1, 1), 0.001))
         found = fit.improve(found, LatentPosterior(mean, packed, mean, variance.expand_as(mean)))
     assert float(found.variance + found.nugget) < 0.2  # without the limit, 0.7
+
+
+def test_factors_and_iterations_give_the_same_posterior(monkeypatch):
+    """Large tissues, and graphs of many neighbours, are solved by iteration: the factors would take too much memory."""
+    random = np.random.default_rng(0)
+    information = torch.from_numpy(random.normal(size=(N, 2))).float()
+    seen = random.random(N) < 0.7
+    information[~seen] = 0
+    precision = torch.from_numpy(np.where(seen, 4.0, 0)).float()[:, None, None] * torch.eye(2)
+    found = []
+    for most in (spatial_graph._MOST_WALKS, 0):
+        monkeypatch.setattr(spatial_graph, "_MOST_WALKS", most)
+        graph = SpatialGraph(grid())
+        assert graph.has_small_factors == (most > 0)
+        field = SpatialField(graph, parameters(graph, (4.0, 8.0)))
+        latents = field.posterior(lambda spots: (precision[spots], information[spots]), N)
+        found.append(field.with_own_prior_variance(latents))
+    for name in ("mean", "field", "prior_variance"):
+        one, other = (getattr(latents, name) for latents in found)
+        torch.testing.assert_close(one, other, rtol=0.02, atol=0.01)
+
+
+def test_a_graph_of_many_neighbours_has_no_small_factors():
+    everyone = sp.csr_matrix(np.ones((150, 150)) - np.eye(150))
+    assert not SpatialGraph(everyone).has_small_factors and SpatialGraph(grid()).has_small_factors
