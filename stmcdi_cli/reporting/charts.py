@@ -175,7 +175,7 @@ def bars(rows: Sequence[tuple[str, float, str]], description: str) -> Drawing:
     names, values, colors = zip(*rows, strict=True)
     height = 30 * len(rows) + 12
     axes = _axes(height, (150, 0, WIDTH - 210, height))
-    axes.barh(range(len(rows)), values, 2 / 3, color=colors)
+    axes.barh(range(len(rows)), values, 2 / 3, color=list(colors))
     axes.set_yticks(range(len(rows)), [_short(name) for name in names], color=INK, size=12.5)
     low, high = min(0.0, *values), max(0.0, *values)
     axes.set(ylim=(len(rows) - 0.5, -0.5), xlim=(low, high if high > low else 1), xticks=[])

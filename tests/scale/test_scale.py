@@ -19,8 +19,8 @@ ROOT = Path(__file__).parents[2]
 LONG = os.environ.get("STMCDI_LONG") == "1"
 SPOTS = int(os.environ.get("STMCDI_SCALE_SPOTS", 50_000))
 GENES = 1000
-MOST_MB = 600
-"""For each data step; a dense matrix of doubles of this tissue alone would take 400 MB at 50,000 spots."""
+MOST_MB = 400
+"""For each data step, above what its imports take: a dense matrix of doubles of this tissue would be 400 MB alone."""
 STEPS = {
     "simulate": f"raw.h5ad --n-spots {SPOTS} --n-genes {GENES} --depth 95 --no-rates",
     "normalize": "raw.h5ad normalized.h5ad",
@@ -32,8 +32,12 @@ STEPS = {
 
 def cost(folder: Path, *command: object) -> dict[str, float]:
     """Run a step as a process of its own; gives its cost, of which peak_mb is the most memory it held."""
-    measure = [sys.executable, ROOT / "benchmarks" / "measure.py", "600", folder / "log"]
-    words = [sys.executable, "-m", "stmcdi_cli.cli", *command]
+    return _cost(folder, "-m", "stmcdi_cli.cli", *command)
+
+
+def _cost(folder: Path, *words: object) -> dict[str, float]:
+    """Cost of Python with these arguments."""
+    measure = [sys.executable, ROOT / "benchmarks" / "measure.py", "600", folder / "log", sys.executable]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     shown = subprocess.run(
         list(map(str, [*measure, *words])), cwd=folder, env=environment, check=True, capture_output=True, text=True
@@ -44,15 +48,21 @@ def cost(folder: Path, *command: object) -> dict[str, float]:
 
 
 @pytest.fixture(scope="module")
+def imports_mb(tmp_path_factory) -> float:
+    """Memory a step holds before it reads anything. AnnData 0.11 imports torch, which is more than most steps use."""
+    return _cost(tmp_path_factory.mktemp("imports"), "-c", "import anndata")["peak_mb"]
+
+
+@pytest.fixture(scope="module")
 def chain(tmp_path_factory) -> tuple[Path, dict[str, dict[str, float]]]:
     """Folder with the files of the data steps, and what each step cost."""
     folder = tmp_path_factory.mktemp("scale")
     return folder, {step: cost(folder, step, *command.split()) for step, command in STEPS.items()}
 
 
-def test_data_steps_hold_a_chunk_not_the_tissue(chain):
+def test_data_steps_hold_a_chunk_not_the_tissue(chain, imports_mb):
     folder, costs = chain
-    assert all(spent["peak_mb"] < MOST_MB for spent in costs.values()), costs
+    assert all(spent["peak_mb"] - imports_mb < MOST_MB for spent in costs.values()), costs
     with h5ad.open_h5ad(folder / "masked.h5ad") as masked:
         n_entries = masked.n_obs * masked.n_vars
         assert masked.n_obs == SPOTS and masked.n_vars > 0.95 * GENES
@@ -60,9 +70,9 @@ def test_data_steps_hold_a_chunk_not_the_tissue(chain):
         assert 0.03 < masked.X.group["data"].size / n_entries < 0.05
 
 
-def test_a_memory_limit_is_kept(chain):
+def test_a_memory_limit_is_kept(chain, imports_mb):
     folder, costs = chain
-    limit = 340
+    limit = round((imports_mb + 180) * 1e6 / 2**20)
     out = ("strict.h5ad", "answer.h5ad", "--memory-limit", f"{limit}M")
     spent = cost(folder, "hold-out", "graph.h5ad", *out)
     assert spent["peak_mb"] < limit * 2**20 / 1e6 < costs["hold-out"]["peak_mb"]
@@ -72,7 +82,7 @@ def test_a_memory_limit_is_kept(chain):
             assert hidden[0] == hidden[1]
 
 
-def test_scores_hold_a_chunk_not_the_tissue(chain):
+def test_scores_hold_a_chunk_not_the_tissue(chain, imports_mb):
     folder, _ = chain
     with h5ad.open_h5ad(folder / "masked.h5ad") as masked:
         header = h5ad.copy_without(masked, [keys.X])
@@ -80,7 +90,7 @@ def test_scores_hold_a_chunk_not_the_tissue(chain):
         blocks = ({keys.X: part, keys.IMPUTED: part} for part in _parts(stand_in[keys.X]))
         stream.write({folder / "imputed.h5ad": stream.Stream(header, blocks)})
     spent = cost(folder, "evaluate", "imputed.h5ad", "truth.h5ad", "metrics.json")
-    assert spent["peak_mb"] < MOST_MB, spent
+    assert spent["peak_mb"] - imports_mb < MOST_MB, spent
     scores = json.loads((folder / "metrics.json").read_text())
     assert scores["n_hidden"] == pytest.approx(0.2 * SPOTS * GENES, rel=0.05) and scores["pcc"] == 0
 
@@ -93,7 +103,7 @@ def _parts(matrix):
 
 @pytest.mark.real_data
 @pytest.mark.skipif(not LONG, reason="trains on 10,000 spots; STMCDI_LONG=1 runs it")
-def test_a_sparse_and_poor_real_tissue_goes_through_every_step(shared_data, tmp_path):
+def test_a_sparse_and_poor_real_tissue_goes_through_every_step(shared_data, tmp_path, imports_mb):
     """Slide-seq: 10,000 spots x 15,149 genes, 0.3 % of the entries above zero."""
     source = shared_data / "slideseq_cerebellum.h5ad"
     steps = [
@@ -106,7 +116,8 @@ def test_a_sparse_and_poor_real_tissue_goes_through_every_step(shared_data, tmp_
         ("evaluate", "imputed.h5ad", "truth.h5ad", "metrics.json"),
     ]
     peaks = {step: cost(tmp_path, step, *arguments)["peak_mb"] for step, *arguments in steps}
-    assert max(peaks[step] for step in ("normalize", "select-hvg", "build-graph", "hold-out", "evaluate")) < MOST_MB
+    data_steps = ("normalize", "select-hvg", "build-graph", "hold-out", "evaluate")
+    assert max(peaks[step] for step in data_steps) - imports_mb < MOST_MB
     imputed = ad.read_h5ad(tmp_path / "imputed.h5ad")
     assert imputed.obs_names.equals(ad.read_h5ad(source, backed="r").obs_names)
     assert json.loads((tmp_path / "metrics.json").read_text())["rmse"] > 0
