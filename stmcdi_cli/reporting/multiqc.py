@@ -67,7 +67,9 @@ def _training(found: Findings) -> tuple[dict[str, Any], Any] | None:
     if found.history is None or not np.isfinite(found.history.get("validation_loss", np.array([]))).any():
         return None
     epoch, loss = found.history["epoch"], found.history["validation_loss"]
-    curve = [[int(e), float(value)] for e, value in zip(epoch, loss, strict=True) if np.isfinite(value)]
+    # By text of one width: every MultiQC draws it in this order, where those before 1.30 fail on pairs of numbers.
+    width = max(4, len(f"{epoch.max():.0f}"))
+    curve = {f"{e:0{width}.0f}": float(value) for e, value in zip(epoch, loss, strict=True) if np.isfinite(value)}
     description = {
         "section_name": "stmcdi: training",
         "description": "Loss on the entries kept from learning, by epoch.",

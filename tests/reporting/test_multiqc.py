@@ -36,7 +36,7 @@ def test_multiqc_shows_the_numbers_without_configuration(imputed_run, tmp_path):
     curves = data["report_plot_data"]["stmcdi_training_plot"]["datasets"][0]["lines"]
     assert {curve["name"] for curve in curves} == {"tumour", "healthy"}
     for curve in curves:
-        assert [epoch for epoch, _ in curve["pairs"]] == list(range(13))  # in the order of numbers: 2 before 10
+        assert [float(epoch) for epoch, _ in curve["pairs"]] == list(range(13))  # in the order of numbers: 2 before 10
     page = (tmp_path / "out" / "multiqc_report.html").read_text()
     for text in ("stmcdi: genes by verdict", "stmcdi: training", "Genes to trust", "tumour", "healthy"):
         assert text in page
