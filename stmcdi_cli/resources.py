@@ -10,7 +10,7 @@ from stmcdi_cli.errors import InputError, OptionError
 
 BYTES_PER_ENTRY = 160
 """Bytes that all arrays of a step take, at most, for each entry of the rows in memory."""
-RESERVE = 2**26
+RESERVE = 3 * 2**25
 """Bytes for the caches of HDF5 and of the allocator."""
 FEWEST_ENTRIES = 2**17
 """Least entries that a step reads at a time: fewer would make it very slow."""

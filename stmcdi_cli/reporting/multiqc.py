@@ -47,7 +47,7 @@ def _general(found: Findings, counts: dict[str, int]) -> tuple[dict[str, Any], A
         if value is not None:
             row[key] = value
             headers[key] = {"title": title, "description": description, "format": "{:,.3f}", "scale": "Blues"}
-    return {"plot_type": "generalstats", "pconfig": headers}, row
+    return {"plot_type": "generalstats", "headers": headers}, row
 
 
 def _verdicts(counts: dict[str, int]) -> tuple[dict[str, Any], Any]:
