@@ -98,6 +98,8 @@ def train(
     spots = _training_spots(adata, config, seed)
     tissue = Tissue.from_anndata(adata, spots)
     config |= {"scale": tissue.count_scale, "odd_spots": int(tissue.odd_spots.sum())}
+    if tissue.n_target is not None:
+        config["reference"] = tissue.n_spots - tissue.n_target
     unmeasured = [gene for gene, n in zip(tissue.genes, tissue.n_visible, strict=True) if not n]
     if unmeasured:
         config["unmeasured"] = unmeasured
