@@ -12,12 +12,21 @@ _HEADROOM = 20
 """Largest mean count in the tables, relative to that of the most abundant gene in the deepest spot."""
 
 
-def gene_rates(tissue: Tissue, *, counts: bool = True) -> tuple[Tensor, Tensor]:
-    """Rate and standard deviation of every gene [G] from the visible entries, as `CountingNoise` takes them."""
-    n_visible = np.maximum(tissue.n_visible, 1)
-    if tissue.count_scale is None or not counts:
-        mean = np.asarray(tissue.x.sum(0)).ravel() / n_visible
-        second = np.asarray(tissue.x.multiply(tissue.x).sum(0)).ravel() / n_visible
+def gene_rates(tissue: Tissue, weight: np.ndarray | None = None) -> tuple[Tensor, Tensor]:
+    """Rate and standard deviation of every gene [G] from the visible entries, as `CountingNoise` takes them.
+
+    Parameters
+    ----------
+    tissue
+        The tissue.
+    weight
+        Weights of the spots [n], where counts are not to be modelled although the tissue has them.
+    """
+    if tissue.count_scale is None or weight is not None:
+        weight = np.ones(tissue.n_spots) if weight is None else weight
+        n_visible = np.maximum(weight.sum() - tissue.missing.T @ weight, 1)
+        mean = tissue.x.T @ weight / n_visible
+        second = tissue.x.multiply(tissue.x).T @ weight / n_visible
         rate, scale = mean, np.sqrt(np.maximum(second - mean**2, 1e-6))
     else:
         observed = tissue.counts()

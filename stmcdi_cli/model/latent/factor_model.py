@@ -113,6 +113,13 @@ class SpatialFactorModel:
         self._noise = CountingNoise(tissue, self.rate, self.scale, counts=self.link != "gaussian")
         self._use_graph(tissue)
 
+    def _rates(self, tissue: Tissue) -> tuple[Tensor, Tensor]:
+        """Rate and standard deviation of every gene [G]; shallow spots have less weight where counts are not modelled."""
+        return gene_rates(tissue, self._weight_of_depth(tissue.depth) if self.link == "gaussian" else None)
+
+    def _weight_of_depth(self, depth: np.ndarray) -> np.ndarray:
+        return np.minimum(1, depth / self.full_depth)
+
     def _use_graph(self, tissue: Tissue) -> None:
         if self._adjacency is not tissue.graph:
             self._adjacency, self.graph = tissue.graph, SpatialGraph(tissue.graph, tissue.lengths)
@@ -146,7 +153,7 @@ class SpatialFactorModel:
         a, b, v = self._noise.moments(depth, eta + spread)
         visible = ~tissue.missing[spots].toarray()
         response = np.where(visible, (tissue.x[spots].toarray() - a) / b + eta, 0)
-        weight = np.where(visible, np.minimum(1, depth / self.full_depth)[:, None] * b * b / v, 0)
+        weight = np.where(visible, self._weight_of_depth(depth)[:, None] * b * b / v, 0)
         return torch.from_numpy(response.astype(np.float32)), torch.from_numpy(weight.astype(np.float32))
 
     def _responses(self, tissue: Tissue, at: LatentPosterior | None = None) -> Responses:
@@ -193,7 +200,7 @@ class SpatialFactorModel:
             done, latents, at = self._restore(stage.state)
             self.use_tissue(tissue)
         elif start is None:
-            self.rate, self.scale = gene_rates(tissue, counts=self.link != "gaussian")
+            self.rate, self.scale = self._rates(tissue)
             self.use_tissue(tissue)
             responses = self._responses(tissue)
             latents = self._first_latents(responses, tissue, seed)

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stmcdi_cli.model.latent.counting_noise import gene_rates
 from stmcdi_cli.model.latent.factor_model import SpatialFactorModel
 from stmcdi_cli.model.latent.field_fit import FieldFit
 from stmcdi_cli.model.tissue import Tissue
@@ -44,7 +43,7 @@ class TargetFactorModel(SpatialFactorModel):
         self._reference = reference
         self._given = torch.from_numpy(has_reference)
         self.measured = torch.from_numpy(tissue.n_visible > 0)
-        own = gene_rates(tissue, counts=self.link != "gaussian")
+        own = self._rates(tissue)
         self.rate, self.scale = (
             torch.where(self.measured, mine, other)
             for mine, other in zip(own, (reference.rate, reference.scale), strict=True)
