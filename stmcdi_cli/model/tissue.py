@@ -10,7 +10,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from stmcdi_cli import anndata_keys as keys
-from stmcdi_cli import validation
+from stmcdi_cli import roles, validation
 from stmcdi_cli.errors import InputError
 from stmcdi_cli.model.diffusion import keyed_noise
 from stmcdi_cli.model.scales import SCALES, SHALLOWEST, ScaleSearch
@@ -51,6 +51,16 @@ class Rows:
         first = int(spots.min())
         return self._read(slice(first, int(spots.max()) + 1))[spots - first]
 
+    def rows(self, spots: slice) -> "Rows":
+        """Give some consecutive rows, which stay on disk."""
+        start, stop = spots.start, spots.stop
+        share = (stop - start) / max(1, self.shape[0])
+        return Rows(
+            lambda rows: self._read(slice(rows.start + start, rows.stop + start)),
+            (stop - start, self.shape[1]),
+            round(share * self.nnz),
+        )
+
 
 @dataclass(frozen=True)
 class Tissue:
@@ -76,6 +86,8 @@ class Tissue:
         here: no model can read them, and none may learn from them.
     lengths
         Distances between neighbours, CSR, spots x spots; None where the file has none.
+    n_target
+        Number of spots of the target, which come first; the others are cells of a reference. None: there are none.
     """
 
     x: sp.csr_matrix
@@ -86,6 +98,30 @@ class Tissue:
     genes: tuple[str, ...]
     odd_spots: np.ndarray
     lengths: sp.csr_matrix | None = None
+    n_target: int | None = None
+
+    @property
+    def target(self) -> "Tissue":
+        """The target alone."""
+        return self if self.n_target is None else self._rows(slice(0, self.n_target))
+
+    @property
+    def reference(self) -> "Tissue | None":
+        """The cells of the reference alone; None where there is none."""
+        return None if self.n_target is None else self._rows(slice(self.n_target, self.n_spots))
+
+    def _rows(self, spots: slice) -> "Tissue":
+        lengths = None if self.lengths is None else self.lengths[spots, spots]
+        return replace(
+            self,
+            x=self.x.rows(spots) if isinstance(self.x, Rows) else self.x[spots],
+            missing=self.missing.rows(spots) if isinstance(self.missing, Rows) else self.missing[spots],
+            graph=self.graph[spots, spots],
+            depth=self.depth[spots],
+            odd_spots=self.odd_spots[spots],
+            lengths=lengths,
+            n_target=None,
+        )
 
     @property
     def n_spots(self) -> int:
@@ -145,6 +181,7 @@ class Tissue:
             lengths = None if lengths is None else lengths[spots][:, spots]
             X, missing = select_rows(X, spots), None if missing is None else select_rows(missing, spots)
         shape = (len(obs), adata.n_vars)
+        n_target = roles.n_target(adata) if spots is None else int((spots < roles.n_target(adata)).sum())
         unseen = obs[keys.EMPTY_SPOT].to_numpy(bool).copy() if keys.EMPTY_SPOT in obs else np.zeros(len(obs), bool)
         size_factor = obs[keys.SIZE_FACTOR].to_numpy(np.float64) if keys.SIZE_FACTOR in obs else np.ones(len(obs))
         depth = np.maximum(size_factor, SHALLOWEST)
@@ -184,6 +221,7 @@ class Tissue:
             genes=tuple(map(str, adata.var_names)),
             odd_spots=odd_spots,
             lengths=lengths,
+            n_target=None if n_target == len(obs) else n_target,
         )
 
 

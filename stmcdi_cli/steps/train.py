@@ -97,10 +97,7 @@ def train(
     fallback = cpu_fallback(device, chosen)
     spots = _training_spots(adata, config, seed)
     tissue = Tissue.from_anndata(adata, spots)
-    config |= {"scale": tissue.count_scale, "odd_spots": int(tissue.odd_spots.sum())}
-    unmeasured = [gene for gene, n in zip(tissue.genes, tissue.n_visible, strict=True) if not n]
-    if unmeasured:
-        config["unmeasured"] = unmeasured
+    config |= _found_in(tissue)
     if not quiet:
         _log_start(tissue, adata.n_obs, chosen, fallback)
         log_scale("train", tissue, adata.obs_names if spots is None else adata.obs_names[spots])
@@ -127,6 +124,15 @@ def train(
         save_load.save(model, model_dir, history)
         checkpoint_file.remove()
     return model
+
+
+def _found_in(tissue: "Tissue") -> dict[str, Any]:
+    """What the configuration of a model says about the data that it was made for."""
+    found: dict[str, Any] = {"scale": tissue.count_scale, "odd_spots": int(tissue.odd_spots.sum())}
+    if tissue.n_target is not None:
+        found["reference"] = tissue.n_spots - tissue.n_target
+    unmeasured = [gene for gene, n in zip(tissue.genes, tissue.n_visible, strict=True) if not n]
+    return found | ({"unmeasured": unmeasured} if unmeasured else {})
 
 
 def _log_start(tissue: "Tissue", n_spots: int, device: "torch.device", fallback: str | None) -> None:

@@ -207,7 +207,7 @@ def test_the_limit_sets_the_rows_held_at_a_time(no_limit, monkeypatch):
     assert len(list(sparse.row_chunks((10**6, 1000)))) > 2 * usual
     resources.check("a file")
     resources.set_limit(250 * 2**20)
-    with pytest.raises(OptionError, match="at least 284M for a file, found `250M`; give more"):
+    with pytest.raises(OptionError, match="at least 316M for a file, found `250M`; give more"):
         resources.check("a file")
 
 

@@ -12,18 +12,27 @@ _HEADROOM = 20
 """Largest mean count in the tables, relative to that of the most abundant gene in the deepest spot."""
 
 
-def gene_rates(tissue: Tissue) -> tuple[Tensor, Tensor]:
-    """Rate and standard deviation of every gene [G] from the visible entries, as `CountingNoise` takes them."""
-    n_visible = np.maximum(tissue.n_visible, 1)
-    if tissue.count_scale is None:
-        mean = np.asarray(tissue.x.sum(0)).ravel() / n_visible
-        second = np.asarray(tissue.x.multiply(tissue.x).sum(0)).ravel() / n_visible
+def gene_rates(tissue: Tissue, weight: np.ndarray | None = None) -> tuple[Tensor, Tensor]:
+    """Rate and standard deviation of every gene [G] from the visible entries, as `CountingNoise` takes them.
+
+    Parameters
+    ----------
+    tissue
+        The tissue.
+    weight
+        Weights of the spots [n], where counts are not to be modelled although the tissue has them.
+    """
+    if tissue.count_scale is None or weight is not None:
+        weight = np.ones(tissue.n_spots) if weight is None else weight
+        n_visible = np.maximum(weight.sum() - tissue.missing.T @ weight, 1)
+        mean = tissue.x.T @ weight / n_visible
+        second = tissue.x.multiply(tissue.x).T @ weight / n_visible
         rate, scale = mean, np.sqrt(np.maximum(second - mean**2, 1e-6))
     else:
-        counts = tissue.counts()
+        observed = tissue.counts()
         total_depth = tissue.depth.sum() - tissue.missing.T @ tissue.depth
         # A tenth of a count is added: a gene without counts, or without visible entries, has a small rate, not 0.
-        rate = (np.asarray(counts.sum(0)).ravel() + 0.1) / np.maximum(total_depth, 1)
+        rate = (np.asarray(observed.sum(0)).ravel() + 0.1) / np.maximum(total_depth, 1)
         scale = np.ones(tissue.n_genes)
     return torch.tensor(rate, dtype=torch.float32), torch.tensor(scale, dtype=torch.float32)
 
@@ -44,6 +53,8 @@ class CountingNoise:
         Mean count of each gene at depth 1 (its mean, where counts are not modelled) [G].
     scale
         Standard deviation of each gene, used where counts are not modelled [G].
+    counts
+        Model the counts, where the tissue has them.
 
     Attributes
     ----------
@@ -51,10 +62,10 @@ class CountingNoise:
         Poisson moments over the depths of the tissue; None where counts are not modelled.
     """
 
-    def __init__(self, tissue: Tissue, rate: Tensor, scale: Tensor) -> None:
+    def __init__(self, tissue: Tissue, rate: Tensor, scale: Tensor, *, counts: bool = True) -> None:
         self._rate, self._scale = rate.numpy(), scale.numpy()
         self.table = None
-        if tissue.count_scale is not None:
+        if tissue.count_scale is not None and counts:
             self.table = CountTable(tissue.count_scale, 0.0, tissue.depth, largest_mean(tissue, rate))
 
     def log_mean(self, depth: np.ndarray) -> np.ndarray:

@@ -156,6 +156,12 @@ class LatentDiffusion:
         """Undo the training of the network: draws come from the encoder's posterior again."""
         self.network.reset_output()
 
+    def with_encoder(self, encoder: SpatialFactorModel) -> "LatentDiffusion":
+        """Give a branch with the same network and another encoder."""
+        other = copy.copy(self)
+        other.encoder = encoder
+        return other
+
     def encode(self, tissue: Tissue, known: LatentPosterior | None = None) -> LatentPosterior:
         """Compute the posterior of every spot of a tissue, unless it is `known`, and keep it for the conditions."""
         self.encoder.use_tissue(tissue)

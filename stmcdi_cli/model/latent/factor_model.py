@@ -5,6 +5,7 @@ eta_ij = w_j . z_i + c_j::
 
     x_ij = a_ij + b_ij eta_ij + e_ij       (linear link)      e_ij ~ N(0, psi_j v_ij)
     x_ij = a(log mu_ij + eta_ij) + e_ij    (log link)
+    x_ij = m_j + sd_j (eta_ij + e_ij)      (gaussian link)    e_ij ~ N(0, psi_j)
     z_ik = s_ik + N(0, nugget_k)           s_k ~ Matern field over the graph      w_j ~ N(0, diag 1 / alpha)
 
 a, b and v are the mean, slope and variance of a Poisson count of gene j at the depth of spot i (see `count_moments`):
@@ -13,7 +14,8 @@ visible entries only. Every update below is the exact posterior of one block of 
 with their posterior covariance (Bishop 1999, variational PCA), and the latents of all spots together under their
 spatial prior (`spatial_field`), whose parameters are fitted to each factor (`field_fit`). The linear link takes a, b
 and v at the mean rate of each gene; the log link takes them again, every few sweeps, at the rate that the current
-latents give (Gauss-Newton, as for a generalised linear model).
+latents give (Gauss-Newton, as for a generalised linear model). The gaussian link knows nothing of counts: it is for
+values that vary far more than counts do, such as reads of single cells.
 """
 
 from collections.abc import Callable
@@ -39,7 +41,7 @@ from stmcdi_cli.model.latent.spatial_graph import SpatialGraph
 from stmcdi_cli.model.tissue import Tissue
 from stmcdi_cli.model.training.checkpoint import NO_CHECKPOINT, Stage
 
-LINKS = ("linear", "log")
+LINKS = ("linear", "log", "gaussian")
 
 Responses = Callable[[np.ndarray], tuple[Tensor, Tensor]]
 """Gives response and weight [B, G] of the spots of a block, from their positions [B]."""
@@ -69,7 +71,8 @@ class SpatialFactorModel:
         depth: one count where 0.01 was expected is ten standard deviations under a Gaussian, but not rare under a
         Poisson distribution.
     link
-        How expected expression depends on eta, a name in `LINKS`; ``log`` is for counts only.
+        How expected expression depends on eta, a name in `LINKS`; ``log`` is for counts only. Where there are no
+        counts, ``linear`` is ``gaussian``.
 
     Attributes
     ----------
@@ -107,8 +110,15 @@ class SpatialFactorModel:
 
     def use_tissue(self, tissue: Tissue) -> None:
         """Tabulate the moments for the depths of a tissue, before any of its spots is encoded or decoded."""
-        self._noise = CountingNoise(tissue, self.rate, self.scale)
+        self._noise = CountingNoise(tissue, self.rate, self.scale, counts=self.link != "gaussian")
         self._use_graph(tissue)
+
+    def _rates(self, tissue: Tissue) -> tuple[Tensor, Tensor]:
+        """Rate and standard deviation of every gene [G]; shallow spots have less weight where counts are not modelled."""
+        return gene_rates(tissue, self._weight_of_depth(tissue.depth) if self.link == "gaussian" else None)
+
+    def _weight_of_depth(self, depth: np.ndarray) -> np.ndarray:
+        return np.minimum(1, depth / self.full_depth)
 
     def _use_graph(self, tissue: Tissue) -> None:
         if self._adjacency is not tissue.graph:
@@ -143,7 +153,7 @@ class SpatialFactorModel:
         a, b, v = self._noise.moments(depth, eta + spread)
         visible = ~tissue.missing[spots].toarray()
         response = np.where(visible, (tissue.x[spots].toarray() - a) / b + eta, 0)
-        weight = np.where(visible, np.minimum(1, depth / self.full_depth)[:, None] * b * b / v, 0)
+        weight = np.where(visible, self._weight_of_depth(depth)[:, None] * b * b / v, 0)
         return torch.from_numpy(response.astype(np.float32)), torch.from_numpy(weight.astype(np.float32))
 
     def _responses(self, tissue: Tissue, at: LatentPosterior | None = None) -> Responses:
@@ -190,7 +200,7 @@ class SpatialFactorModel:
             done, latents, at = self._restore(stage.state)
             self.use_tissue(tissue)
         elif start is None:
-            self.rate, self.scale = gene_rates(tissue)
+            self.rate, self.scale = self._rates(tissue)
             self.use_tissue(tissue)
             responses = self._responses(tissue)
             latents = self._first_latents(responses, tissue, seed)
@@ -202,7 +212,7 @@ class SpatialFactorModel:
             self._alpha, self._adjacency, self.graph = start._alpha, start._adjacency, start.graph
             self.use_tissue(tissue)
             latents = self._posterior_of_all(self._responses(tissue), tissue.n_spots)
-        field_fit = FieldFit(self.graph)
+        field_fit = self._field_fit()
         if stage.state is None and start is None:
             self.field = field_fit.first(self.rank)
         for sweep in range(done, sweeps):
@@ -279,14 +289,20 @@ class SpatialFactorModel:
             squares += (weight * response**2).sum(0)
             n_seen += (weight > 0).sum(0)
         products = products.reshape(n_genes, rank, rank)
-        precision = products / self.psi[:, None, None] + torch.diag(self._alpha)
-        self.loadings_cov = symmetric_part(torch.linalg.inv(precision))
-        self.loadings = torch.einsum("gab,gb->ga", self.loadings_cov, targets / self.psi[:, None])
+        self._set_loadings(products / self.psi[:, None, None], targets / self.psi[:, None])
         second = self.loadings[:, :, None] * self.loadings[:, None, :] + self.loadings_cov
         # Bounded below: otherwise loadings would grow while latents shrink.
         self._alpha = (n_genes / torch.diagonal(second, dim1=1, dim2=2).sum(0)).clamp(*_ALPHAS)
         residual = squares - 2 * (targets * self.loadings).sum(1) + (products * second).sum((1, 2))
         self.psi = ((residual + 1) / (n_seen + 1)).clamp(min=0.05)
+
+    def _set_loadings(self, precision: Tensor, information: Tensor) -> None:
+        """Set the loadings given the data: their precision [G, r+1, r+1] and precision-weighted mean [G, r+1]."""
+        self.loadings_cov = symmetric_part(torch.linalg.inv(precision + torch.diag(self._alpha)))
+        self.loadings = torch.einsum("gab,gb->ga", self.loadings_cov, information)
+
+    def _field_fit(self) -> FieldFit:
+        return FieldFit(self.graph)
 
     def information(self, response: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Evidence of the spots' own entries on their latents: precision [B, r, r], precision-weighted mean [B, r].

@@ -18,12 +18,13 @@ from stmcdi_cli.model.latent.spatial_graph import RANGES, SpatialGraph
 
 _SHARES = np.array([0.02, 0.1, 0.25, 0.4, 0.55, 0.7, 0.8, 0.88, 0.94, 0.98])
 """Shares of the field in the variance of a factor."""
-_VARIANCES = np.array([0.06, 0.12, 0.25, 0.5, 0.7, 1.0])
-"""Variances of a factor; 1 is the unit of the latents, the rest is in the loadings."""
+_VARIANCES = np.array([0.06, 0.12, 0.25, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0])
+"""Variances of a factor; usually 1 is the unit of the latents, the rest is in the loadings."""
 _FIRST = (5, 6, 5)  # positions on these grids
 _USUAL_RANGE, _SD_LOG2_RANGE = 6.0, 2.0  # a weak prior: the range of a factor with little evidence stays finite
 _LARGEST = 3.0
-"""Largest latent in the likelihood: a single odd spot must not make a factor of its own with a large nugget."""
+"""Largest latent in the likelihood, in standard deviations at the largest variance: a single odd spot must not make a
+factor of its own with a large nugget."""
 _NO_EVIDENCE = 1e-5
 """Precision below which the entries of a spot say nothing about a factor."""
 
@@ -35,10 +36,14 @@ class FieldFit:
     ----------
     graph
         The graph.
+    largest_variance
+        Largest variance of a factor; above 1 where the loadings are given, in the unit of other data.
     """
 
-    def __init__(self, graph: SpatialGraph) -> None:
+    def __init__(self, graph: SpatialGraph, largest_variance: float = 1.0) -> None:
         self._graph = graph
+        self._variances = _VARIANCES[largest_variance >= _VARIANCES]
+        self._largest = _LARGEST * largest_variance**0.5
 
     def first(self, rank: int) -> FieldParameters:
         """Parameters to start from."""
@@ -54,16 +59,16 @@ class FieldFit:
         latents
             Posterior of the latents.
         """
-        y, d = _own_evidence(latents, parameters)
+        y, d = _own_evidence(latents, parameters, self._largest)
         total = (parameters.variance + parameters.nugget).numpy()
         position = np.stack(
             [
                 _nearest(RANGES, parameters.range),
                 _nearest(_SHARES, parameters.variance / total),
-                _nearest(_VARIANCES, total),
+                _nearest(self._variances, total),
             ]
         )
-        last = len(RANGES) - 1, len(_SHARES) - 1, len(_VARIANCES) - 1
+        last = len(RANGES) - 1, len(_SHARES) - 1, len(self._variances) - 1
         moving = np.arange(len(total))
         for _ in range(2):
             before, own_y, own_d = position[:, moving], y[:, moving], d[:, moving]
@@ -118,7 +123,9 @@ class FieldFit:
         return np.where(number > 0, np.clip(total / np.maximum(number, 1), 1e-3, None), at_most)
 
 
-def _own_evidence(latents: LatentPosterior, parameters: FieldParameters) -> tuple[np.ndarray, np.ndarray]:
+def _own_evidence(
+    latents: LatentPosterior, parameters: FieldParameters, largest: float
+) -> tuple[np.ndarray, np.ndarray]:
     """What the entries of each spot alone say about each latent: a mean and a variance [n, r].
 
     Both follow from the posterior and the prior given the other spots, of which the posterior is the product.
@@ -129,7 +136,7 @@ def _own_evidence(latents: LatentPosterior, parameters: FieldParameters) -> tupl
     seen = precision > _NO_EVIDENCE
     precision = np.where(seen, precision, _NO_EVIDENCE)
     y = (latents.mean.double().numpy() / posterior - prior / variance) / precision
-    return np.where(seen, np.clip(y, -_LARGEST, _LARGEST), 0), 1 / precision
+    return np.where(seen, np.clip(y, -largest, largest), 0), 1 / precision
 
 
 def _nearest(grid: np.ndarray, values: Tensor | np.ndarray) -> np.ndarray:

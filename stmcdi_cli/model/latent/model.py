@@ -7,11 +7,12 @@ entries. A draw takes the latents from the diffusion of its branch (`latent.diff
 from them, and draws an observation around it with the counting noise of its gene and depth.
 """
 
+import copy
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import scipy.sparse as sp
 import torch
 from scipy.special import ndtri
 from torch import Tensor
@@ -30,7 +31,9 @@ from stmcdi_cli.model.latent.factor_model import SpatialFactorModel
 from stmcdi_cli.model.latent.gaussian import LatentPosterior
 from stmcdi_cli.model.latent.masking import Masking
 from stmcdi_cli.model.latent.observation import Observation, Observer
+from stmcdi_cli.model.latent.target_model import TargetFactorModel
 from stmcdi_cli.model.latent.training import train_denoisers
+from stmcdi_cli.model.latent.validation_cases import Case, left_out_genes
 from stmcdi_cli.model.tissue import VALIDATION_STREAM, Tissue, validation_entries
 from stmcdi_cli.model.training.checkpoint import Checkpoint
 from stmcdi_cli.model.training.trainer import Reporter, Training
@@ -38,8 +41,18 @@ from stmcdi_cli.model.training.trainer import Reporter, Training
 _OBSERVATION_STREAM = VALIDATION_STREAM + 1
 _TAILS = (0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.09, 0.1)
 _COVERAGE = 0.92  # a little over 90 %, because it is measured on few entries
-_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
-"""Shares of the draws that the second branch may have."""
+_PRODUCTS: tuple[Callable[[np.ndarray, np.ndarray], np.ndarray], ...] = (
+    lambda p, y: np.ones_like(p),
+    lambda p, y: p,
+    lambda p, y: y,
+    lambda p, y: p * y,
+    lambda p, y: p * p,
+    lambda p, y: (p - y) ** 2,
+    lambda p, y: y * y,
+)
+"""What is added up, gene by gene, to compare predicted and true values."""
+_QUARTERS = 4
+"""Parts of which the shares of the branches in the draws are made up."""
 _VALIDATION_SPOTS = 1024
 _DISPERSION_SPOTS = 4096
 
@@ -62,6 +75,8 @@ class LatentModel(ImputationModel):
             links = tuple(encoder.pop("links"))
             # The log link describes rates of counts.
             self.links = links if config.get("scale") else ("linear",)
+            if config.get("scale") and config.get("reference"):
+                self.links = (*links, "gaussian")
             self.encoder_options = encoder
             low, high = map(float, masking["hidden"])
             self.masking = Masking(hidden=(low, high), whole=float(masking["whole"]))
@@ -90,16 +105,22 @@ class LatentModel(ImputationModel):
         """Fit the encoders, train their denoisers on masked entries, then fit the encoders to all visible entries."""
         checkpoint = checkpoint or Checkpoint()
         self._build(seed)
+        reference, tissue = tissue.reference, tissue.target
+        sweeps = self.sweeps
+        if reference is not None:
+            self._learn_loadings(reference, tissue, seed, checkpoint)
+            sweeps = max(5, sweeps // 2)  # there is less left to fit
         validation_mask = validation_entries(tissue, self.validation_share, seed)
         partial = tissue.without(validation_mask)
         first = None
         for link, branch in zip(self.links, self.branches, strict=True):
             stage = checkpoint.stage(f"{link} encoder")
-            branch.encoder.fit(partial, sweeps=self.sweeps, seed=seed, start=first, stage=stage)
+            branch.encoder.fit(partial, sweeps=sweeps, seed=seed, start=first, stage=stage)
             first = first or branch.encoder
         trained = checkpoint.stage("trained and calibrated")
         if trained.state is None:
-            latents = [branch.encode(partial) for branch in self.branches]
+            for branch in self.branches:
+                branch.encode(partial)
             train_denoisers(
                 self.branches,
                 tissue,
@@ -113,84 +134,102 @@ class LatentModel(ImputationModel):
                 report=report,
                 stage=checkpoint.stage("training"),
             )
-            self._weigh_branches(tissue, validation_mask, latents)
+            chosen = Case(self.branches, partial, validation_mask, np.arange(tissue.n_spots))
+            cases = [chosen]
+            if reference is not None:
+                shared = (tissue.n_visible > 0) & (reference.n_visible > 0)
+                cases = list(left_out_genes(self.branches, partial, shared, seed))
+            self._weigh_branches(tissue, cases)
             if tissue.count_scale is not None:
-                self._fit_dispersion(tissue, partial, latents)
-            self._calibrate(tissue, partial, validation_mask, seed=seed, device=device)
+                self._fit_dispersion(tissue, chosen, cases)
+            self._calibrate(tissue, cases, seed=seed, device=device)
             trained.save(self.state())
         else:
             self.load_state(trained.state)
         for link, branch in zip(self.links, self.branches, strict=True):
             stage = checkpoint.stage(f"{link} encoder, with every entry")
-            sweeps = max(5, self.sweeps // 3)
-            branch.encoder.fit(tissue, sweeps=sweeps, seed=seed, start=branch.encoder, stage=stage)
+            branch.encoder.fit(tissue, sweeps=max(5, self.sweeps // 3), seed=seed, start=branch.encoder, stage=stage)
 
-    def _expected(self, spots: np.ndarray, latents: Sequence[LatentPosterior], tissue: Tissue) -> list[np.ndarray]:
-        """Expected expression of some spots at the posterior mean of their latents, of each branch [B, G]."""
-        depth = tissue.depth[spots]
-        return [
-            branch.encoder.decoder(depth)(own.mean[spots]).numpy()
-            for branch, own in zip(self.branches, latents, strict=True)
-        ]
+    def _learn_loadings(self, reference: Tissue, target: Tissue, seed: int, checkpoint: Checkpoint) -> None:
+        """Fit the factor models to a reference, and start those of the target from them."""
+        first = None
+        for link, branch in zip(self.links, self.branches, strict=True):
+            stage = checkpoint.stage(f"{link} encoder of the reference")
+            start = None if link == "gaussian" else first
+            branch.encoder.fit(reference, sweeps=self.sweeps, seed=seed, start=start, stage=stage)
+            first = first or branch.encoder
+        for branch in self.branches:
+            branch.encoder = TargetFactorModel(branch.encoder, target, reference.n_visible > 0)
 
-    def _weigh_branches(
-        self, tissue: Tissue, validation_mask: sp.csr_matrix, latents: Sequence[LatentPosterior]
-    ) -> None:
-        """Choose the weights of the branches with the smallest error on the inner validation entries."""
+    def _weigh_branches(self, tissue: Tissue, cases: Sequence[Case]) -> None:
+        """Choose the weights of the branches: those with the smallest error on entries that were kept from them.
+
+        Of genes that were left out, those with the largest mean correlation: how much a platform catches of a gene, and
+        how widely it varies there, is not what the branches differ in.
+        """
         if len(self.branches) == 1:
             return
-        error = np.zeros(len(_SHARES))
-        for i in range(0, tissue.n_spots, BLOCK):
-            spots = np.arange(i, min(i + BLOCK, tissue.n_spots))
-            validates = validation_mask[spots].toarray()
-            true = tissue.x[spots].toarray()[validates]
-            first, second = (expected[validates] for expected in self._expected(spots, latents, tissue))
-            error += [np.square((1 - share) * first + share * second - true).sum(dtype=np.float64) for share in _SHARES]
-        share = _SHARES[int(error.argmin())]
-        self.weights = torch.tensor([1 - share, share])
+        shares = _shares(len(self.branches))
+        merit = np.zeros(len(shares))
+        for case in cases:
+            sums = np.zeros((len(shares), len(_PRODUCTS), tissue.n_genes))
+            for _, means, entries, x in case.expected(tissue):
+                genes, true, own = np.nonzero(entries)[1], x[entries], [mean[entries] for mean in means]
+                for share, total in zip(shares, sums, strict=True):
+                    predicted = sum(weight * mean for weight, mean in zip(share, own, strict=True))
+                    total += [np.bincount(genes, product(predicted, true), tissue.n_genes) for product in _PRODUCTS]
+            merit += [-total[5].sum() if case.genes is None else _correlation(total[:, case.genes]) for total in sums]
+        self.weights = torch.tensor(shares[int(np.argmax(merit))], dtype=torch.float32)
 
-    def _fit_dispersion(self, tissue: Tissue, partial: Tissue, latents: Sequence[LatentPosterior]) -> None:
+    def _fit_dispersion(self, tissue: Tissue, chosen: Case, cases: Sequence[Case]) -> None:
         """Choose the dispersion of each gene on the training entries, then shift all on the validation entries.
 
         The fit is closer to training entries than to others, so their noise looks too small; the shift, common to all
-        genes, corrects that.
+        genes, corrects that. Genes that were not measured have one dispersion, the best for genes that were left out.
         """
         observation = self._observation(tissue)
-        counts = tissue.counts()
-        some = _some_spots(tissue, _DISPERSION_SPOTS)
+        counts, weights = tissue.counts(), self.weights.numpy()
+        spots = _some_spots(tissue, _DISPERSION_SPOTS)
 
-        def parts(validation: bool) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
-            for i in range(0, len(some), BLOCK):
-                spots = some[i : i + BLOCK]
-                train = ~partial.missing[spots].toarray()
-                use = ~tissue.missing[spots].toarray() & ~train if validation else train
-                depth = tissue.depth[spots]
-                expected = np.average(self._expected(spots, latents, tissue), axis=0, weights=self.weights.numpy())
-                yield depth, expected, counts[spots].toarray(), use
+        def likelihood(case: Case, training: bool = False) -> np.ndarray:
+            def parts() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+                for some, means, entries, _ in case.expected(tissue):
+                    use = ~case.visible.missing[some].toarray() if training else entries
+                    yield tissue.depth[some], np.average(means, axis=0, weights=weights), counts[some].toarray(), use
 
-        n = len(DISPERSIONS)
-        best = observation.fit(parts(validation=False), tissue.n_genes).argmax(0)
-        likelihood = observation.fit(parts(validation=True), tissue.n_genes)
-        genes = np.arange(tissue.n_genes)
-        shifts = [likelihood[np.clip(best + shift, 0, n - 1), genes].sum() for shift in range(-2, 3)]
-        self.dispersion = torch.from_numpy(np.clip(best + int(np.argmax(shifts)) - 2, 0, n - 1))
+            return observation.fit(parts(), tissue.n_genes)
 
-    def _calibrate(
-        self, tissue: Tissue, partial: Tissue, validation_mask: sp.csr_matrix, *, seed: int, device: torch.device
-    ) -> None:
-        """Choose the largest tail with which the interval still covers 90 % of the inner validation entries.
+        chosen = chosen._replace(spots=spots)
+        n, genes = len(DISPERSIONS), np.arange(tissue.n_genes)
+        best = likelihood(chosen, training=True).argmax(0)
+        validation = likelihood(chosen)
+        shifts = [validation[np.clip(best + shift, 0, n - 1), genes].sum() for shift in range(-2, 3)]
+        dispersion = np.clip(best + int(np.argmax(shifts)) - 2, 0, n - 1)
+        if cases[0].genes is not None:
+            self.left_out_dispersion = int(sum(likelihood(case)[:, case.genes].sum(1) for case in cases).argmax())
+            dispersion[tissue.n_visible == 0] = self.left_out_dispersion
+        self.dispersion = torch.from_numpy(dispersion)
+
+    def _calibrate(self, tissue: Tissue, cases: Sequence[Case], *, seed: int, device: torch.device) -> None:
+        """Choose the largest tail with which the interval still covers 90 % of the entries.
 
         Counts are discrete: the interval between the 5 % and 95 % quantiles often contains far more than 90 %.
         """
-        self._draw_from(partial, device)
-        spots = _some_spots(tissue, _VALIDATION_SPOTS)
         drawn, true = [], []
-        for i in range(0, len(spots), BLOCK):
-            block = spots[i : i + BLOCK]
-            validates = validation_mask[block].toarray()
-            draws = self.draw(block, DrawOptions(n_samples=50, seed=seed, sampler="dpm"))
-            drawn.append(draws.samples[:, validates])
-            true.append(tissue.x[block].toarray()[validates])
+        for case in cases:
+            other = self
+            if case.genes is not None:
+                other = copy.copy(self)
+                other.branches, other.dispersion = list(case.branches), self.dispersion.clone()
+                other.dispersion[torch.from_numpy(case.genes)] = self.left_out_dispersion
+            other._draw_from(case.visible, device)
+            spots = _some_spots(tissue, _VALIDATION_SPOTS // len(cases))
+            for i in range(0, len(spots), BLOCK):
+                block = spots[i : i + BLOCK]
+                validates = case.entries[block].toarray()
+                draws = other.draw(block, DrawOptions(n_samples=50, seed=seed, sampler="dpm"))
+                drawn.append(draws.samples[:, validates])
+                true.append(tissue.x[block].toarray()[validates])
         samples, truth = np.concatenate(drawn, axis=1), np.concatenate(true)
         self.tail = torch.tensor(_TAILS[0])
         if not len(truth):
@@ -208,6 +247,7 @@ class LatentModel(ImputationModel):
 
     def prepare(self, tissue: Tissue, *, device: torch.device, encoded: Mapping[str, Tensor] | None = None) -> None:
         """Encode every spot of a tissue once, in each branch that gives a share of the draws."""
+        tissue = tissue.target
         for link, branch in self._drawing():
             known = None if encoded is None else LatentPosterior(**_part(encoded, f"{link}."))
             branch.encode(tissue, known)
@@ -282,9 +322,15 @@ class LatentModel(ImputationModel):
 
     def _share_draws(self, n_samples: int) -> tuple[list[list[int]], np.ndarray]:
         """Pairs of draws of each branch, evenly interleaved; and the weight of one draw of each branch."""
-        share, n_pairs = float(self.weights[-1]), -(-n_samples // 2)
-        last = [pair for pair in range(n_pairs) if int((pair + 1) * share) > int(pair * share)]
-        pairs = [[pair for pair in range(n_pairs) if pair not in last], last][-len(self.branches) :]
+        left, weights_left = list(range(-(-n_samples // 2))), self.weights.tolist()
+        pairs: list[list[int]] = []
+        while len(weights_left) > 1:  # the last branch takes its share of what is left, then the one before
+            share = weights_left[-1] / max(sum(weights_left), 1e-9)
+            taken = [pair for k, pair in enumerate(left) if int((k + 1) * share) > int(k * share)]
+            pairs.insert(0, taken)
+            left = [pair for pair in left if pair not in taken]
+            weights_left.pop()
+        pairs.insert(0, left)
         n_draws = np.array([sum(min(2, n_samples - 2 * pair) for pair in own) for own in pairs])
         weights = np.where(n_draws > 0, self.weights.numpy().astype(np.float64), 0)
         return pairs, np.where(n_draws > 0, weights / np.maximum(n_draws, 1), 0) / weights.sum()
@@ -327,6 +373,20 @@ class LatentModel(ImputationModel):
 def _part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Entries of a state whose names start with a prefix, without that prefix."""
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
+def _shares(n_branches: int) -> list[tuple[float, ...]]:
+    """All shares in quarters that add up to 1, those with more for the first branches first."""
+    counts = itertools.product(range(_QUARTERS, -1, -1), repeat=n_branches)
+    return [tuple(part / _QUARTERS for part in parts) for parts in counts if sum(parts) == _QUARTERS]
+
+
+def _correlation(sums: np.ndarray) -> float:
+    """Sum over genes of the correlation, from the sums of `_PRODUCTS` [7, G]; a gene without variation counts 0."""
+    n, p, y, py, pp, _, yy = sums
+    n = np.maximum(n, 1)
+    product, variances = py - p * y / n, (pp - p * p / n) * (yy - y * y / n)
+    return float((product / np.sqrt(np.maximum(variances, 1e-12)))[variances > 1e-12].sum())
 
 
 def _some_spots(tissue: Tissue, most: int) -> np.ndarray:
