@@ -114,7 +114,7 @@ class SpatialFactorModel:
         self._use_graph(tissue)
 
     def _rates(self, tissue: Tissue) -> tuple[Tensor, Tensor]:
-        """Rate and standard deviation of every gene [G]; shallow spots have less weight where counts are not modelled."""
+        """Rate and standard deviation of every gene [G]; shallow spots count less where counts are not modelled."""
         return gene_rates(tissue, self._weight_of_depth(tissue.depth) if self.link == "gaussian" else None)
 
     def _weight_of_depth(self, depth: np.ndarray) -> np.ndarray:

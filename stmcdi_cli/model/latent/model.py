@@ -5,6 +5,9 @@ exponential in them. Neither link is exact and their errors differ. Therefore ea
 and the point value is the weighted mean of both; the weights are those with the smallest error on the inner validation
 entries. A draw takes the latents from the diffusion of its branch (`latent.diffusion`), decodes the expected expression
 from them, and draws an observation around it with the counting noise of its gene and depth.
+
+With a reference (`steps.add_reference`) the loadings come from its cells (`target_model`), a third branch has the
+gaussian link, and weights and intervals are chosen on genes left out whole (`validation_cases`).
 """
 
 import copy
