@@ -36,7 +36,7 @@ from stmcdi_cli.model.latent.masking import Masking
 from stmcdi_cli.model.latent.observation import Observation, Observer
 from stmcdi_cli.model.latent.target_model import TargetFactorModel
 from stmcdi_cli.model.latent.training import train_denoisers
-from stmcdi_cli.model.latent.validation_cases import Case, left_out_genes
+from stmcdi_cli.model.latent.validation_cases import Case, left_out_genes, some_spots
 from stmcdi_cli.model.tissue import VALIDATION_STREAM, Tissue, validation_entries
 from stmcdi_cli.model.training.checkpoint import Checkpoint
 from stmcdi_cli.model.training.trainer import Reporter, Training
@@ -44,16 +44,6 @@ from stmcdi_cli.model.training.trainer import Reporter, Training
 _OBSERVATION_STREAM = VALIDATION_STREAM + 1
 _TAILS = (0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.09, 0.1)
 _COVERAGE = 0.92  # a little over 90 %, because it is measured on few entries
-_PRODUCTS: tuple[Callable[[np.ndarray, np.ndarray], np.ndarray], ...] = (
-    lambda p, y: np.ones_like(p),
-    lambda p, y: p,
-    lambda p, y: y,
-    lambda p, y: p * y,
-    lambda p, y: p * p,
-    lambda p, y: (p - y) ** 2,
-    lambda p, y: y * y,
-)
-"""What is added up, gene by gene, to compare predicted and true values."""
 _QUARTERS = 4
 """Parts of which the shares of the branches in the draws are made up."""
 _VALIDATION_SPOTS = 1024
@@ -93,6 +83,7 @@ class LatentModel(ImputationModel):
         self.weights = torch.full((len(self.links),), 1 / len(self.links))
         self.dispersion = torch.zeros(len(genes), dtype=torch.int64)
         self.tail = torch.tensor(0.05)
+        self._left_out_dispersion = 0
 
     def _build(self, seed: int) -> None:
         with torch.random.fork_rng(devices=[]):  # initial weights use the global generator: restore it afterwards
@@ -109,12 +100,12 @@ class LatentModel(ImputationModel):
         checkpoint = checkpoint or Checkpoint()
         self._build(seed)
         reference, tissue = tissue.reference, tissue.target
-        sweeps = self.sweeps
-        if reference is not None:
-            self._learn_loadings(reference, tissue, seed, checkpoint)
-            sweeps = max(5, sweeps // 2)  # there is less left to fit
         validation_mask = validation_entries(tissue, self.validation_share, seed)
         partial = tissue.without(validation_mask)
+        sweeps = self.sweeps
+        if reference is not None:
+            self._learn_loadings(reference, partial, seed, checkpoint)
+            sweeps = max(5, sweeps // 2)  # there is less left to fit
         first = None
         for link, branch in zip(self.links, self.branches, strict=True):
             stage = checkpoint.stage(f"{link} encoder")
@@ -175,13 +166,10 @@ class LatentModel(ImputationModel):
         shares = _shares(len(self.branches))
         merit = np.zeros(len(shares))
         for case in cases:
-            sums = np.zeros((len(shares), len(_PRODUCTS), tissue.n_genes))
-            for _, means, entries, x in case.expected(tissue):
-                genes, true, own = np.nonzero(entries)[1], x[entries], [mean[entries] for mean in means]
-                for share, total in zip(shares, sums, strict=True):
-                    predicted = sum(weight * mean for weight, mean in zip(share, own, strict=True))
-                    total += [np.bincount(genes, product(predicted, true), tissue.n_genes) for product in _PRODUCTS]
-            merit += [-total[5].sum() if case.genes is None else _correlation(total[:, case.genes]) for total in sums]
+            moments = case.moments(tissue)
+            merit += np.array(
+                [-moments.error(share) if case.genes is None else moments.correlation(share) for share in shares]
+            )
         self.weights = torch.tensor(shares[int(np.argmax(merit))], dtype=torch.float32)
 
     def _fit_dispersion(self, tissue: Tissue, chosen: Case, cases: Sequence[Case]) -> None:
@@ -192,7 +180,6 @@ class LatentModel(ImputationModel):
         """
         observation = self._observation(tissue)
         counts, weights = tissue.counts(), self.weights.numpy()
-        spots = _some_spots(tissue, _DISPERSION_SPOTS)
 
         def likelihood(case: Case, training: bool = False) -> np.ndarray:
             def parts() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
@@ -202,15 +189,15 @@ class LatentModel(ImputationModel):
 
             return observation.fit(parts(), tissue.n_genes)
 
-        chosen = chosen._replace(spots=spots)
+        chosen = chosen._replace(spots=some_spots(tissue, _DISPERSION_SPOTS))
         n, genes = len(DISPERSIONS), np.arange(tissue.n_genes)
         best = likelihood(chosen, training=True).argmax(0)
         validation = likelihood(chosen)
         shifts = [validation[np.clip(best + shift, 0, n - 1), genes].sum() for shift in range(-2, 3)]
         dispersion = np.clip(best + int(np.argmax(shifts)) - 2, 0, n - 1)
         if cases[0].genes is not None:
-            self.left_out_dispersion = int(sum(likelihood(case)[:, case.genes].sum(1) for case in cases).argmax())
-            dispersion[tissue.n_visible == 0] = self.left_out_dispersion
+            self._left_out_dispersion = int(sum(likelihood(case)[:, case.genes].sum(1) for case in cases).argmax())
+            dispersion[tissue.n_visible == 0] = self._left_out_dispersion
         self.dispersion = torch.from_numpy(dispersion)
 
     def _calibrate(self, tissue: Tissue, cases: Sequence[Case], *, seed: int, device: torch.device) -> None:
@@ -224,9 +211,9 @@ class LatentModel(ImputationModel):
             if case.genes is not None:
                 other = copy.copy(self)
                 other.branches, other.dispersion = list(case.branches), self.dispersion.clone()
-                other.dispersion[torch.from_numpy(case.genes)] = self.left_out_dispersion
+                other.dispersion[torch.from_numpy(case.genes)] = self._left_out_dispersion
             other._draw_from(case.visible, device)
-            spots = _some_spots(tissue, _VALIDATION_SPOTS // len(cases))
+            spots = some_spots(tissue, _VALIDATION_SPOTS // len(cases))
             for i in range(0, len(spots), BLOCK):
                 block = spots[i : i + BLOCK]
                 validates = case.entries[block].toarray()
@@ -382,16 +369,3 @@ def _shares(n_branches: int) -> list[tuple[float, ...]]:
     """All shares in quarters that add up to 1, those with more for the first branches first."""
     counts = itertools.product(range(_QUARTERS, -1, -1), repeat=n_branches)
     return [tuple(part / _QUARTERS for part in parts) for parts in counts if sum(parts) == _QUARTERS]
-
-
-def _correlation(sums: np.ndarray) -> float:
-    """Sum over genes of the correlation, from the sums of `_PRODUCTS` [7, G]; a gene without variation counts 0."""
-    n, p, y, py, pp, _, yy = sums
-    n = np.maximum(n, 1)
-    product, variances = py - p * y / n, (pp - p * p / n) * (yy - y * y / n)
-    return float((product / np.sqrt(np.maximum(variances, 1e-12)))[variances > 1e-12].sum())
-
-
-def _some_spots(tissue: Tissue, most: int) -> np.ndarray:
-    """All spots, or `most` of them at random."""
-    return np.sort(np.random.default_rng(0).permutation(tissue.n_spots)[:most])

@@ -101,13 +101,12 @@ class TargetFactorModel(SpatialFactorModel):
             return
         reference = self._reference
         w = reference.loadings[:, :-1].double().numpy()
-        # The expected rate at latents of 0 is exp(intercept) times the rate, to first order; not so a mean.
-        shift = (
-            torch.zeros_like(self.rate) if self.link == "gaussian" else self.loadings[:, -1] - reference.loadings[:, -1]
-        )
-        for name, shift_of in (("rate", shift), ("scale", None), ("psi", None)):
+        for name in ("rate", "scale", "psi"):
             own, other = (getattr(model, name).double().clamp(min=1e-9).log().numpy() for model in (self, reference))
-            ratio = own - other + (0 if shift_of is None else shift_of.numpy())
+            ratio = own - other
+            if name == "rate" and self._noise.table is not None:
+                # Of counts, the rate at latents of 0 is exp(intercept) times the gene's, to first order.
+                ratio += (self.loadings[:, -1] - reference.loadings[:, -1]).numpy()
             found = other + predict_ratios(ratio[known], np.column_stack([other, w]), known)
             found = np.clip(found, own[known].min(), own[known].max())
             getattr(self, name)[genes] = torch.from_numpy(np.exp(found)).float()[genes]

@@ -20,6 +20,33 @@ N_FOLDS = 4
 _MOST_SPOTS = 4096
 
 
+class Moments(NamedTuple):
+    """Sums over entries, gene by gene, from which every mixture of the branches can be judged.
+
+    Attributes
+    ----------
+    products
+        Sums of the products of (predictions of each branch, true value, 1) with each other [G, branches + 2, ...].
+    """
+
+    products: np.ndarray
+
+    def error(self, shares: Sequence[float]) -> float:
+        """Squared error of the mean of the branches with these shares, over all genes."""
+        difference = np.array([*shares, -1, 0])
+        return float((self.products @ difference @ difference).sum())
+
+    def correlation(self, shares: Sequence[float]) -> float:
+        """Correlation of that mean with the true values, summed over genes; without variation it counts as 0."""
+        n = np.maximum(self.products[:, -1, -1], 1)
+        means = self.products[:, -1, :-1] / n[:, None]
+        centered = self.products[:, :-1, :-1] - n[:, None, None] * means[:, :, None] * means[:, None, :]
+        mixed, true = np.array([*shares, 0]), np.array([*np.zeros(len(shares)), 1])
+        variances = (centered @ mixed @ mixed) * (centered @ true @ true)
+        varies = variances > 1e-12
+        return float(((centered @ mixed @ true)[varies] / np.sqrt(variances[varies])).sum())
+
+
 class Case(NamedTuple):
     """Some entries, and branches that have not seen them.
 
@@ -51,13 +78,31 @@ class Case(NamedTuple):
             means = [branch.encoder.decoder(depth)(branch.encoded().mean[spots]).numpy() for branch in self.branches]
             yield spots, means, self.entries[spots].toarray(), tissue.x[spots].toarray()
 
+    def moments(self, tissue: Tissue) -> Moments:
+        """Compare what the branches expect with the true values of the entries."""
+        size = len(self.branches) + 2
+        products = np.zeros((size, size, tissue.n_genes))
+        for _, means, entries, x in self.expected(tissue):
+            genes, true = np.nonzero(entries)[1], x[entries].astype(np.float64)
+            values = [*(mean[entries].astype(np.float64) for mean in means), true, np.ones_like(true)]
+            for i in range(size):
+                for j in range(i, size):
+                    products[i, j] += np.bincount(genes, values[i] * values[j], tissue.n_genes)
+                    products[j, i] = products[i, j]
+        return Moments(products.transpose(2, 0, 1))
+
+
+def some_spots(tissue: Tissue, most: int) -> np.ndarray:
+    """All spots, or `most` of them at random, ascending."""
+    return np.sort(np.random.default_rng(0).permutation(tissue.n_spots)[:most])
+
 
 def left_out_genes(
     branches: Sequence[LatentDiffusion], tissue: Tissue, shared: np.ndarray, seed: int
 ) -> Iterator[Case]:
     """Leave out the genes that target and reference share, bool [G], a quarter at a time."""
     dealt = np.random.default_rng(seed).permutation(np.flatnonzero(shared))
-    spots = np.sort(np.random.default_rng(seed).permutation(tissue.n_spots)[:_MOST_SPOTS])
+    spots = some_spots(tissue, _MOST_SPOTS)
     every_spot = sp.csr_matrix(np.ones((tissue.n_spots, 1), bool))
     for fold in range(N_FOLDS):
         genes = np.isin(np.arange(tissue.n_genes), dealt[fold::N_FOLDS])

@@ -1,6 +1,6 @@
 """A target whose loadings come from a reference: rates of each platform, and genes that were never measured."""
 
-from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ import scipy.sparse as sp
 
 from stmcdi_cli.model.latent.factor_model import LINKS, SpatialFactorModel
 from stmcdi_cli.model.latent.target_model import TargetFactorModel, predict_ratios
-from stmcdi_cli.model.latent.validation_cases import N_FOLDS, left_out_genes
+from stmcdi_cli.model.latent.validation_cases import N_FOLDS, Case, left_out_genes
 from stmcdi_cli.model.tissue import Tissue
 
 RANK, N_TARGET, N_CELLS, N_GENES = 2, 150, 400, 60
@@ -94,26 +94,22 @@ def test_loadings_are_the_references_but_for_genes_that_it_lacks(pair, link):
     assert np.isfinite(expected).all()
 
 
-def test_a_gene_left_out_is_predicted_without_its_values(pair):
-    """Its values are changed: what is predicted for it, and for all other entries, stays the same bit for bit."""
+@pytest.mark.parametrize("link", LINKS)
+def test_a_gene_left_out_is_predicted_from_the_others(pair, link):
+    """What was fitted to it is changed beyond recognition: what is predicted for it stays the same bit for bit."""
     target, reference, _ = pair
-    model, _ = fitted(target, reference, "linear")
+    model, cells = fitted(target, reference, link)
     genes = np.arange(N_GENES) == 1
-    hidden = sp.csr_matrix(np.broadcast_to(genes, (N_TARGET, N_GENES)))
     without = model.without_genes(genes)
-    x = target.x.toarray()
-    x[:, genes] = x[::-1, genes]
-    changed = replace(target, x=sp.csr_matrix(x))
-    seen = []
-    for tissue in (target, changed):
-        left = tissue.without(hidden)
-        without.use_tissue(left)
-        seen.append(without.encode(left).mean.numpy())
-    np.testing.assert_array_equal(*seen)
-    assert without.rate[1] != model.rate[1] and not without.measured[1] and model.measured[1]
-    others = ~genes
-    for name in ("rate", "scale", "psi", "loadings"):
-        np.testing.assert_array_equal(getattr(without, name)[others], getattr(model, name)[others])
+    for name in ("rate", "scale", "psi"):
+        getattr(model, name)[1] *= 50
+    model.loadings[1, -1] = 7
+    again = model.without_genes(genes)
+    for name in ("rate", "scale", "psi", "loadings", "loadings_cov"):
+        np.testing.assert_array_equal(getattr(without, name)[1], getattr(again, name)[1])
+        np.testing.assert_array_equal(getattr(without, name)[2:], getattr(model, name)[2:])
+    assert without.loadings[1, -1] == cells.loadings[1, -1]
+    assert not without.measured[1] and model.measured[1]
 
 
 def test_every_shared_gene_is_left_out_once(pair):
@@ -139,6 +135,26 @@ def test_every_shared_gene_is_left_out_once(pair):
             case.entries.toarray(), np.broadcast_to(case.genes, target.x.shape) & ~target.missing.toarray()
         )
         assert case.branches[0].tissue is case.visible
+
+
+def test_moments_give_error_and_correlation_of_every_mixture():
+    rng = np.random.default_rng(0)
+    n, n_genes = 300, 4
+    true = rng.normal(size=(n, n_genes))
+    true[:, 3] = 1  # no variation
+    predicted = [true + rng.normal(size=true.shape) * spread for spread in (0.5, 1.0, 2.0)]
+    entries = rng.random(true.shape) < 0.6
+
+    class Whole(Case):
+        def expected(self, tissue):
+            return iter([(np.arange(n), predicted, entries, true)])
+
+    moments = Whole([None] * 3, None, None, None).moments(SimpleNamespace(n_genes=n_genes))
+    for shares in ((1, 0, 0), (0.5, 0.25, 0.25), (0, 0, 1)):
+        mixed = sum(share * part for share, part in zip(shares, predicted, strict=True))
+        assert moments.error(shares) == pytest.approx(np.square(mixed - true)[entries].sum())
+        each = [np.corrcoef(mixed[use, k], true[use, k])[0, 1] for k, use in enumerate(entries.T[:3])]
+        assert moments.correlation(shares) == pytest.approx(sum(each))
 
 
 def test_ratios_are_learnt_where_features_tell_and_else_their_mean():
