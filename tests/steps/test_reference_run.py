@@ -153,6 +153,21 @@ def test_training_sees_nothing_under_the_mask(done, few_rounds, tmp_path):
     assert (tmp_path / "model/model.safetensors").read_bytes() == (done.model / "model.safetensors").read_bytes()
 
 
+def test_values_that_are_no_counts(pair, few_rounds, tmp_path):
+    """Levels of the target come back, on a scale that no count has."""
+    panel, cells = pair.panel.copy(), pair.cells.copy()
+    for adata in (panel, cells):
+        adata.X = (1.37 * np.log1p(dense(adata.X))).astype(np.float32)
+    both = stmcdi.normalize(stmcdi.add_reference(panel, cells, skip=True), skip=True)
+    model = stmcdi.train(stmcdi.build_graph(both), tmp_path / "model", device="cpu", quiet=True)
+    assert model.config["scale"] is None
+    out = stmcdi.impute(stmcdi.build_graph(both), model, **OPTIONS)
+    added, true = out.var_names[30:], 1.37 * np.log1p(dense(pair.tissue[:, out.var_names[30:]].X))
+    filled = dense(out[:, added].layers["imputed"])
+    assert np.abs(filled.mean(0) - true.mean(0)).mean() < 0.25 * true.mean()
+    assert np.mean([np.corrcoef(a, b)[0, 1] for a, b in zip(filled.T, true.T, strict=True)]) > 0.25
+
+
 def test_roles_out_of_order_are_refused(done):
     mixed = done.masked[::-1].copy()
     with pytest.raises(InputError) as error:

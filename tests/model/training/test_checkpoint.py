@@ -29,6 +29,13 @@ def masked():
     return stmcdi.hold_out(stmcdi.build_graph(stmcdi.normalize(counts)), seed=0)[0]
 
 
+@pytest.fixture(scope="module")
+def with_reference():
+    tissue = stmcdi.simulate(n_spots=90, n_genes=36, depth=300, seed=3)
+    panel, cells = tissue[:40, :24].copy(), tissue[40:].copy()
+    return stmcdi.build_graph(stmcdi.normalize(stmcdi.add_reference(panel, cells)))
+
+
 PRESETS = {"default": {"epochs": 4, "batch_size": 12}, "paper": {"preset": "paper", "epochs": 2, "batch_size": 16}}
 
 
@@ -45,8 +52,9 @@ class Killed(BaseException):
     """Nothing can catch a SIGKILL; hardly anything catches this."""
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-def test_goes_on_to_the_same_model_wherever_it_was_stopped(masked, tmp_path, monkeypatch, preset):
+@pytest.mark.parametrize(("data", "preset"), [*(("masked", name) for name in PRESETS), ("with_reference", "default")])
+def test_goes_on_to_the_same_model_wherever_it_was_stopped(data, tmp_path, monkeypatch, preset, request):
+    masked = request.getfixturevalue(data)
     written = []
     write = Checkpoint.write
 
