@@ -137,7 +137,9 @@ def _found_in(tissue: "Tissue") -> dict[str, Any]:
 
 def _log_start(tissue: "Tissue", n_spots: int, device: "torch.device", fallback: str | None) -> None:
     part = "" if tissue.n_spots == n_spots else f" of {n_spots}, in patches,"
-    logger.info("train: %d spots%s x %d genes on %s", tissue.n_spots, part, tissue.n_genes, device)
+    n_target = tissue.n_spots if tissue.n_target is None else tissue.n_target
+    cells = f" and {tissue.n_spots - n_target} cells of the reference" if n_target < tissue.n_spots else ""
+    logger.info("train: %d spots%s%s x %d genes on %s", n_target, cells, part, tissue.n_genes, device)
     unmeasured = int((tissue.n_visible == 0).sum())
     if unmeasured:
         logger.info("train: %d gene(s) have no value in any spot: nothing can be learnt about them", unmeasured)

@@ -145,6 +145,12 @@ def test_values_under_the_mask_change_nothing(done, pair):
         np.testing.assert_array_equal(dense(out.layers[layer]), dense(done.imputed.layers[layer]))
 
 
+def test_training_says_how_many_cells_it_learns_from(done, pair, few_rounds, tmp_path, caplog):
+    stmcdi.train(done.masked, tmp_path / "model", device="cpu", seed=2)
+    line = f"train: {pair.panel.n_obs} spots and {pair.cells.n_obs} cells of the reference x {done.masked.n_vars} genes"
+    assert line in caplog.text
+
+
 def test_training_sees_nothing_under_the_mask(done, few_rounds, tmp_path):
     later = done.masked.copy()
     missing = dense(later.layers["missing"])
