@@ -37,8 +37,7 @@ def read_preset(preset: str | os.PathLike[str]) -> dict[str, Any]:
     """
     if isinstance(preset, str) and preset in PRESETS:
         return _built_in(preset) | {"preset": preset}
-    base, config = _read_file(preset)
-    return config | {"preset": _name_of_file(preset)}
+    return _read_file(preset)[1] | {"preset": _name_of_file(preset)}
 
 
 def preset_as_yaml(preset: str | os.PathLike[str]) -> str:
@@ -193,7 +192,7 @@ def _nearest(key: str, known: Collection[str]) -> str | None:
         if found and found[0] in names:
             return names[found[0]]
     elsewhere = [other for other in known if other.partition(".")[2] == name]
-    return (elsewhere or difflib.get_close_matches(key, known, n=1) or [None])[0]
+    return (elsewhere or ([] if names else difflib.get_close_matches(key, known, n=1)) or [None])[0]
 
 
 def _shown(value: Any) -> str:

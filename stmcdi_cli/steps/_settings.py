@@ -188,7 +188,6 @@ def conflict(config: Mapping[str, Any]) -> str | None:
         )
     if "heads" in network and network["channels"] % network["heads"]:
         return (
-            "expected network.heads to divide network.channels, "
-            f"found `{network['heads']}` and `{network['channels']}`"
+            f"expected network.heads to divide network.channels, found `{network['heads']}` and `{network['channels']}`"
         )
     return None
