@@ -9,10 +9,10 @@ import os
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from stmcdi_cli.errors import OptionError, one_line
-from stmcdi_cli.steps._settings import SETTINGS, conflict, sections
+from stmcdi_cli.steps._settings import SETTINGS, check_fit, sections
 
 _FOLDER = Path(__file__).parents[1] / "presets"
 PRESETS = tuple(sorted((path.stem for path in _FOLDER.glob("*.yaml")), key=lambda name: (name != "default", name)))
@@ -79,11 +79,9 @@ def _read_file(preset: str | os.PathLike[str]) -> tuple[str, dict[str, Any]]:
     try:
         base = _base(content)
         config = _changed(_built_in(base), content, base)
-        wrong = conflict(config)
+        check_fit(config)
     except OptionError as error:
         raise OptionError(f"preset {preset}: {error}") from error
-    if wrong:
-        raise OptionError(f"preset {preset}: {wrong}")
     return base, config
 
 
@@ -150,13 +148,13 @@ def _changed(config: dict[str, Any], content: Mapping[Any, Any], base: str) -> d
         if section in ("preset", "variant"):
             continue
         if section not in sections(known):
-            raise OptionError(_unknown(str(section), variant, base, is_section=isinstance(part, Mapping)))
+            _refuse_unknown(str(section), variant, base, is_section=isinstance(part, Mapping))
         if not isinstance(part, Mapping):
             raise OptionError(f"expected {section} to have settings below it, found {_shown(part)}; correct it")
         for name, value in part.items():
             key = f"{section}.{name}"
             if key not in known or not isinstance(name, str):
-                raise OptionError(_unknown(key, variant, base))
+                _refuse_unknown(key, variant, base)
             try:
                 config[section][name] = known[key].read(value)
             except ValueError as error:
@@ -164,35 +162,34 @@ def _changed(config: dict[str, Any], content: Mapping[Any, Any], base: str) -> d
     return config
 
 
-def _unknown(key: str, variant: str, base: str, *, is_section: bool = False) -> str:
+def _refuse_unknown(key: str, variant: str, base: str, *, is_section: bool = False) -> NoReturn:
     """Say that there is no such setting, and which is nearest."""
     known = SETTINGS[variant]
     if key in known:
         section, _, name = key.partition(".")
-        return f"{key} stands at the top; write {name} below {section}:"
+        raise OptionError(f"{key} stands at the top; write {name} below {section}:")
     for other, others in SETTINGS.items():
         if key in others or (is_section and key in sections(others)):
-            return (
+            raise OptionError(
                 f"{key} is no setting of the variant {variant}, but of {other}; "
                 f"name the preset to change, as in `preset: {_BASES[other]}`"
             )
-    near = (difflib.get_close_matches(key, sections(known), n=1) or [None])[0] if is_section else None
-    near = near or _nearest(key, known)
-    return f"{key} is no setting; " + (
-        f"did you mean {near}?" if near else f"`stmcdi presets show {base}` prints those there are"
-    )
+    near = difflib.get_close_matches(key, sections(known) if is_section else [], n=1) or _nearest(key, known)
+    if near:
+        raise OptionError(f"{key} is no setting; did you mean {near[0]}?")
+    raise OptionError(f"{key} is no setting; `stmcdi presets show {base}` prints those there are")
 
 
-def _nearest(key: str, known: Collection[str]) -> str | None:
-    """Give the known setting that is nearest to one that is not known: by its name, its initials, its letters."""
+def _nearest(key: str, known: Collection[str]) -> list[str]:
+    """Give the known setting, if any, that is nearest to one that is not known: by its initials, letters or place."""
     section, _, name = key.rpartition(".")
     names = {other.partition(".")[2]: other for other in known if not section or other.startswith(f"{section}.")}
     initials = "".join(word[0] for word in re.split("[_-]", name) if word)
-    for found in ([initials] if len(initials) > 1 else [], difflib.get_close_matches(name, names, n=1)):
-        if found and found[0] in names:
-            return names[found[0]]
+    near = [initials] if len(initials) > 1 and initials in names else difflib.get_close_matches(name, names, n=1)
+    if near:
+        return [names[near[0]]]
     elsewhere = [other for other in known if other.partition(".")[2] == name]
-    return (elsewhere or ([] if names else difflib.get_close_matches(key, known, n=1)) or [None])[0]
+    return elsewhere or difflib.get_close_matches(key, [] if names else known, n=1)
 
 
 def _shown(value: Any) -> str:

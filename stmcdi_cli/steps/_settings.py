@@ -5,6 +5,8 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
+from stmcdi_cli.errors import OptionError
+
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 """A number that YAML 1.1 takes for text where it has an exponent and no point: 1e-3."""
 _MOST = 10**9
@@ -173,21 +175,19 @@ def sections(settings: Collection[str]) -> list[str]:
     return list(dict.fromkeys(key.partition(".")[0] for key in settings))
 
 
-def conflict(config: Mapping[str, Any]) -> str | None:
-    """Say which settings do not fit each other: what is expected, what was found. None where all do."""
+def check_fit(config: Mapping[str, Any]) -> None:
+    """Refuse settings that do not fit each other."""
     diffusion, network = config["diffusion"], config["network"]
     T, first, last = diffusion["T"], diffusion["beta_1"], diffusion["beta_T"]
     if first > last:
-        return f"expected diffusion.beta_1 to be at most diffusion.beta_T, found `{first}` and `{last}`"
+        raise OptionError(f"expected diffusion.beta_1 to be at most diffusion.beta_T, found `{first}` and `{last}`")
     roots = (((T - t) * math.sqrt(first) + (t - 1) * math.sqrt(last)) / (T - 1) for t in range(1, T + 1))  # eq. 24
     left = math.exp(sum(math.log1p(-(root**2)) for root in roots))
     if left < _LEAST_SIGNAL:
-        return (
-            f"expected diffusion.T steps to leave at least {_LEAST_SIGNAL:g} of the data's variance, found `{left:.1g}`"
-            "; lower diffusion.beta_T or diffusion.T"
+        raise OptionError(
+            f"expected diffusion.T steps to leave at least {_LEAST_SIGNAL:g} of the data's variance, "
+            f"found `{left:.1g}`; lower diffusion.beta_T or diffusion.T"
         )
     if "heads" in network and network["channels"] % network["heads"]:
-        return (
-            f"expected network.heads to divide network.channels, found `{network['heads']}` and `{network['channels']}`"
-        )
-    return None
+        channels, heads = network["channels"], network["heads"]
+        raise OptionError(f"expected network.heads to divide network.channels, found `{heads}` and `{channels}`")
