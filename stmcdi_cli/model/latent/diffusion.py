@@ -74,8 +74,8 @@ class LatentDenoiser(nn.Module):
         return self.output(nn.functional.silu(h)) * condition[:, -1:]
 
     def state(self) -> dict[str, Tensor]:
-        """All weights, under their names in model.safetensors."""
-        return {_rename(name, _SAVED_LAYERS): value for name, value in self.state_dict().items()}
+        """All weights, on the CPU, under their names in model.safetensors."""
+        return {_rename(name, _SAVED_LAYERS): value.cpu() for name, value in self.state_dict().items()}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Load what `state` gave."""
