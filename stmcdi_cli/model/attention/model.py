@@ -15,6 +15,7 @@ from stmcdi_cli.model.attention.denoiser import Denoiser
 from stmcdi_cli.model.attention.graph_encoder import Neighbourhood
 from stmcdi_cli.model.attention.training_step import TrainingStep
 from stmcdi_cli.model.base import DrawCallback, DrawOptions, ImputationModel
+from stmcdi_cli.model.device import parallel_map
 from stmcdi_cli.model.diffusion import keyed_noise
 from stmcdi_cli.model.diffusion.samplers import Predict, sample
 from stmcdi_cli.model.diffusion.schedule import Schedule
@@ -143,15 +144,18 @@ class AttentionModel(ImputationModel):
         """Draw every gene of some spots of the prepared tissue; the point value is the mean of the draws."""
         solve = partial(sample, options.sampler, schedule=self.schedule, n_steps=options.n_steps)
         mean = np.empty((len(spots), len(self.genes)), dtype=np.float32)
-        for start in range(0, len(spots), BLOCK):
-            rows = slice(start, min(start + BLOCK, len(spots)))
-            block = spots[rows]
+
+        def drawn(start: int) -> tuple[slice, np.ndarray]:
+            block = spots[start : start + BLOCK]
             padded = np.concatenate([block, np.repeat(block[-1:], BLOCK - len(block))])
-            drawn = self._draw_block(padded, options, solve)[:, : len(block)]
-            mean[rows] = drawn.mean(0)
-            for number, values in enumerate(drawn if on_draw else ()):
+            return slice(start, start + len(block)), self._draw_block(padded, options, solve)[:, : len(block)]
+
+        starts = range(0, len(spots), BLOCK)
+        for rows, values in map(drawn, starts) if self._device.type == "cuda" else parallel_map(drawn, starts):
+            mean[rows] = values.mean(0)
+            for number, one in enumerate(values if on_draw else ()):
                 assert on_draw is not None
-                on_draw(number, rows, values)
+                on_draw(number, rows, one)
         return mean
 
     @torch.inference_mode()

@@ -12,11 +12,13 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn import functional as F
 
 _TOLERANCE = 1e-6
 _FARTHEST = 5.0
 """Largest |q_i k_i| for the series. Beyond it, the rounding in sums of terms as large as exp(|q . k|) is too large."""
+_TOKENS = 800
+"""Tokens of several rows that are computed together: more do not fit the cache."""
 
 
 def _n_terms(extent: float) -> int:
@@ -65,21 +67,21 @@ def _polynomials_backward(x: Tensor, gradient: Tensor) -> Tensor:
 
 
 class _Planar(torch.autograd.Function):
-    """Attention of one row of a batch: q, k, v [heads, 2, G] to [heads, 2, G]; `half` [2, 2, heads] bounds |q|, |k|."""
+    """Attention: q, k, v [R, heads, 2, G] to [R, heads, 2, G]; `half` [2, 2, R, heads] bounds |q| and |k|."""
 
     @staticmethod
     def forward(ctx, q: Tensor, k: Tensor, v: Tensor, half: Tensor, n: int) -> Tensor:
-        x = torch.stack([q.transpose(0, 1), k.transpose(0, 1)]) / half[..., None]  # [q or k, plane, heads, G]
+        x = _planes_first(torch.stack([q, k])) / half[..., None]  # [q or k, plane, R, heads, G]
         (q_1, q_2), (k_1, k_2) = basis = _polynomials(x, n)
         a_1, a_2 = _kernel(half[0] * half[1], n)
-        values = torch.cat([v, torch.ones_like(v[:, :1])], 1)  # the ones add up to the softmax's denominator
-        keys = (values[:, :, None] * k_2[:, None]).flatten(1, 2)  # [heads, 3 n, G]
+        values = torch.cat([v, torch.ones_like(v[..., :1, :])], -2)  # the ones add up to the softmax's denominator
+        keys = _products(values, k_2)  # [R, heads, 3 n, G]
         moments = a_1 @ (k_1 @ keys.mT)
-        moments = (moments.unflatten(-1, (3, n)) @ a_2.mT[:, None]).flatten(-2)  # [heads, n, 3 n]
-        sums = (moments.mT @ q_1).unflatten(1, (3, n))
-        sums = (sums * q_2[:, None]).sum(2)  # [heads, 3, G]
-        out = sums[:, :2] / sums[:, 2:]
-        ctx.save_for_backward(x, basis, values, half, a_1, a_2, moments, out, sums[:, 2:])
+        moments = (moments.unflatten(-1, (3, n)) @ a_2.mT[..., None, :, :]).flatten(-2)  # [R, heads, n, 3 n]
+        sums = (moments.mT @ q_1).unflatten(-2, (3, n))
+        sums = (sums * q_2[..., None, :, :]).sum(-2)  # [R, heads, 3, G]
+        out = sums[..., :2, :] / sums[..., 2:, :]
+        ctx.save_for_backward(x, basis, values, half, a_1, a_2, moments, out, sums[..., 2:, :])
         return out
 
     @staticmethod
@@ -89,27 +91,37 @@ class _Planar(torch.autograd.Function):
         (q_1, q_2), (k_1, k_2) = basis
         d_basis = torch.empty_like(basis)
         d_sums = gradient / denominator
-        d_sums = torch.cat([d_sums, -(d_sums * out).sum(1, keepdim=True)], 1)[:, :, None]  # [heads, 3, 1, G]
-        sums = (moments.mT @ q_1).unflatten(1, (3, n))
-        torch.sum(d_sums * sums, 1, out=d_basis[0, 1])
-        d_sums = (d_sums * q_2[:, None]).flatten(1, 2)  # [heads, 3 n, G]
+        d_sums = torch.cat([d_sums, -(d_sums * out).sum(-2, keepdim=True)], -2)  # [R, heads, 3, G]
+        sums = (moments.mT @ q_1).unflatten(-2, (3, n))
+        torch.sum(d_sums[..., None, :] * sums, -3, out=d_basis[0, 1])
+        d_sums = _products(d_sums, q_2)  # [R, heads, 3 n, G]
         torch.matmul(moments, d_sums, out=d_basis[0, 0])
         d_moments = a_1.mT @ (q_1 @ d_sums.mT)
-        d_moments = (d_moments.unflatten(-1, (3, n)) @ a_2[:, None]).flatten(-2)
-        keys = (values[:, :, None] * k_2[:, None]).flatten(1, 2)
-        torch.matmul(d_moments, keys, out=d_basis[1, 0])
-        d_keys = (d_moments.mT @ k_1).unflatten(1, (3, n))
-        d_values = (d_keys * k_2[:, None]).sum(2)
-        torch.sum(d_keys * values[:, :, None], 1, out=d_basis[1, 1])
+        d_moments = (d_moments.unflatten(-1, (3, n)) @ a_2[..., None, :, :]).flatten(-2)
+        torch.matmul(d_moments, _products(values, k_2), out=d_basis[1, 0])
+        d_keys = (d_moments.mT @ k_1).unflatten(-2, (3, n))
+        d_values = (d_keys * k_2[..., None, :, :]).sum(-2)
+        torch.sum(d_keys * values[..., None, :], -3, out=d_basis[1, 1])
         d_x = _polynomials_backward(x, d_basis) / half[..., None]
-        return d_x[0].transpose(0, 1), d_x[1].transpose(0, 1), d_values[:, :2], None, None
+        d_q, d_k = d_x.permute(0, 2, 3, 1, 4)
+        return d_q, d_k, d_values[..., :2, :], None, None
+
+
+def _planes_first(x: Tensor) -> Tensor:
+    """[q or k, R, heads, 2, G] to [q or k, 2, R, heads, G]."""
+    return x.permute(0, 3, 1, 2, 4)
+
+
+def _products(values: Tensor, basis: Tensor) -> Tensor:
+    """Every product of a value and a term: [R, heads, 3, G] and [R, heads, n, G] to [R, heads, 3 n, G]."""
+    return (values[..., :, None, :] * basis[..., None, :, :]).flatten(-3, -2)
 
 
 def planar_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Softmax attention over G tokens with heads of two channels.
 
-    Each row of the batch is computed by itself: its intermediate values then fit the cache, and they do not depend on
-    the other rows.
+    What is computed for a row of the batch does not depend on the other rows. Rows that need series of the same length
+    are computed together while they fit the cache: with few tokens a single row takes less time than to start it.
 
     Parameters
     ----------
@@ -125,15 +137,24 @@ def planar_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     # that an absolute error of the series is a relative one of the result.
     k = k - k.detach().mean(-1, keepdim=True)
     with torch.no_grad():
-        half = torch.stack([q, k]).abs().amax(-1).transpose(2, 3).transpose(0, 1)  # [B, q or k, plane, heads]
+        half = torch.stack([q, k]).abs().amax(-1).permute(0, 3, 1, 2)  # [q or k, plane, B, heads]
         half = half.clamp(min=1e-6) * (1 + 1e-6)
-        extents = (half[:, 0] * half[:, 1]).amax((1, 2)).tolist()
-    out = []
-    rows = zip(q.unbind(), k.unbind(), v.unbind(), half.unbind(), extents, strict=True)
-    for q_row, k_row, v_row, half_row, extent in rows:
-        if extent <= _FARTHEST:
-            out.append(_Planar.apply(q_row, k_row, v_row, half_row, _n_terms(extent)))
-        else:
-            exact = scaled_dot_product_attention(q_row.mT[None], k_row.mT[None], v_row.mT[None], scale=1.0)
-            out.append(exact[0].mT)
-    return torch.stack(out)
+        extents = (half[0] * half[1]).amax((0, 2)).tolist()
+    groups: dict[int, list[int]] = {}  # rows by the length of their series; 0 where there is none
+    for row, extent in enumerate(extents):
+        groups.setdefault(_n_terms(extent) if extent <= _FARTHEST else 0, []).append(row)
+    rows, out = [], []
+    for n, members in groups.items():
+        at_a_time = max(1, _TOKENS // q.shape[-1]) if n else 1
+        for start in range(0, len(members), at_a_time):
+            some = members[start : start + at_a_time]
+            rows += some
+            q_s, k_s, v_s = (part[some] for part in (q, k, v))
+            out.append(_Planar.apply(q_s, k_s, v_s, half[:, :, some], n) if n else _exact(q_s, k_s, v_s))
+    return torch.cat(out)[torch.tensor(rows).argsort()]
+
+
+def _exact(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention of rows whose values are too large for the series, by the fused kernel for heads of 8 channels."""
+    q, k, v = (F.pad(part.mT, (0, 6)) for part in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v, scale=1.0)[..., :2].mT
