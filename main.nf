@@ -20,6 +20,17 @@ def removeReports(outdir, suffix) {
     }
 }
 
+// Whether --preset is the name of a preset. What has a dot or a slash is a file; conf/modules.config tells them apart so, too.
+def namesPreset(preset) {
+    preset ==~ /[\w-]+/
+}
+
+// Whether there is no preset of that name, and no such file.
+def isNoPreset(preset) {
+    def path = file(namesPreset(preset) ? "${projectDir}/stmcdi_cli/presets/${preset}.yaml" : preset)
+    path instanceof Collection || !path.exists() || path.isDirectory()
+}
+
 // What is wrong with the paths among the parameters, in one line.
 def missingPath(parameters) {
     if (!file(parameters.input).exists()) {
@@ -28,6 +39,12 @@ def missingPath(parameters) {
     def absent = ['reference', 'reference_genes'].find { name -> parameters[name] && !file(parameters[name]).exists() }
     if (absent) {
         return "--${absent} ${parameters[absent]}: no such file"
+    }
+    if (isNoPreset(parameters.preset)) {
+        def names = file("${projectDir}/stmcdi_cli/presets").list().collect { name -> name - '.yaml' }.sort()
+        return namesPreset(parameters.preset)
+            ? "--preset must be one of ${names.join(', ')} or a file with a dot or slash in its name, not '${parameters.preset}'"
+            : "--preset ${parameters.preset}: no such file"
     }
     parameters.model && !file(parameters.model).isDirectory()
         ? "--model ${parameters.model}: no such folder; name one that STMCDI_TRAIN wrote, such as results/SAMPLE/SAMPLE_model"
@@ -91,7 +108,8 @@ workflow {
     }
 
     def model = parameters.model ? file(parameters.model) : null
-    STMCDI(ch_samples, parameters.evaluate, model, parameters.impute_shards)
+    def preset = namesPreset(parameters.preset) ? null : file(parameters.preset)
+    STMCDI(ch_samples, parameters.evaluate, model, parameters.impute_shards, preset)
 
     // A GPU that was asked for and not used is easily missed.
     if (parameters.device == 'cuda' && !parameters.model) {

@@ -21,6 +21,7 @@ GROUPS = (  # where a message can come from, and what its part of the page is ca
     ("stmcdi_cli/metrics.py", "evaluate"),
     ("stmcdi_cli/graph.py", "build-graph"),
     ("stmcdi_cli/steps/import_.py", "import"),
+    ("stmcdi_cli/steps/_settings.py", "presets"),
     ("stmcdi_cli/model/", "train and impute"),
     ("stmcdi_cli/baselines/", "baseline"),
     ("stmcdi_cli/reporting/", "report"),

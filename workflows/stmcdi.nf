@@ -41,6 +41,7 @@ workflow STMCDI {
     evaluate      // whether to hide some values, and score the imputation on them
     trained       // folder of a trained model to apply; null to train one per sample or group
     impute_shards // number of tasks to share the spots of each imputation out to
+    preset        // file with the settings of the models to train; null for the preset that ext.args names
 
     main:
     ch_arrived = ch_samples.branch { meta, _h5ad ->
@@ -89,7 +90,7 @@ workflow STMCDI {
     checkpoints = checkpointFolder()
     ch_models = ch_tissues.map { meta, _h5ad -> [meta, trained] }
     if (!trained) {
-        STMCDI_TRAIN(ch_tissues, checkpoints)
+        STMCDI_TRAIN(ch_tissues, checkpoints, preset ?: [])
         ch_models = STMCDI_TRAIN.out.model
         ch_versions = ch_versions.mix(STMCDI_TRAIN.out.versions)
     }

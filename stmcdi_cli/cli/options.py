@@ -5,15 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from stmcdi_cli.errors import one_line
+from stmcdi_cli.steps._presets import PRESETS
 
 PATH = click.Path(path_type=Path)
 DEVICE = click.Choice(["auto", "cpu", "cuda"])
 TARGET = click.Choice(["auto", "missing", "zeros", "all"])
 TARGET_HELP = "Entries to fill; zeros: missing and zero ones; auto: missing ones, or all where none is marked missing."
 SAMPLER = click.Choice(["dpm", "ddim", "ddpm", "langevin"])
-PRESET = click.Choice(["default", "paper"])
 FORMAT = click.Choice(
     [
         "auto",
@@ -60,6 +61,23 @@ class NumberOrAll(click.ParamType):
             return int(value)
         except (TypeError, ValueError):
             self.fail(f"{value!r} is neither a valid integer nor all", param, ctx)
+
+
+class Preset(click.ParamType):
+    """Name of a built-in preset, or a file; the step itself checks which."""
+
+    name = "preset"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """Show the names."""
+        return f"[{'|'.join(PRESETS)}|FILE]"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Complete names and files."""
+        return [*map(CompletionItem, PRESETS), CompletionItem(incomplete, type="file")]
+
+
+PRESET = Preset()
 
 
 def example(arguments: str) -> str:

@@ -41,12 +41,12 @@ def _accuracy(found: Findings) -> Iterator[str]:
 
 def _settings(found: Findings) -> Iterator[str]:
     impute = found.parameters.get("impute", {}).get("parameters", {})
-    if impute.get("preset") == "paper":
-        yield (
-            "The preset paper does not calibrate its uncertainty, so the verdicts are less reliable than with the "
-            "preset default."
-        )
     train = found.parameters.get("train", {}).get("parameters", {})
+    if train.get("variant") == "attention" or ("variant" not in train and impute.get("preset") == "paper"):
+        yield (
+            "A model of the variant attention does not calibrate its uncertainty, so the verdicts are less reliable "
+            "than with the preset default."
+        )
     if train.get("count_scale") == "none":
         yield (
             "The values were whole counts on no known scale, so they were taken as Gaussian: counting noise was not "

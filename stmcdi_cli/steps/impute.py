@@ -210,7 +210,8 @@ def _device(name: str, *, quiet: bool) -> "tuple[torch.device, str | None]":
 
 
 def _record(header: "AnnData", model: "ImputationModel", settings: Mapping[str, Any]) -> None:
-    trained = {name: model.config.get(name) for name in ("preset", "seed", "device", "cpu_fallback", "seconds")}
+    noted = ("preset", "variant", "seed", "device", "cpu_fallback", "seconds")
+    trained = {name: model.config.get(name) for name in noted}
     if "scale" in model.config:
         trained |= {"count_scale": model.config["scale"] or "none", "odd_spots": model.config.get("odd_spots")}
     record(header, "train", trained)  # train writes a model, not this file

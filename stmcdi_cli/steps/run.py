@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from stmcdi_cli import validation
 from stmcdi_cli.errors import OptionError
+from stmcdi_cli.steps._presets import read_preset
 from stmcdi_cli.steps.add_reference import MAX_REFERENCE_CELLS, add_reference
 from stmcdi_cli.steps.build_graph import build_graph
 from stmcdi_cli.steps.hold_out import hold_out
@@ -37,7 +38,7 @@ def run(
     genes: Sequence[str] | None = None,
     ignore_missing_genes: bool = False,
     n_neighbors: int = 5,
-    preset: str = "default",
+    preset: str | os.PathLike[str] = "default",
     target: str = "auto",
     n_samples: int = 50,
     fraction: float = 0.0,
@@ -89,6 +90,7 @@ def run(
     """
     validation.at_least("n_samples", n_samples, 1)  # before minutes of training, not after
     validation.one_of("target", target, TARGETS)
+    read_preset(preset)
     together = _with_reference(
         adata,
         reference,

@@ -4,11 +4,11 @@ import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stmcdi_cli import roles, validation
+from stmcdi_cli.steps._presets import read_preset
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,14 +22,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PRESETS = ("default", "paper")
-
 
 def train(
     adata: "AnnData",
     model_dir: str | os.PathLike[str],
     *,
-    preset: str = "default",
+    preset: str | os.PathLike[str] = "default",
     device: str = "auto",
     seed: int = 0,
     epochs: int | None = None,
@@ -50,7 +48,8 @@ def train(
     model_dir
         Folder to write: ``model.safetensors``, ``config.yaml``, ``history.tsv``.
     preset
-        ``default``, or ``paper`` for the published network and settings (appendix C).
+        ``default``, or ``paper`` for the published network and settings (appendix C); or a YAML file with settings of
+        your own (docs/steps/presets.md).
     device
         ``auto``, ``cpu`` or ``cuda``.
     seed
@@ -78,7 +77,7 @@ def train(
     Raises
     ------
     InputError
-        The data cannot be trained on, or there is no such preset or device.
+        The data cannot be trained on, there is no such preset or device, or a preset's file is wrong.
     Stopped
         SIGTERM, SIGUSR1 or SIGUSR2 came; the checkpoint is written.
     """
@@ -147,19 +146,15 @@ def _log_start(tissue: "Tissue", n_spots: int, device: "torch.device", fallback:
         logger.info("train: on the CPU because %s; --device cuda would refuse", fallback)
 
 
-def _configuration(preset: str, seed: int, **changes: int | None) -> dict[str, Any]:
-    """Read a preset and check its name and the seed; changes are to the settings of the training, None for none."""
-    import yaml
-
-    validation.one_of("preset", preset, PRESETS)
+def _configuration(preset: str | os.PathLike[str], seed: int, **changes: int | None) -> dict[str, Any]:
+    """Read a preset, check it and the seed; changes are to the settings of the training, None for none."""
+    config = read_preset(preset)
     validation.at_least("seed", seed, 0)
     changed = {name: value for name, value in changes.items() if value is not None}
     for name, value in changed.items():
         validation.at_least(name, value, 1)
-    file = resources.files("stmcdi_cli") / "presets" / f"{preset}.yaml"
-    config = yaml.safe_load(file.read_text("utf-8"))
     config["training"] |= changed
-    return config | {"preset": preset, "seed": seed}
+    return config | {"seed": seed}
 
 
 def _training_spots(adata: "AnnData", config: Mapping[str, Any], seed: int) -> "np.ndarray | None":

@@ -14,8 +14,10 @@ from helpers import dense, make_raw, shell
 
 import stmcdi_cli
 from stmcdi_cli.cli import main
+from stmcdi_cli.cli.group import Step
+from stmcdi_cli.steps._presets import PRESETS
 
-COMMANDS = sorted(main.commands)
+COMMANDS = sorted(name for name, command in main.commands.items() if isinstance(command, Step))
 NOT_OF_THE_FUNCTION = {  # where a command writes what its function returns
     "evaluate": {"tsv"},
     "run": {"evaluate", "model_dir"},
@@ -57,6 +59,18 @@ def test_help_waits_for_nothing_heavy():
     code = "import sys, stmcdi_cli.cli; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "anndata", "numpy", "scipy", "pandas", "h5py"} & set(loaded)
+
+
+def test_presets_is_a_group_with_help_and_an_example(cli):
+    text = cli("presets", "show", "--help").stdout
+    assert f"[{'|'.join(PRESETS)}|FILE]" in text and "stmcdi presets show default > mine.yaml" in text
+    assert "show" in cli("presets", "--help").stdout
+    for wrong, said in (
+        (["presets"], "stmcdi presets: missing command; see stmcdi presets --help"),
+        (["presets", "shw"], "stmcdi presets: no such step shw; did you mean show?; stmcdi presets --help lists them"),
+    ):
+        result = cli(*wrong)
+        assert (result.exit_code, result.stderr) == (2, f"{said}\n")
 
 
 def test_version(cli):

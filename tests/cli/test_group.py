@@ -10,8 +10,9 @@ import click
 import pytest
 
 from stmcdi_cli.cli import main
+from stmcdi_cli.cli.group import Step
 
-COMMANDS = sorted(main.commands)
+COMMANDS = sorted(name for name, command in main.commands.items() if isinstance(command, Step))
 PYTHON = [sys.executable, "-m", "stmcdi_cli.cli"]
 
 

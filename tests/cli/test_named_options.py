@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from stmcdi_cli.cli.commands import main
+from stmcdi_cli.cli.group import Step
 
 PACKAGE = Path(__file__).parents[2] / "stmcdi_cli"
 COMMANDS = "stmcdi_cli.cli.commands"
@@ -139,7 +140,7 @@ def has(command: str) -> set[str]:
     return {name for parameter in main.commands[command].params for name in parameter.opts}
 
 
-@pytest.mark.parametrize("command", main.commands)
+@pytest.mark.parametrize("command", [name for name, command in main.commands.items() if isinstance(command, Step)])
 def test_messages_name_options_that_the_command_has(command):
     function = {"import": "import_"}.get(command, command.replace("-", "_"))
     keys = [key for key in reached((COMMANDS, function)) if not key[0].startswith("stmcdi_cli.cli")]

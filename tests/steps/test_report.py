@@ -154,6 +154,16 @@ def impute_with(**parameters):
     return lambda adata: adata.uns["stmcdi"]["impute"]["parameters"].update(parameters)
 
 
+def trained_with(**parameters):
+    return lambda adata: adata.uns["stmcdi"]["train"]["parameters"].update(parameters)
+
+
+def by_an_earlier_version(adata):
+    """Which noted the preset alone."""
+    del adata.uns["stmcdi"]["train"]["parameters"]["variant"]
+    impute_with(preset="paper")(adata)
+
+
 def nothing_missing(adata):
     adata.layers["missing"][:] = False
 
@@ -165,7 +175,8 @@ WARNINGS = {
     "times as deep as": column("size_factor", lambda adata: np.where(adata.obs["section"] == "section_1", 1, 5)),
     "differ much": swapped_section,
     "Only 5 draws": impute_with(n_samples=5),
-    "does not calibrate": impute_with(preset="paper"),
+    "does not calibrate": trained_with(variant="attention", preset="mine.yaml"),
+    "not calibrate its uncertainty": by_an_earlier_version,
     "Nothing was filled": nothing_missing,
 }
 

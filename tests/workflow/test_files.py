@@ -14,6 +14,7 @@ import yaml
 
 from stmcdi_cli import __version__
 from stmcdi_cli.cli import main
+from stmcdi_cli.steps._presets import PRESETS
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = sorted(path for path in (ROOT / "modules/local/stmcdi").iterdir() if path.is_dir())
@@ -72,6 +73,10 @@ def test_parameters_agree_with_the_command_line(parameter: str):
     assert rule.get("default") == (option.default if isinstance(option.default, str | int | float) else None)
     if isinstance(option.type, click.Choice):
         assert rule["enum"] == list(option.type.choices)
+
+
+def test_the_schema_names_every_preset():
+    assert all(name in PARAMETERS["preset"]["description"] for name in PRESETS)
 
 
 def test_bundled_samplesheet_fits_its_schema():

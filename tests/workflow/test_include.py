@@ -20,7 +20,7 @@ process OTHER {{
 
 workflow {{
     OTHER()
-    STMCDI(channel.of([[id: 'whole'], file('left.h5ad')]), false, null, 1)
+    STMCDI(channel.of([[id: 'whole'], file('left.h5ad')]), false, null, 1, null)
 }}
 """
 CONFIG = """

@@ -1,5 +1,7 @@
 """What must end a run before any work is done, and how it says so."""
 
+import pytest
+
 from stmcdi_cli import __version__
 
 
@@ -25,7 +27,8 @@ FAULTS = {  # parameters beside --input, as Nextflow parsed them: how the refusa
     "evaluate: 'true', fraction: '0.1'": "null",
     "n_genes: 'many'": "--n_genes needs an integer or all, not 'many'",
     "n_genes: 0": "--n_genes must be at least 1, not 0",
-    "preset: 'big'": "--preset must be one of default, paper, not 'big'",
+    "preset: 'my own.yaml'": "--preset 'my own.yaml' does not have the form",
+    "hvg_method: 'big'": "--hvg_method must be one of cv2-trend, cv, seurat_v3, not 'big'",
     "evaluate: 'yes'": "--evaluate needs a boolean, not 'yes'",
     "fraction: 1": "--fraction must be less than 1, not 1",
     "radius: 0": "--radius must be more than 0, not 0",
@@ -50,6 +53,20 @@ workflow {{
     assert len(said) == len(FAULTS)
     for message, expected in zip(said, FAULTS.values(), strict=True):
         assert message.startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("preset", "said"),
+    [
+        ("big", "--preset must be one of default, paper or a file with a dot or slash in its name, not 'big'"),
+        ("./mine.yaml", "--preset ./mine.yaml: no such file"),
+    ],
+)
+def test_a_preset_that_is_not_there_is_refused_before_any_task(nextflow, root, tmp_path, samplesheet, preset, said):
+    given = ["--input", samplesheet("A,a.h5ad"), "--preset", preset]
+    done = nextflow(tmp_path, "-q", "run", root, *given)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"ERROR: {said}\n")
+    assert not (tmp_path / "results").exists()
 
 
 def test_help_comes_from_the_schema(nextflow, root, tmp_path):

@@ -8,6 +8,7 @@ from pathlib import Path
 import anndata
 import numpy as np
 import pytest
+import yaml
 from helpers import dense, same_results, untimed
 
 ARGUMENTS = ["-profile", "test", "--input", "samples.csv", "--n_genes", "40", "--epochs", "3", "--target", "zeros"]
@@ -73,6 +74,21 @@ def test_resume_after_a_change_of_a_parameter_reruns_what_depends_on_it(run, who
     assert run("epochs", "-resume", "--epochs", 4) == ["EVALUATE", "IMPUTE", "REPORT", "TRAIN"]
 
 
+def test_a_file_of_settings_reaches_the_training_and_a_change_of_it_is_noticed(run, whole, folder):
+    own = folder / "settings" / "mine.yaml"
+    own.parent.mkdir()
+    own.write_text("training: {lr: 5e-4}\n")
+    later = ["EVALUATE", "IMPUTE", "REPORT", "TRAIN"]
+    given = ("own", "-resume", "--preset", own)
+    assert run(*given) == later
+    config = yaml.safe_load((folder / "own/left/left_model/config.yaml").read_text())["config"]
+    assert (config["preset"], config["training"]["lr"], config["training"]["epochs"]) == ("mine.yaml", 5e-4, 3)
+    assert "preset mine.yaml" in (folder / "own/left/left_report.html").read_text()
+    assert run(*given) == []
+    own.write_text("training: {lr: 2e-4}\n")
+    assert run(*given) == later
+
+
 def test_a_trained_model_is_applied_to_another_sample(run, whole, folder):
     model = whole / "left/left_model"
     steps = run("applied", "--input", "right.csv", "--model", model)
@@ -120,7 +136,7 @@ include {{ STMCDI_NORMALIZE as THEIR_NORMALIZE }} from '{root}/modules/local/stm
 
 workflow {{
     THEIR_NORMALIZE(channel.of([[id: 'single'], file('left.h5ad')]))
-    STMCDI(channel.of([[id: 'whole', batch: 7], file('left.h5ad')]), true, null, 1)
+    STMCDI(channel.of([[id: 'whole', batch: 7], file('left.h5ad')]), true, null, 1, null)
     STMCDI.out.imputed.view {{ meta, h5ad -> "imputed ${{meta.batch}} ${{h5ad.name}}" }}
     THEIR_NORMALIZE.out.h5ad.view {{ meta, h5ad -> "normalized ${{meta.id}} ${{h5ad.name}}" }}
 }}

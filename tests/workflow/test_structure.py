@@ -39,7 +39,7 @@ FOREIGN = """
 include {{ STMCDI }} from '{root}/workflows/stmcdi'
 
 workflow {{
-    STMCDI(channel.of([[id: 'mine', batch: 7], file('{h5ad}')]), {evaluate}, null, 1)
+    STMCDI(channel.of([[id: 'mine', batch: 7], file('{h5ad}')]), {evaluate}, null, 1, null)
     STMCDI.out.imputed.view {{ meta, h5ad -> "imputed ${{meta.batch}} ${{h5ad.name}}" }}
     STMCDI.out.metrics.view {{ meta, json -> "metrics ${{meta.batch}} ${{json.name}}" }}
 }}

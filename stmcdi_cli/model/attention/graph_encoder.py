@@ -8,6 +8,9 @@ from torch import Tensor, nn
 from stmcdi_cli.model.gene_scaler import GeneScaler
 from stmcdi_cli.model.tissue import Tissue
 
+SHARE_OF_GPU = 0.2
+"""Share of a GPU's free memory that the expression of the tissue may take."""
+
 
 def rings(graph: sp.csr_matrix, hops: int) -> list[sp.csr_matrix]:
     """Spots at exactly 1, 2, ... hops from each spot, over the full tissue; CSR float32, spots x spots for each.
@@ -41,6 +44,8 @@ class Neighbourhood:
         CSR bool, spots x genes: more entries to leave out of everything, those kept for validation.
     scaler
         Scale of the genes; None to measure it on the visible entries.
+    device
+        Where `batch` gives its tensors; by default the CPU.
     """
 
     def __init__(
@@ -50,6 +55,7 @@ class Neighbourhood:
         *,
         validation_mask: sp.csr_matrix | None = None,
         scaler: GeneScaler | None = None,
+        device: torch.device | None = None,
     ) -> None:
         self.hidden = tissue.missing
         self.x = tissue.x
@@ -59,6 +65,31 @@ class Neighbourhood:
         self.scaler = scaler or GeneScaler.fit_sparse(self.x, self.hidden)
         self.rings = rings(tissue.graph, hops)
         self._hidden_number = self.hidden.astype(np.float32)
+        self.device = device or torch.device("cpu")
+        self._resident: tuple[Tensor, ...] | None = None
+        if self.device.type == "cuda" and self._bytes() < SHARE_OF_GPU * torch.cuda.mem_get_info(self.device)[0]:
+            blocks = np.array_split(np.arange(tissue.n_spots), -(-tissue.n_spots // 1024))
+            parts = [self._rows(spots) for spots in blocks]
+            self._resident = tuple(torch.cat(part).to(self.device) for part in zip(*parts, strict=True))
+
+    def _bytes(self) -> int:
+        """Size of the whole tissue as `batch` gives it."""
+        n, n_genes = self.x.shape
+        return 4 * n * n_genes * (2 + len(self.rings))
+
+    def _rows(self, spots: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+        return tuple(map(torch.from_numpy, (self.own(spots), self.visible(spots), self.around(spots))))
+
+    def batch(self, spots: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+        """`own` and `visible` [B, G] and `around` [B, hops, G] of some spots, on the device.
+
+        A GPU keeps those of the whole tissue where they take little of its memory: a step of training is over there
+        before the CPU has put a batch together.
+        """
+        if self._resident is None:
+            return tuple(part.to(self.device) for part in self._rows(spots))
+        index = torch.from_numpy(spots).to(self.device)
+        return tuple(part[index] for part in self._resident)
 
     def visible(self, spots: np.ndarray) -> np.ndarray:
         """Which entries have a value: float32 [B, G]."""

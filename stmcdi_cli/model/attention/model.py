@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from stmcdi_cli.errors import InputError
 from stmcdi_cli.model.attention.denoiser import Denoiser
 from stmcdi_cli.model.attention.graph_encoder import Neighbourhood
+from stmcdi_cli.model.attention.training_step import TrainingStep
 from stmcdi_cli.model.base import DrawCallback, DrawOptions, ImputationModel
 from stmcdi_cli.model.diffusion import keyed_noise
-from stmcdi_cli.model.diffusion.loss import noise_loss
 from stmcdi_cli.model.diffusion.samplers import Predict, sample
 from stmcdi_cli.model.diffusion.schedule import Schedule
 from stmcdi_cli.model.gene_scaler import GeneScaler
@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 BLOCK = 16
 """Spots per network pass in sampling. The number is fixed: the rounding of products depends on their shape."""
+DRAWS = {"cpu": 1, "cuda": 32}
+"""Draws of each of these spots in one pass: a CPU has enough work with one, a GPU waits for more."""
 MOST_VALIDATION_SPOTS = 512
 
 # Streams of the keyed random numbers. Those of samplers come after: one range for the missing entries, one per fold.
@@ -67,11 +69,14 @@ class AttentionModel(ImputationModel):
         n_parameters = sum(parameter.numel() for parameter in self.network.parameters())
         logger.debug("%d parameters for %d genes (the paper: 826,471)", n_parameters, len(self.genes))
         validation_mask = validation_entries(tissue, self.validation_share, seed)
-        data = Neighbourhood(tissue, self.hops, validation_mask=validation_mask)
+        data = Neighbourhood(tissue, self.hops, validation_mask=validation_mask, device=device)
         self.scaler = data.scaler
+        step = TrainingStep(self.network, self.schedule)
+        if device.type == "cuda" and not torch.distributed.is_initialized():
+            step.record(min(self.training.batch_size, tissue.n_spots), len(self.genes), self.hops)
         trainer = Trainer(
             self.network,
-            partial(self._training_loss, data),
+            partial(self._training_loss, data, step),
             self._validation(tissue, data, validation_mask, seed),
             tissue.n_spots,
             self.training,
@@ -80,46 +85,21 @@ class AttentionModel(ImputationModel):
         trainer.run(report, (checkpoint or Checkpoint()).stage("training"))
 
     def _training_loss(
-        self, data: Neighbourhood, network: nn.Module, items: Tensor, generator: torch.Generator
+        self, data: Neighbourhood, step: TrainingStep, _: nn.Module, items: Tensor, generator: torch.Generator
     ) -> Tensor:
         """Loss of some spots [B] in one step of Algorithm 1."""
         # Algorithm 1: take x_0 and the mask of its visible entries, both [B, G].
-        spots = items.numpy()
-        x_0 = torch.from_numpy(data.own(spots))
-        visible = torch.from_numpy(data.visible(spots))
+        x_0, visible, around = data.batch(items.numpy())
         # Algorithm 1: hide a random share of each spot's visible entries. They are the targets, the others are x_co.
         low, high = self.hidden_share
-        share = low + (high - low) * torch.rand(len(spots), 1, generator=generator)
-        target = visible * (torch.rand(x_0.shape, generator=generator) < share)
+        share = low + (high - low) * torch.rand(len(items), 1, generator=generator)
+        hidden = (torch.rand(x_0.shape, generator=generator) < share).to(x_0.device)
         # Algorithm 1: draw t ~ Uniform{1, ..., T} and eps ~ N(0, I).
-        t = torch.randint(1, self.schedule.T + 1, (len(spots),), generator=generator)
-        eps = torch.randn(x_0.shape, generator=generator)
+        t = torch.randint(1, self.schedule.T + 1, (len(items),), generator=generator).to(x_0.device)
+        eps = torch.randn(x_0.shape, generator=generator).to(x_0.device)
         # Algorithm 1: make x_t, predict eps from x_t, t, x_co and the graph, and compare on the targets (eq. 8).
-        return self._loss(network, data, spots, x_0, visible - target, target, t, eps)
-
-    def _loss(
-        self,
-        network: nn.Module,
-        data: Neighbourhood,
-        spots: np.ndarray,
-        x_0: Tensor,
-        visible: Tensor,
-        target: Tensor,
-        t: Tensor,
-        eps: Tensor,
-    ) -> Tensor:
-        """Loss of predicting the `target` entries of `x_0`; the network sees the `visible` ones alone."""
-        assert isinstance(network, Denoiser)
-        device = network.genes.device
-        around = torch.from_numpy(data.around(spots))
-        x_0, visible, target, t, eps, around = (part.to(device) for part in (x_0, visible, target, t, eps, around))
-        x_co = x_0 * visible
-        condition = network.encoder(x_co, around)
-
-        def predict(x_t: Tensor, t: Tensor) -> Tensor:
-            return self.schedule.noise_from_v(x_t, network(x_t, t, x_co, visible, target, condition), t)
-
-        return noise_loss(predict, self.schedule, x_0, target, t, eps)
+        target = visible * hidden
+        return step(x_0, visible - target, around, target, t, eps)
 
     def _validation(
         self, tissue: Tissue, data: Neighbourhood, validation_mask: sp.csr_matrix, seed: int
@@ -133,26 +113,21 @@ class AttentionModel(ImputationModel):
         validation_spots = np.sort(candidates[order[:MOST_VALIDATION_SPOTS]])
 
         def validation_loss(network: nn.Module) -> float:
+            step = TrainingStep(network, self.schedule)
             total, n = 0.0, 0.0
             for start in range(0, len(validation_spots), self.training.batch_size):
                 spots = validation_spots[start : start + self.training.batch_size]
                 uniform = keyed_noise.uniform(seed, spots, one, _VALIDATION_STEP, 1)[0, :, 0]
                 t = 1 + (uniform * self.schedule.T).astype(int)
-                eps = torch.from_numpy(keyed_noise.normal(seed, spots, one, _VALIDATION_NOISE, tissue.n_genes)[0])
-                target = validation_mask[spots].toarray().astype(np.float32)
-                truth = data.scaler.transform(tissue.x[spots].toarray()) * target
-                loss = self._loss(
-                    network,
-                    data,
-                    spots,
-                    torch.from_numpy(data.own(spots) + truth),
-                    torch.from_numpy(data.visible(spots)),
-                    torch.from_numpy(target),
-                    torch.from_numpy(t),
-                    eps,
-                )
-                total += loss.item() * float(target.sum())
-                n += float(target.sum())
+                hidden = validation_mask[spots].toarray().astype(np.float32)
+                truth = data.scaler.transform(tissue.x[spots].toarray()) * hidden
+                noise = keyed_noise.normal(seed, spots, one, _VALIDATION_NOISE, tissue.n_genes)[0]
+                given = (torch.from_numpy(part).to(data.device) for part in (hidden, t, noise))
+                x_0, visible, around = data.batch(spots)
+                x_0 = x_0 + torch.from_numpy(truth).to(data.device)
+                loss = step(x_0, visible, around, *given)
+                total += loss.item() * float(hidden.sum())
+                n += float(hidden.sum())
             return total / n
 
         return validation_loss
@@ -193,30 +168,38 @@ class AttentionModel(ImputationModel):
         for held in range(-1, self.n_folds if options.denoise else 0):
             predict, target = self._predictor(own, visible * (fold != held), around)
             stream_0 = _SAMPLING + (held + 1) * _SAMPLER_RANGE
-            for s in range(options.n_samples):
-                keyed = partial(self._keyed_noise, options.seed, spots, s, stream_0)
+            for start in range(0, options.n_samples, DRAWS[self._device.type]):
+                some = out[start : start + DRAWS[self._device.type]]
+                numbers = start + np.arange(len(some))
+                keyed = partial(self._keyed_noise, options.seed, spots, numbers, stream_0)
                 drawn = solve(predict=predict, noise=keyed, target=target).cpu().numpy()
-                value = np.maximum(scaler.inverse(drawn), 0)
-                np.copyto(out[s], value, where=fold == held)
+                np.copyto(some, np.maximum(scaler.inverse(drawn), 0), where=fold == held)
         return out
 
     def _predictor(self, own: np.ndarray, visible: np.ndarray, around: Tensor) -> tuple[Predict, Tensor]:
         """The network conditioned on the `visible` entries of some spots, and the mask of its targets [B, G]."""
-        device = self.network.genes.device
-        shown = torch.from_numpy(visible).to(device)
+        shown = torch.from_numpy(visible).to(self._device)
         target = 1 - shown
-        x_co = torch.from_numpy(own).to(device) * shown
-        condition = self.network.encoder(x_co, around.to(device))  # once, for all samples and steps
+        x_co = torch.from_numpy(own).to(self._device) * shown
+        condition = self.network.encoder(x_co, around.to(self._device))  # once, for all samples and steps
 
         def predict(x_t: Tensor, t: int) -> Tensor:
-            steps = torch.full((len(x_t),), t, device=device)
-            return self.schedule.noise_from_v(x_t, self.network(x_t, steps, x_co, shown, target, condition), t)
+            """Noise in draws of the spots [draws, B, G]."""
+            n = len(x_t)
+            given = (part.expand(n, *part.shape).flatten(0, 1) for part in (x_co, shown, target, condition))
+            steps = torch.full((n * len(target),), t, device=self._device)
+            v = self.network(x_t.flatten(0, 1), steps, *given).view_as(x_t)
+            return self.schedule.noise_from_v(x_t, v, t)
 
         return predict, target
 
-    def _keyed_noise(self, seed: int, spots: np.ndarray, number: int, stream_0: int, stream: int) -> Tensor:
-        drawn = keyed_noise.normal(seed, spots, np.array([number]), stream_0 + stream, len(self.genes))[0]
-        return torch.from_numpy(drawn).to(self.network.genes.device)
+    def _keyed_noise(self, seed: int, spots: np.ndarray, numbers: np.ndarray, stream_0: int, stream: int) -> Tensor:
+        drawn = keyed_noise.normal(seed, spots, numbers, stream_0 + stream, len(self.genes))
+        return torch.from_numpy(drawn).to(self._device)
+
+    @property
+    def _device(self) -> torch.device:
+        return self.network.genes.device
 
     def state(self) -> dict[str, Tensor]:
         """Weights of the network, and the scale of the genes."""

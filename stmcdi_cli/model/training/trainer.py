@@ -123,7 +123,7 @@ class Trainer:
         self.epoch = 0
         self.order: Tensor | None = None  # of the items, in the current epoch
         self.n_seen = 0  # items of that epoch used so far
-        self.total = 0.0  # their losses
+        self.total: Tensor | float = 0.0  # their losses; on the device, which would have to be waited for at each step
         self.n_updates = 0
         self.best_loss = math.inf
         self.best_epoch = 0
@@ -190,13 +190,14 @@ class Trainer:
                 nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.clip_norm)
             self.optimizer.step()
             self._average()
-            self.total += loss.item() * len(items)
+            self.total = self.total + loss.detach().double() * len(items)
             self.n_seen += len(items)
             stage.save(self.state_dict)
         self.order = None
-        if not math.isfinite(self.total):
+        total = float(self.total)
+        if not math.isfinite(total):
             raise InputError(f"training diverged in epoch {self.epoch + 1}: the loss is not finite; lower `lr`")
-        return self.total / self.n_items
+        return total / self.n_items
 
     @torch.no_grad()
     def _average(self) -> None:

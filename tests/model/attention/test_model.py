@@ -12,6 +12,7 @@ import stmcdi_cli
 from stmcdi_cli.errors import InputError
 from stmcdi_cli.model.attention.graph_encoder import Neighbourhood, rings
 from stmcdi_cli.model.attention.model import AttentionModel, validation_entries
+from stmcdi_cli.model.attention.training_step import TrainingStep
 from stmcdi_cli.model.base import DrawOptions
 from stmcdi_cli.model.gene_scaler import GeneScaler
 from stmcdi_cli.model.tissue import Tissue
@@ -128,12 +129,12 @@ def test_hidden_targets_of_a_spot_reach_the_network_only_as_noise():
             return super().forward(x_t, t, *condition)
 
     model.network.__class__ = Spy
-    visible = torch.from_numpy(inputs.visible(spots))
+    _, visible, around = inputs.batch(spots)
     target = visible * (torch.rand(visible.shape, generator=torch.Generator().manual_seed(0)) < 0.5)
     for value in (0.0, 5.0):
         x_0 = torch.from_numpy(inputs.own(spots)) + value * target
         t = torch.full((16,), 20)
-        model._loss(model.network, inputs, spots, x_0, visible - target, target, t, torch.zeros_like(x_0))
+        TrainingStep(model.network, model.schedule)(x_0, visible - target, around, target, t, torch.zeros_like(x_0))
     for a, b in zip(*seen, strict=True):
         assert torch.equal(a, b)
 

@@ -12,6 +12,7 @@ process STMCDI_TRAIN {
     input:
     tuple val(meta), path(h5ad)
     path checkpoints, stageAs: 'checkpoints/*' // folder that outlives the task and holds a folder checkpoints/; [] for none
+    path preset, stageAs: 'preset/*' // YAML file with settings of the model and its training; [] for the preset that ext.args names
 
     output:
     tuple val(meta), path('*_model', type: 'dir'), emit: model
@@ -23,12 +24,13 @@ process STMCDI_TRAIN {
     def devices = task.accelerator && task.accelerator.request > 1 ? "--devices ${task.accelerator.request}" : ''
     def output = "${task.ext.prefix ?: meta.id}_model"
     def checkpoint = checkpoints ? "--checkpoint '${checkpoints}/checkpoints/${task.process.replace(':', '_')}_${output}'" : ''
+    def settings = preset ? "--preset \"${preset}\"" : ''
     if (h5ad.name == output) {
         error("STMCDI_TRAIN: input and output are both named ${output}; set another ext.prefix")
     }
     """
     export OMP_NUM_THREADS=${task.cpus}
-    stmcdi train ${memory} ${args} ${devices} ${checkpoint} "${h5ad}" "${output}"
+    stmcdi train ${memory} ${args} ${settings} ${devices} ${checkpoint} "${h5ad}" "${output}"
 
     cat > versions.yml <<-END_VERSIONS
     "${task.process}":
