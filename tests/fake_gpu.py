@@ -1,8 +1,8 @@
 """A GPU that computes no values: code for `cuda` runs on a machine without one, and a mixture of devices raises.
 
 Tensors on it are `FakeTensor`s of PyTorch, which have a shape, a type and a device. What lies on the CPU is computed as
-ever. What comes from the GPU to the CPU is 0, and a number taken from it is 1. Two things do not work with such
-tensors and are replaced: `Module.to`, and `Tensor.backward`, which gives every parameter a gradient without values.
+ever. What comes from the GPU to the CPU is 0, and a number taken from it is 1. What does not work with such tensors is
+replaced: `Module.to`, `Tensor.backward`, which gives every parameter a gradient without values, and CUDA graphs.
 """
 
 from collections.abc import Iterator
@@ -106,6 +106,8 @@ def fake_gpu() -> Iterator[FakeGpu]:
         patch.setattr(torch.cuda, "get_rng_state", torch.get_rng_state)
         patch.setattr(torch.cuda, "set_rng_state", _set_rng_state)
         patch.setattr(torch.cuda, "device_count", lambda: 1)
+        patch.setattr(torch.cuda, "mem_get_info", lambda device: (2**30, 2**30))
+        patch.setattr(torch.cuda, "make_graphed_callables", lambda module, batch: module(*batch))
         patch.setattr("stmcdi_cli.model.device.choose_device", torch.device)
         patch.setattr("stmcdi_cli.model.device.n_workers", lambda: 1)
         gpu.syncs.clear()

@@ -14,7 +14,6 @@ from stmcdi_cli.model import save_load
 from stmcdi_cli.model.attention.graph_encoder import Neighbourhood
 from stmcdi_cli.model.attention.model import AttentionModel
 from stmcdi_cli.model.base import DrawOptions
-from stmcdi_cli.model.diffusion import keyed_noise
 from stmcdi_cli.model.diffusion.samplers import SAMPLERS
 from stmcdi_cli.model.diffusion.schedule import Schedule
 from stmcdi_cli.model.latent.diffusion import TrainingPairs
@@ -190,11 +189,8 @@ def unmoved_input(patch):
 
 
 def unmoved_noise(patch):
-    def keyed(self, seed, spots, number, stream_0, stream):
-        drawn = keyed_noise.normal(seed, spots, np.array([number]), stream_0 + stream, len(self.genes))[0]
-        return torch.from_numpy(drawn)
-
-    patch.setattr(AttentionModel, "_keyed_noise", keyed)
+    noise = AttentionModel._keyed_noise
+    patch.setattr(AttentionModel, "_keyed_noise", lambda self, *key: noise(self, *key).cpu())
 
 
 def unmoved_level(patch):
