@@ -195,6 +195,7 @@ def _fit(
     from stmcdi_cli.progress import Meter
 
     quiet = quiet or distributed.rank() > 0
+    device = distributed.device_of_rank(device)  # before anything is exchanged: no two processes share a GPU
     if resume:
         found = checkpoint.load()
         distributed.any_of(False)  # wait until all have read it: one of them will write it again
@@ -215,7 +216,7 @@ def _fit(
 
     with meter, oom_as_error(), single_threaded(), checkpoint.stoppable():
         stage.save(history)
-        model.fit(tissue, seed=seed, device=distributed.device_of_rank(device), report=report, checkpoint=checkpoint)
+        model.fit(tissue, seed=seed, device=device, report=report, checkpoint=checkpoint)
     return model, history
 
 

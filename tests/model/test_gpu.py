@@ -30,9 +30,9 @@ GPU = "cuda"
 PRESETS = {"default": {"epochs": 4, "batch_size": 16}, "paper": {"preset": "paper", "epochs": 2, "batch_size": 16}}
 N_STEPS = 6
 
-# What float32 may change: a network's products are summed in another order, and a sampler passes that on from step to
-# step. Values are logarithms of counts, from 0 to about 7.
-CLOSE = {"rtol": 1e-3, "atol": 2e-3}
+# What rounding may change: products are summed in another order, attention is computed in half precision on a GPU, and
+# a sampler passes errors on from step to step. Values are logarithms of counts, from 0 to about 7.
+CLOSE = {"default": {"rtol": 1e-3, "atol": 2e-3}, "paper": {"rtol": 1e-2, "atol": 2e-2}}
 DRAWS_ALIKE = 0.98
 """Share of the entries whose draws must be close: a draw is a count, and a small change may make it the next one."""
 
@@ -97,25 +97,26 @@ def test_training_gives_nearly_the_history_of_the_cpu(both):
     rows = slice(0, 1) if both.preset == "default" else slice(None)
     columns = ["validation_loss"] if both.preset == "default" else ["loss", "validation_loss"]
     for column in columns:
-        np.testing.assert_allclose(gpu[column][rows], cpu[column][rows], rtol=1e-3, err_msg=column)
+        np.testing.assert_allclose(gpu[column][rows], cpu[column][rows], rtol=2e-3, err_msg=column)
     assert np.isfinite(gpu["validation_loss"][-1]) and np.isfinite(gpu["loss"][-1])
     np.testing.assert_allclose(gpu["loss"][1:], cpu["loss"][1:], rtol=0.1)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_draws_are_those_of_the_cpu(networked, masked, sampler):
+def test_draws_are_those_of_the_cpu(both, networked, masked, sampler):
     """Their random numbers are functions of seed, spot and sample."""
-    cpu, gpu = (impute(masked, networked, device, sampler=sampler) for device in ("cpu", GPU))
-    np.testing.assert_allclose(hidden(gpu), hidden(cpu), **CLOSE)
+    options = {"sampler": sampler, "n_steps": 24 if sampler == "langevin" else N_STEPS}
+    cpu, gpu = (impute(masked, networked, device, **options) for device in ("cpu", GPU))
+    np.testing.assert_allclose(hidden(gpu), hidden(cpu), **CLOSE[both.preset])
     for layer in ("imputed_median", "imputed_q05", "imputed_sd"):
-        assert np.isclose(hidden(gpu, layer), hidden(cpu, layer), **CLOSE).mean() > DRAWS_ALIKE, layer
-    other = impute(masked, networked, GPU, sampler=sampler, seed=1)
-    assert not np.isclose(hidden(other, "imputed_sd"), hidden(gpu, "imputed_sd"), **CLOSE).mean() > 0.5
+        assert np.isclose(hidden(gpu, layer), hidden(cpu, layer), **CLOSE[both.preset]).mean() > DRAWS_ALIKE, layer
+    other = impute(masked, networked, GPU, **options, seed=1)
+    assert not np.isclose(hidden(other, "imputed_sd"), hidden(gpu, "imputed_sd"), **CLOSE[both.preset]).mean() > 0.5
 
 
-def test_visible_entries_are_denoised_as_on_the_cpu(networked, masked):
+def test_visible_entries_are_denoised_as_on_the_cpu(both, networked, masked):
     cpu, gpu = (dense(impute(masked, networked, device, target="all").layers["imputed"]) for device in ("cpu", GPU))
-    np.testing.assert_allclose(gpu, cpu, **CLOSE)
+    np.testing.assert_allclose(gpu, cpu, **CLOSE[both.preset])
 
 
 def test_a_model_goes_from_one_device_to_the_other(both, masked):
@@ -127,7 +128,7 @@ def test_a_model_goes_from_one_device_to_the_other(both, masked):
         found = [impute(masked, each, device) for each in (model, loaded) for device in (GPU, "cpu", GPU)]
         assert model.digest() == loaded.digest() == digest
         for each in found[1:]:
-            np.testing.assert_allclose(hidden(each), hidden(found[0]), **CLOSE)
+            np.testing.assert_allclose(hidden(each), hidden(found[0]), **CLOSE[both.preset])
 
 
 def test_a_model_on_a_gpu_has_its_state_on_the_cpu(both, masked, tmp_path):
@@ -135,7 +136,7 @@ def test_a_model_on_a_gpu_has_its_state_on_the_cpu(both, masked, tmp_path):
     model.prepare(Tissue.from_anndata(masked), device=torch.device(GPU))
     assert {value.device.type for value in model.state().values()} == {"cpu"}
     first = impute(masked, model, GPU, parts=tmp_path / "parts")  # which are named after the digest of the state
-    np.testing.assert_allclose(hidden(first), hidden(impute(masked, model, GPU)), **CLOSE)
+    np.testing.assert_allclose(hidden(first), hidden(impute(masked, model, GPU)), **CLOSE[both.preset])
 
 
 def test_the_same_seed_gives_nearly_the_same_model(both, masked, tmp_path):
@@ -151,18 +152,18 @@ def test_the_same_seed_gives_nearly_the_same_model(both, masked, tmp_path):
     np.testing.assert_allclose(others, values, atol=0.1)
 
 
-def test_draws_do_not_depend_on_the_batch(networked, masked):
+def test_draws_do_not_depend_on_the_batch(both, networked, masked):
     networked.prepare(Tissue.from_anndata(masked), device=torch.device(GPU))
     options = DrawOptions(n_samples=4, seed=1, sampler="dpm", n_steps=N_STEPS)
     whole = networked.draw(np.arange(masked.n_obs), options)
     spots = np.array([47, 3, 17, 18, 30])
     part = networked.draw(spots, options)
     missing = dense(masked.layers["missing"])[spots]
-    np.testing.assert_allclose(part.mean[missing], whole.mean[spots][missing], **CLOSE)
-    alike = np.isclose(part.samples[:, missing], whole.samples[:, spots][:, missing], **CLOSE)
+    np.testing.assert_allclose(part.mean[missing], whole.mean[spots][missing], **CLOSE[both.preset])
+    alike = np.isclose(part.samples[:, missing], whole.samples[:, spots][:, missing], **CLOSE[both.preset])
     assert alike.mean() > DRAWS_ALIKE
     batches = [hidden(impute(masked, networked, GPU, batch_size=size)) for size in (7, 256)]
-    np.testing.assert_allclose(*batches, **CLOSE)
+    np.testing.assert_allclose(*batches, **CLOSE[both.preset])
 
 
 class Killed(BaseException):
@@ -209,7 +210,7 @@ def test_too_little_memory_to_train_has_its_own_exit_code(masked, h5ad, cli, tmp
     assert not (tmp_path / "model").exists()
 
 
-def test_too_little_memory_to_impute_is_an_error_of_its_own(networked, masked, monkeypatch):
+def test_too_little_memory_to_impute_is_an_error_of_its_own(both, networked, masked, monkeypatch):
     # 2^46 bytes are more than any GPU has.
     for network in (LatentDenoiser, Denoiser):
         monkeypatch.setattr(network, "forward", lambda self, x_t, *rest: x_t.new_empty(2**44))

@@ -130,6 +130,15 @@ def test_refusals(masked, tmp_path, monkeypatch):
         distributed.check_devices(2, torch.device("cuda"))
 
 
+def test_each_process_has_its_gpu_before_the_first_exchange(masked, tmp_path, monkeypatch):
+    """Or all would exchange from the first GPU, which NCCL refuses."""
+    done = []
+    monkeypatch.setattr(distributed, "device_of_rank", lambda device: done.append("device") or device)
+    monkeypatch.setattr(distributed, "any_of", lambda flag: done.append("exchange") or flag)
+    stmcdi.train(masked[:20, :8], tmp_path / "model", preset="paper", epochs=1, device="cpu", quiet=True)
+    assert done[0] == "device" and "exchange" in done
+
+
 @pytest.mark.parametrize("all_are_told", [False, True])  # as by `kill`, and as by a scheduler
 def test_two_processes_stop_together_and_go_on(masked, tmp_path, all_are_told):
     masked.write_h5ad(tmp_path / "masked.h5ad")
