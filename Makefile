@@ -3,6 +3,7 @@
 # make test   every test, JOBS=2 files at a time; make lint, make image, make clean as named
 # make test-newest, test-oldest   the package's tests with other versions of what it needs; check-newest, check-oldest: a run
 # make benchmark   every method on every case that has no result yet: hours; see benchmarks/README.md
+# make paper   the paper's network trained to the end, beside the others: docs/paper.md
 # make publish REGISTRY=...   the images that were built into a registry
 # make test-podman, test-slurm, test-k8s   the workflow in the real image, under real Slurm, against a Kubernetes API
 
@@ -16,7 +17,7 @@ BIN := $(VENV)/bin
 # CPU-only torch, where its index can be reached: make env TORCH_INDEX_URL=https://...
 TORCH_INDEX_URL ?=
 
-.PHONY: env demo test test-podman test-slurm test-k8s benchmark lint image publish clean
+.PHONY: env demo test test-podman test-slurm test-k8s benchmark paper lint image publish clean
 .PHONY: test-newest test-oldest check-newest check-oldest
 
 # Stamps are written last, so an interrupted install is taken up again and a finished one costs nothing.
@@ -90,6 +91,12 @@ BENCHMARK ?=
 
 benchmark: env
 	@$(BIN)/python -m benchmarks.run $(BENCHMARK)
+
+# The figures of docs/paper.md; PAPER is passed on: make paper PAPER='--only mob_rep11 --device cuda'
+PAPER ?=
+
+paper: env
+	@$(BIN)/python -m benchmarks.paper $(PAPER)
 
 lint: env
 	@$(BIN)/ruff check .

@@ -82,7 +82,11 @@ def oom_as_error() -> Iterator[None]:
     """
     try:
         yield
-    except torch.cuda.OutOfMemoryError as error:
+    except RuntimeError as error:
+        # What CUDA and its libraries say when they, not torch, find no memory.
+        said = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+        if not isinstance(error, torch.cuda.OutOfMemoryError) and not any(text in str(error) for text in said):
+            raise
         raise DeviceMemoryError(
             "the GPU ran out of memory; use --device cpu, or smaller batches "
             "(`train --batch-size`, `impute --batch-size`)"

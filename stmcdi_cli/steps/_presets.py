@@ -159,6 +159,11 @@ def _changed(config: dict[str, Any], content: Mapping[Any, Any], base: str) -> d
                 config[section][name] = known[key].read(value)
             except ValueError as error:
                 raise OptionError(f"expected {key} to be {known[key].needs}, found {_shown(value)}") from error
+    given = content.get("training", {})
+    if "updates" in given:  # the length of the training in other words: that of the built-in preset goes
+        if "epochs" in given:
+            raise OptionError("found training.epochs beside training.updates, which it would make void; give one")
+        config["training"].pop("epochs", None)
     return config
 
 

@@ -127,6 +127,7 @@ _BOTH = {
     "masking.hidden": Setting("two numbers from 0 to 1, [least, most], the second above 0", _range),
     "masking.validation": PART,
     "training.epochs": whole(1),
+    "training.updates": whole(1),
     "training.batch_size": whole(1),
     "training.lr": POSITIVE,
     "training.lr_schedule": one_of("cosine", "piecewise"),
@@ -152,7 +153,6 @@ SETTINGS: Mapping[str, Mapping[str, Setting]] = {
         "network.dropout": PART,
         "masking.whole": SHARE,
         "training.spots": or_null(whole(10), "all"),
-        "training.updates": whole(1),
     },
     "attention": _BOTH
     | {

@@ -58,7 +58,10 @@ workflow {{
 @pytest.mark.parametrize(
     ("preset", "said"),
     [
-        ("big", "--preset must be one of default, paper or a file with a dot or slash in its name, not 'big'"),
+        (
+            "big",
+            "--preset must be one of attention, default, paper or a file with a dot or slash in its name, not 'big'",
+        ),
         ("./mine.yaml", "--preset ./mine.yaml: no such file"),
     ],
 )

@@ -78,7 +78,8 @@ class Neighbourhood:
         return 4 * n * n_genes * (2 + len(self.rings))
 
     def _rows(self, spots: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-        return tuple(map(torch.from_numpy, (self.own(spots), self.visible(spots), self.around(spots))))
+        own, visible, around = self.own(spots), self.visible(spots), self.around(spots)
+        return torch.from_numpy(own), torch.from_numpy(visible), torch.from_numpy(around)
 
     def batch(self, spots: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
         """`own` and `visible` [B, G] and `around` [B, hops, G] of some spots, on the device.
@@ -87,9 +88,11 @@ class Neighbourhood:
         before the CPU has put a batch together.
         """
         if self._resident is None:
-            return tuple(part.to(self.device) for part in self._rows(spots))
-        index = torch.from_numpy(spots).to(self.device)
-        return tuple(part[index] for part in self._resident)
+            own, visible, around = (part.to(self.device) for part in self._rows(spots))
+        else:
+            index = torch.from_numpy(spots).to(self.device)
+            own, visible, around = (part[index] for part in self._resident)
+        return own, visible, around
 
     def visible(self, spots: np.ndarray) -> np.ndarray:
         """Which entries have a value: float32 [B, G]."""

@@ -38,7 +38,7 @@ class Schedule:
         self.betas = np.concatenate([[0.0], betas])
         self.alphas = 1 - self.betas
         self.alpha_bars = np.cumprod(self.alphas)
-        self._on_device = torch.from_numpy(self.alpha_bars)
+        self._on_device: dict[torch.device, Tensor] = {}
 
     @property
     def log_snr(self) -> np.ndarray:
@@ -74,9 +74,9 @@ class Schedule:
         """abar_t, on the device of `like` and shaped to multiply it; float64 where `t` is one number."""
         if isinstance(t, int):
             return torch.tensor(self.alpha_bars[t])
-        if self._on_device.device != like.device:
-            self._on_device = torch.from_numpy(self.alpha_bars).to(like.device)  # once: a GPU would wait for each copy
-        abar = self._on_device[t.to(like.device)].to(like.dtype)
+        if like.device not in self._on_device:  # once: a GPU would wait for each copy
+            self._on_device[like.device] = torch.from_numpy(self.alpha_bars).to(like.device)
+        abar = self._on_device[like.device][t.to(like.device)].to(like.dtype)
         return abar.reshape(t.shape + (1,) * (like.ndim - t.ndim))
 
     def q_sample(self, x_0: Tensor, t: Step, noise: Tensor) -> Tensor:
