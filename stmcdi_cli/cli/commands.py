@@ -213,7 +213,7 @@ def hold_out(input: Path, output: Path, truth: Path, **options: Any) -> None:
 @main.command(epilog=example("train masked.h5ad model --device cuda"))
 @click.argument("input", type=PATH)
 @click.argument("model_dir", type=PATH)
-@click.option("--preset", type=PRESET, default="default", help="Settings: a name (default, attention, paper) or YAML file.")
+@click.option("--preset", type=PRESET, default="default", help="Settings: default, attention, paper or a YAML file.")
 @click.option("--device", type=DEVICE, default="auto", help="Where to compute; auto: a GPU if there is one.")
 @click.option("--seed", type=int, default=0, help="Seed of everything random.")
 @click.option("--epochs", type=int, default=None, help="Most passes over the spots (default: the preset's).")
@@ -375,7 +375,7 @@ def report(input: Path, output: Path, truth: Path | None, baseline: tuple[Path, 
 @click.option("--section-key", default=None, help="Column of obs with the section: no edge crosses sections.")
 @genes_options
 @click.option("--n-neighbors", type=int, default=5, help="Neighbours per spot.")
-@click.option("--preset", type=PRESET, default="default", help="Settings: a name (default, attention, paper) or YAML file.")
+@click.option("--preset", type=PRESET, default="default", help="Settings: default, attention, paper or a YAML file.")
 @click.option("--target", type=TARGET, default="auto", help=TARGET_HELP)
 @click.option("--n-samples", type=int, default=50, help="Draws per entry.")
 @click.option(
