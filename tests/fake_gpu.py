@@ -107,6 +107,7 @@ def fake_gpu() -> Iterator[FakeGpu]:
         patch.setattr(torch.cuda, "set_rng_state", _set_rng_state)
         patch.setattr(torch.cuda, "device_count", lambda: 1)
         patch.setattr(torch.cuda, "mem_get_info", lambda device: (2**30, 2**30))
+        patch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
         patch.setattr(torch.cuda, "make_graphed_callables", lambda module, batch: module(*batch))
         patch.setattr("stmcdi_cli.model.device.choose_device", torch.device)
         patch.setattr("stmcdi_cli.model.device.n_workers", lambda: 1)

@@ -55,13 +55,16 @@ class Attention(nn.Module):
 
 
 def _precision(x: Tensor) -> torch.dtype:
-    """Number format of attention: half precision on a GPU, 6 times as fast there (`benchmarks/gpu_step.py`).
+    """Number format of attention: half precision on a GPU, where a step then takes a sixth of the time (docs/paper.md).
 
-    The format with more digits cannot hold gradients as small as those of a mean over many entries.
+    The format with more digits cannot hold gradients as small as those of a mean over many entries. GPUs before Ampere
+    have no fast attention in the other one.
     """
     if not x.is_cuda:
         return x.dtype
-    return torch.bfloat16 if torch.is_grad_enabled() else torch.float16
+    if not torch.is_grad_enabled():
+        return torch.float16
+    return torch.bfloat16 if torch.cuda.get_device_capability(x.device) >= (8, 0) else x.dtype
 
 
 class TransformerLayer(nn.Module):
