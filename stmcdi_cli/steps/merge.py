@@ -1,6 +1,7 @@
 """``stmcdi merge``: put the shards that ``impute --shard I/N`` wrote together, as if there had been one task."""
 
 from collections.abc import Sequence
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from stmcdi_cli import anndata_keys as keys
@@ -40,7 +41,7 @@ def merge(parts: "Sequence[AnnData]") -> Stream:
     counts = set()
     for part in parts:
         shard = parameters_of(part, "impute").get("shard")
-        if shard is None:
+        if not isinstance(shard, str):
             raise InputError("expected a file that `impute --shard` wrote, found another; leave it out")
         number, n = shards.parse(shard)
         if number in by_number:
@@ -73,13 +74,16 @@ def merge(parts: "Sequence[AnnData]") -> Stream:
 
 
 def _combined(ordered: "Sequence[AnnData]") -> dict[str, Any]:
-    """Parameters in which shards may differ, for all of them together."""
+    """Parameters in which shards may differ, for all of them together; what a record lacks is left out."""
     each = [parameters_of(part, "impute") for part in ordered]
-    fallbacks = [parameters["cpu_fallback"] for parameters in each if "cpu_fallback" in parameters]
-    return {
-        "device": ", ".join(sorted({parameters["device"] for parameters in each})),
-        "seconds": round(sum(parameters.get("seconds", 0.0) for parameters in each), 1),
-    } | ({"cpu_fallback": fallbacks[0]} if fallbacks else {})
+    named = {name: [str(one[name]) for one in each if name in one] for name in ("device", "cpu_fallback")}
+    seconds = [one["seconds"] for one in each if isinstance(one.get("seconds"), Real)]
+    found: dict[str, Any] = {"seconds": round(float(sum(seconds)), 1)}
+    if named["device"]:
+        found["device"] = ", ".join(sorted(set(named["device"])))
+    if named["cpu_fallback"]:
+        found["cpu_fallback"] = named["cpu_fallback"][0]
+    return found
 
 
 def _difference(one: "AnnData", other: "AnnData") -> str | None:

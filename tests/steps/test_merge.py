@@ -70,6 +70,29 @@ def test_a_shard_holds_its_spots_alone(prepared, pieces):
     assert list(pieces[3].obs["rare"].cat.categories) == ["first", "other"]
 
 
+@pytest.mark.parametrize("found", [None, "text", np.zeros(3), b"bytes"], ids=["absent", "text", "array", "bytes"])
+def test_records_that_were_tampered_with_end_in_success_or_one_line(pieces, found):
+    """A record says how a shard was made; without a part of it the shards still are what they are."""
+    names = pieces[0].uns["stmcdi"]["impute"]["parameters"]
+    merged = 0
+    for name in names:
+        parts = [piece.copy() for piece in pieces]
+        for part in parts:
+            parameters = part.uns["stmcdi"]["impute"]["parameters"]
+            if found is None:
+                del parameters[name]
+            else:
+                parameters[name] = found
+        try:
+            result = stmcdi.merge(parts)
+        except InputError:
+            assert name == "shard"
+        else:
+            np.testing.assert_array_equal(result.X.toarray(), stmcdi.merge(pieces).X.toarray())
+            merged += 1
+    assert merged == len(names) - 1
+
+
 def test_refusals(pieces, prepared):
     with pytest.raises(InputError, match="2/5 is not there"):
         stmcdi.merge([pieces[0], *pieces[2:]])
