@@ -114,25 +114,21 @@ def _content(preset: str | os.PathLike[str]) -> Mapping[Any, Any]:
 def _base(content: Mapping[Any, Any]) -> str:
     """Name of the built-in preset that a file changes."""
     if "preset" in content:
-        base = content["preset"]
-        if not isinstance(base, str) or base not in PRESETS:
-            near = difflib.get_close_matches(str(base), PRESETS, n=1)
-            raise OptionError(
-                f"expected preset to be one of {', '.join(PRESETS)}, found {_shown(base)}"
-                + (f"; did you mean {near[0]}?" if near else "")
-            )
-    elif "variant" in content:
-        variant = content["variant"]
-        if not isinstance(variant, str) or variant not in _BASES:
-            near = difflib.get_close_matches(str(variant), _BASES, n=1)
-            raise OptionError(
-                f"expected variant to be one of {', '.join(_BASES)}, found {_shown(variant)}"
-                + (f"; did you mean {near[0]}?" if near else "")
-            )
-        base = _BASES[variant]
-    else:
-        base = "default"
-    return base
+        return _known("preset", content["preset"], PRESETS)
+    if "variant" in content:
+        return _BASES[_known("variant", content["variant"], _BASES)]
+    return "default"
+
+
+def _known(key: str, value: Any, names: Collection[str]) -> str:
+    """Give a value that is one of some names, or refuse it with the nearest."""
+    if isinstance(value, str) and value in names:
+        return value
+    near = difflib.get_close_matches(str(value), names, n=1)
+    raise OptionError(
+        f"expected {key} to be one of {', '.join(names)}, found {_shown(value)}"
+        + (f"; did you mean {near[0]}?" if near else "")
+    )
 
 
 def _changed(config: dict[str, Any], content: Mapping[Any, Any], base: str) -> dict[str, Any]:
@@ -159,11 +155,12 @@ def _changed(config: dict[str, Any], content: Mapping[Any, Any], base: str) -> d
                 config[section][name] = known[key].read(value)
             except ValueError as error:
                 raise OptionError(f"expected {key} to be {known[key].needs}, found {_shown(value)}") from error
-    given = content.get("training", {})
-    if "updates" in given:  # the length of the training in other words: that of the built-in preset goes
-        if "epochs" in given:
-            raise OptionError("found training.epochs beside training.updates, which it would make void; give one")
-        config["training"].pop("epochs", None)
+    # Two words for the length of the training: the one that a file gives does away with that of the built-in preset.
+    given = [name for name in ("epochs", "updates") if name in content.get("training", {})]
+    if len(given) == 2:
+        raise OptionError("found training.epochs beside training.updates, which it would make void; give one")
+    if given:
+        config["training"].pop("updates" if given == ["epochs"] else "epochs", None)
     return config
 
 

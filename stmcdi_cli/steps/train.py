@@ -48,8 +48,8 @@ def train(
     model_dir
         Folder to write: ``model.safetensors``, ``config.yaml``, ``history.tsv``.
     preset
-        ``default``, or ``paper`` for the published network and settings (appendix C); or a YAML file with settings of
-        your own (docs/steps/presets.md).
+        ``default``; ``paper`` for the published network and settings (appendix C), ``attention`` for that network,
+        trained in minutes on a GPU; or a YAML file with settings of your own (docs/steps/presets.md).
     device
         ``auto``, ``cpu`` or ``cuda``.
     seed

@@ -15,6 +15,7 @@ from stmcdi_cli.model.attention.denoiser import Denoiser
 from stmcdi_cli.model.diffusion.schedule import Schedule
 from stmcdi_cli.model.latent.diffusion import LatentDenoiser
 from stmcdi_cli.model.latent.factor_model import SpatialFactorModel
+from stmcdi_cli.model.save_load import build
 from stmcdi_cli.model.training.trainer import Training
 from stmcdi_cli.steps._presets import PRESETS, preset_as_yaml, read_preset
 from stmcdi_cli.steps._settings import SETTINGS
@@ -125,6 +126,23 @@ def test_updates_of_a_file_replace_the_epochs_of_its_preset(mine):
     settings = read_preset(mine("preset: paper\ntraining: {updates: 500}"))
     assert settings["training"]["updates"] == 500 and "epochs" not in settings["training"]
     assert read_preset("paper")["training"]["epochs"] == 2000
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("length", ["updates", "epochs"])
+def test_a_shown_file_with_another_length_can_be_read_again(name, length, mine):
+    settings = read_preset(mine(f"preset: {name}\ntraining: {{{length}: 7}}"))
+    assert {key: settings["training"].get(key) for key in ("updates", "epochs")} == {
+        "updates": None, "epochs": None, length: 7,
+    }  # fmt: skip
+    again = mine(preset_as_yaml(mine(f"preset: {name}\ntraining: {{{length}: 7}}")), "again.yaml")
+    assert read_preset(again) == settings | {"preset": "again.yaml"}
+    assert build({**settings, "seed": 0, "scale": "log1p"}, ("a", "b")).training.epochs == (length == "epochs") * 7
+
+
+def test_a_file_as_windows_writes_it_is_read(mine):
+    path = mine(b"\xef\xbb\xbfpreset: attention\r\ntraining:\r\n  lr: 1e-4\r\n")
+    assert read_preset(path)["training"]["lr"] == 1e-4
 
 
 def test_numbers_are_read_in_the_type_of_the_setting(mine):

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -47,11 +46,7 @@ class AttentionModel(ImputationModel):
         super().__init__(config, genes)
         try:
             self.schedule = Schedule(**config["diffusion"])
-            training = dict(config["training"])
-            self.updates = int(training.pop("updates", 0))
-            self.training = Training(**{"epochs": 0, **training})
-            if not self.training.epochs and self.updates < 1:
-                raise ValueError("neither training.epochs nor training.updates is given")
+            self.training, self.updates = Training.read(config["training"])
             self.hops = int(config["network"]["hops"])
             self.hidden_share = tuple(map(float, config["masking"]["hidden"]))
             self.validation_share = float(config["masking"]["validation"])
@@ -80,13 +75,12 @@ class AttentionModel(ImputationModel):
         step = TrainingStep(self.network, self.schedule)
         if device.type == "cuda" and not torch.distributed.is_initialized():
             step.record(min(self.training.batch_size, tissue.n_spots), len(self.genes), self.hops)
-        updates_per_epoch = -(-tissue.n_spots // self.training.batch_size)
         trainer = Trainer(
             self.network,
             partial(self._training_loss, data, step),
             self._validation(tissue, data, validation_mask, seed),
             tissue.n_spots,
-            replace(self.training, epochs=self.training.epochs or -(-self.updates // updates_per_epoch)),
+            self.training.for_items(tissue.n_spots, self.updates),
             seed=seed,
         )
         trainer.run(report, (checkpoint or Checkpoint()).stage("training"))

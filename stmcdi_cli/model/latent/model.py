@@ -74,9 +74,8 @@ class LatentModel(ImputationModel):
             low, high = map(float, masking["hidden"])
             self.masking = Masking(hidden=(low, high), whole=float(masking["whole"]))
             self.validation_share = float(masking["validation"])
-            self.updates = int(training.pop("updates"))
             training.pop("spots", None)  # they are chosen before the model is built
-            self.training = Training(**{"epochs": 0, **training})
+            self.training, self.updates = Training.read(training)
             self._build(seed=0)
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"the configuration does not fit the variant 'latent': {error}") from error

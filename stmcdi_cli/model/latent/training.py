@@ -1,7 +1,7 @@
 """Training of the denoisers of all branches together (Algorithm 1), with the loss in v (`diffusion.loss`)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import scipy.sparse as sp
@@ -58,8 +58,7 @@ def train_denoisers(
     losses = _Losses.on(branches, tissue, partial, validation_mask, spots, masking, seed=seed, device=device)
     networks = nn.ModuleList(branch.network for branch in branches).to(device)
     untrained = losses.validation(networks.eval())
-    updates_per_epoch = -(-losses.n_train // training.batch_size)
-    settings = replace(training, epochs=training.epochs or -(-updates // updates_per_epoch))
+    settings = training.for_items(losses.n_train, updates)
     report(Row(settings.epochs, epoch=0, validation_loss=untrained.mean().item()))
     trainer = Trainer(
         networks,

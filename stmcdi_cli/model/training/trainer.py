@@ -3,8 +3,8 @@
 import copy
 import logging
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -72,6 +72,25 @@ class Training:
     clip_norm: float | None = None
     patience: int | None = None
     validate_every: int = 1
+
+    @classmethod
+    def read(cls, settings: Mapping[str, Any]) -> tuple["Training", int]:
+        """Read the training's settings of a preset; gives them and the updates in all, which hold where epochs are 0.
+
+        Raises
+        ------
+        ValueError
+            The settings say nothing of the length of the training.
+        """
+        rest = {"epochs": 0, **settings}
+        updates = int(rest.pop("updates", 0))
+        if not rest["epochs"] and updates < 1:
+            raise ValueError("neither training.epochs nor training.updates is given")
+        return cls(**rest), updates
+
+    def for_items(self, n_items: int, updates: int) -> "Training":
+        """The same with as many epochs of `n_items` items as `updates` need, unless epochs are given."""
+        return replace(self, epochs=self.epochs or -(-updates // -(-n_items // self.batch_size)))
 
     def lr_at(self, epoch: int) -> float:
         """Learning rate of an epoch, counted from 0."""
