@@ -75,14 +75,17 @@ class CountTable:
 
     def moments(self, s: np.ndarray, log_mu: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Mean, slope of the mean in log mu, and variance of x at depths s [B], all float32 and as `log_mu` [B, G]."""
-        at = np.clip((log_mu - self.log_mu[0]) / self.step, 0, len(self.log_mu) - 1.001)
-        low = at.astype(np.int64)
+        n = len(self.log_mu)
+        at = np.clip((log_mu - self.log_mu[0]) / self.step, 0, n - 1.001)
+        low = at.astype(np.int32)
         weight = (at - low).astype(np.float32)
+        low += n * np.arange(len(s), dtype=np.int32)[:, None]
+        high = low + 1
         out = []
         for table in (self._mean, self._slope, self._variance):
-            rows = self._spot_rows(table, s).astype(np.float32)
-            left, right = np.take_along_axis(rows, low, 1), np.take_along_axis(rows, low + 1, 1)
-            out.append(left + (right - left) * weight)
+            values = self._spot_rows(table, s).astype(np.float32).ravel()
+            left = values.take(low)
+            out.append(left + (values.take(high) - left) * weight)
         return out[0], out[1], out[2]
 
     def expectation(self, s: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:

@@ -131,7 +131,8 @@ class TrainingPairs(NamedTuple):
     def draw(self, items: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Draw u_0 [B, r] of some pairs with standard normal noise [B, r]; give it with their conditions [B, c]."""
         items = items.to(noise.device)
-        return self.offset[items] + torch.einsum("nab,nb->na", self.spread[items], noise), self.condition[items]
+        offset, spread, condition = (part.index_select(0, items) for part in self)
+        return offset + torch.einsum("nab,nb->na", spread, noise), condition
 
 
 class LatentDiffusion:

@@ -31,11 +31,16 @@ from stmcdi_cli.model.latent.counting_noise import CountingNoise, gene_rates
 from stmcdi_cli.model.latent.field_fit import FieldFit
 from stmcdi_cli.model.latent.gaussian import (
     LatentPosterior,
+    inverse,
+    pack,
     pad_to_cache_lines,
+    products,
     second_moment,
-    symmetric_part,
+    unpack,
+    variance_along,
     with_constant,
 )
+from stmcdi_cli.model.latent.singular_vectors import singular_vectors
 from stmcdi_cli.model.latent.spatial_field import FieldParameters, SpatialField
 from stmcdi_cli.model.latent.spatial_graph import SpatialGraph
 from stmcdi_cli.model.tissue import Tissue
@@ -147,9 +152,8 @@ class SpatialFactorModel:
         if at is not None and self.link == "log":
             loadings = self.loadings if loadings is None else loadings
             eta = (with_constant(at.mean) @ loadings.T).clamp_(-_MAX_LINEARISED_ETA, _MAX_LINEARISED_ETA).numpy()
-            w = loadings[:, :-1]
             # E[exp(eta)] = exp(mean + variance / 2): the uncertainty of the latents adds to the expected rate.
-            spread = (at.cov.flatten(1) @ (w[:, :, None] * w[:, None, :]).flatten(1).T).clamp_(0, 2).numpy() / 2
+            spread = variance_along(at.packed, loadings[:, :-1]).clamp_(0, 2).numpy() / 2
         a, b, v = self._noise.moments(depth, eta + spread)
         visible = ~tissue.missing[spots].toarray()
         response = np.where(visible, (tissue.x[spots].toarray() - a) / b + eta, 0)
@@ -247,84 +251,76 @@ class SpatialFactorModel:
         return state["sweep"], latents, at
 
     def _first_latents(self, responses: Responses, tissue: Tissue, seed: int) -> LatentPosterior:
-        """Leading left singular vectors of the weighted responses, by random projection, with unit variance."""
-        generator = torch.Generator().manual_seed(seed)
-        width = self.rank + 5
-        basis = torch.linalg.qr(torch.randn(tissue.n_genes, width, generator=generator))[0]
+        """Leading singular vectors of the weighted responses, with unit variance."""
+        self.loadings = torch.zeros(tissue.n_genes, self.rank + 1)
+        self.loadings_cov = torch.zeros(tissue.n_genes, self.rank + 1, self.rank + 1)
+        self.psi = torch.ones(tissue.n_genes)
+        self._alpha = torch.ones(self.rank + 1)
 
         def standard(spots: np.ndarray) -> Tensor:
             response, weight = responses(spots)
             return (response * weight.sqrt()).clamp(-6, 6)  # a single unusual count must not become a factor
 
-        for _ in range(5):
-            product = torch.zeros_like(basis)
-            for spots in split(tissue.n_spots):
-                some = standard(spots)
-                product += some.T @ (some @ basis)
-            basis = torch.linalg.qr(product)[0]
-        projected = torch.cat([standard(spots) @ basis for spots in split(tissue.n_spots)])
-        left, _, right = torch.linalg.svd(projected, full_matrices=False)
-        signs = torch.sign((basis @ right.T).sum(0))
-        self.loadings = torch.zeros(tissue.n_genes, self.rank + 1)
-        self.loadings_cov = torch.zeros(tissue.n_genes, self.rank + 1, self.rank + 1)
-        self.psi = torch.ones(tissue.n_genes)
-        self._alpha = torch.ones(self.rank + 1)
-        latents = (left * signs)[:, : self.rank] * np.sqrt(tissue.n_spots)
-        absent = self.rank - latents.shape[1]  # where there are fewer spots than latents; these stay at 0
-        mean = nn.functional.pad(latents, (0, absent)) if absent else latents
+        mean = singular_vectors(standard, tissue.n_spots, tissue.n_genes, self.rank, seed) * np.sqrt(tissue.n_spots)
         packed = torch.zeros(tissue.n_spots, self.rank * (self.rank + 1) // 2)
         return LatentPosterior(mean, packed, torch.zeros_like(mean), torch.zeros_like(mean))
 
     def _update_loadings(self, responses: Responses, latents: LatentPosterior) -> None:
         """Posterior of the loadings given the latents; then maximum-likelihood alpha and psi."""
         rank, n_genes = self.rank + 1, len(self.psi)
-        products = torch.zeros(n_genes, rank * rank)
+        moments = torch.zeros(n_genes, rank * (rank + 1) // 2)
         targets = torch.zeros(n_genes, rank)
         squares, n_seen = torch.zeros(n_genes), torch.zeros(n_genes)
         for spots in split(len(latents.mean)):
             response, weight = responses(spots)
             z = with_constant(latents.mean[spots])
-            products += weight.T @ second_moment(z, latents.select(spots).cov)
+            moments += weight.T @ second_moment(z, latents.packed[spots])
             targets += (weight * response).T @ z
             squares += (weight * response**2).sum(0)
             n_seen += (weight > 0).sum(0)
-        products = products.reshape(n_genes, rank, rank)
-        self._set_loadings(products / self.psi[:, None, None], targets / self.psi[:, None])
+        precision = unpack(moments, rank)
+        self._set_loadings(precision / self.psi[:, None, None], targets / self.psi[:, None])
         second = self.loadings[:, :, None] * self.loadings[:, None, :] + self.loadings_cov
         # Bounded below: otherwise loadings would grow while latents shrink.
         self._alpha = (n_genes / torch.diagonal(second, dim1=1, dim2=2).sum(0)).clamp(*_ALPHAS)
-        residual = squares - 2 * (targets * self.loadings).sum(1) + (products * second).sum((1, 2))
+        residual = squares - 2 * (targets * self.loadings).sum(1) + (precision * second).sum((1, 2))
         self.psi = ((residual + 1) / (n_seen + 1)).clamp(min=0.05)
 
     def _set_loadings(self, precision: Tensor, information: Tensor) -> None:
         """Set the loadings given the data: their precision [G, r+1, r+1] and precision-weighted mean [G, r+1]."""
-        self.loadings_cov = symmetric_part(torch.linalg.inv(precision + torch.diag(self._alpha)))
+        self.loadings_cov = inverse(precision + torch.diag(self._alpha))
         self.loadings = torch.einsum("gab,gb->ga", self.loadings_cov, information)
 
     def _field_fit(self) -> FieldFit:
         return FieldFit(self.graph)
 
-    def information(self, response: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    def information(self, response: Tensor, weight: Tensor, second: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Evidence of the spots' own entries on their latents: precision [B, r, r], precision-weighted mean [B, r].
 
         Parameters
         ----------
         response, weight
             What `evidence` gives for the spots [B, G].
+        second
+            What `_second_moment` gives, where that is known.
         """
         rank = self.rank
-        second = (self.loadings[:, :, None] * self.loadings[:, None, :] + self.loadings_cov).flatten(1)
         weight = weight / self.psi
-        precision = (weight @ second).reshape(-1, rank + 1, rank + 1)
+        precision = unpack(weight @ (self._second_moment() if second is None else second), rank + 1)
         information = (weight * response) @ self.loadings[:, :rank] - precision[:, :rank, rank]
         return precision[:, :rank, :rank], information
+
+    def _second_moment(self) -> Tensor:
+        """E[w w'] of the loadings, packed [G, (r + 1) (r + 2) / 2]."""
+        return products(self.loadings) + pack(self.loadings_cov)
 
     def _posterior_of_all(
         self, responses: Responses, n_spots: int, *, start: LatentPosterior | None = None, iterations: int | None = None
     ) -> LatentPosterior:
         """Posterior of the latents of all spots together; see `SpatialField.posterior`."""
+        second = self._second_moment()
         return SpatialField(self.graph, self.field).posterior(
-            lambda spots: self.information(*responses(spots)), n_spots, start=start, iterations=iterations
+            lambda spots: self.information(*responses(spots), second), n_spots, start=start, iterations=iterations
         )
 
     # Encoding
@@ -332,16 +328,18 @@ class SpatialFactorModel:
     def encode(self, tissue: Tissue) -> LatentPosterior:
         """Posterior of all latents given the entries of all spots."""
         self._use_graph(tissue)
-        field = SpatialField(self.graph, self.field)
+        field, second = SpatialField(self.graph, self.field), self._second_moment()
         latents: LatentPosterior | None = None
-        for _ in range(LINEARISATIONS if self.link == "log" else 1):
+        rounds = LINEARISATIONS if self.link == "log" else 1
+        for number in range(rounds):
 
             def evidence(spots: np.ndarray, at: LatentPosterior | None = latents) -> tuple[Tensor, Tensor]:
-                return self.information(*self.evidence(tissue, spots, None if at is None else at.select(spots)))
+                return self.information(*self.evidence(tissue, spots, at and at.select(spots)), second)
 
-            latents = field.posterior(evidence, tissue.n_spots, start=latents)
+            is_last = number == rounds - 1
+            latents = field.posterior(evidence, tissue.n_spots, start=latents, own_variance=is_last)
         assert latents is not None
-        return field.with_own_prior_variance(latents)
+        return latents
 
     def posterior(
         self, response: Tensor, weight: Tensor, prior: Tensor, prior_variance: Tensor

@@ -105,17 +105,19 @@ class FieldFit:
         """Log marginal likelihood of each factor [r], up to a constant, with the prior of its range."""
         total = -0.5 * (np.log2(RANGES[position[0]] / _USUAL_RANGE) / _SD_LOG2_RANGE) ** 2
         for patch, covariance, _ in self._covariances(position, d):
-            factor = torch.linalg.cholesky(torch.from_numpy(covariance))
-            observed = torch.from_numpy(np.ascontiguousarray(y[patch].T))[:, :, None]
+            # Single precision is enough: the nugget keeps the smallest eigenvalue at a ten-thousandth of the largest.
+            factor = torch.linalg.cholesky(torch.from_numpy(covariance).float())
+            observed = torch.from_numpy(np.ascontiguousarray(y[patch].T))[:, :, None].float()
             half = torch.linalg.solve_triangular(factor, observed, upper=False)
-            total -= (factor.diagonal(dim1=1, dim2=2).log().sum(1) + half.square().sum((1, 2)) / 2).numpy()
+            total -= (factor.diagonal(dim1=1, dim2=2).log().sum(1) + half.square().sum((1, 2)) / 2).double().numpy()
         return total
 
     def _uncertainty(self, position: np.ndarray, d: np.ndarray) -> np.ndarray:
         """Variance of the field at a spot given the others [r], on average over spots with evidence."""
         total, number = np.zeros(position.shape[1]), np.zeros(position.shape[1])
         for patch, covariance, noise in self._covariances(position, d):
-            alone = 1 / np.diagonal(np.linalg.inv(covariance), axis1=1, axis2=2) - noise
+            inverse = torch.cholesky_inverse(torch.linalg.cholesky(torch.from_numpy(covariance)))
+            alone = 1 / inverse.diagonal(dim1=1, dim2=2).numpy() - noise
             seen = d[patch].T < 1 / _NO_EVIDENCE
             total += np.where(seen, alone, 0).sum(1)
             number += seen.sum(1)

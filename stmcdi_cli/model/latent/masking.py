@@ -121,8 +121,7 @@ class MaskedEncoding:
             precision[here], information[here] = self._own_evidence(masked, here)
         field = SpatialField(self._encoder.graph, self._encoder.field)
         # Not started from the latents: where nothing is visible, iterations would stop near what is masked.
-        found = field.posterior(lambda some: (precision[some], information[some]), masked.n_spots)
-        return field.with_own_prior_variance(found)
+        return field.posterior(lambda some: (precision[some], information[some]), masked.n_spots, own_variance=True)
 
     def _own_evidence(self, masked: Tissue, spots: np.ndarray) -> tuple[Tensor, Tensor]:
         """Evidence of the remaining entries of some spots, linearised at their posterior given the other spots."""

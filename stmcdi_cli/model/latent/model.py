@@ -46,8 +46,9 @@ _TAILS = (0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.09, 0.1)
 _COVERAGE = 0.92  # a little over 90 %, because it is measured on few entries
 _QUARTERS = 4
 """Parts of which the shares of the branches in the draws are made up."""
-_VALIDATION_SPOTS = 1024
-_DISPERSION_SPOTS = 4096
+_CALIBRATION_ENTRIES, _CALIBRATION_SPOTS = 20_000, (512, 1024)
+"""Entries by which the interval is calibrated; and the fewest and most spots to draw for them."""
+_DISPERSION_SPOTS = 2048
 
 
 class LatentModel(ImputationModel):
@@ -212,7 +213,9 @@ class LatentModel(ImputationModel):
                 other.branches, other.dispersion = list(case.branches), self.dispersion.clone()
                 other.dispersion[torch.from_numpy(case.genes)] = self._left_out_dispersion
             other._draw_from(case.visible, device)
-            spots = some_spots(tissue, _VALIDATION_SPOTS // len(cases))
+            per_spot = case.entries.nnz / tissue.n_spots
+            enough = int(np.clip(_CALIBRATION_ENTRIES / max(per_spot, 1), *_CALIBRATION_SPOTS))
+            spots = some_spots(tissue, enough // len(cases))
             for i in range(0, len(spots), BLOCK):
                 block = spots[i : i + BLOCK]
                 validates = case.entries[block].toarray()

@@ -11,20 +11,19 @@ edges, so systems of equations are solved by conjugate gradients, for all factor
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-import scipy.sparse as sp
 import torch
-from scipy.sparse.linalg import splu
 from torch import Tensor
 
 from stmcdi_cli.model.device import parallel_map
 from stmcdi_cli.model.latent.blocks import in_parallel
-from stmcdi_cli.model.latent.gaussian import LatentPosterior, pack, symmetric_part
+from stmcdi_cli.model.latent.gaussian import LatentPosterior, inverse, pack
 from stmcdi_cli.model.latent.spatial_graph import SpatialGraph
+from stmcdi_cli.model.latent.triangular import Solve
 
 _SAMPLES = 24
 _DRAWN_AT_ONCE = 500_000  # values, few enough to stay in a processor's cache
@@ -158,6 +157,7 @@ class SpatialField:
         *,
         start: LatentPosterior | None = None,
         iterations: int | None = None,
+        own_variance: bool = False,
     ) -> LatentPosterior:
         """Posterior of the latents of all spots together.
 
@@ -174,6 +174,8 @@ class SpatialField:
             Latents to start from; 0 by default.
         iterations
             Stop after so many steps of `solve`; they go on to the solution by default.
+        own_variance
+            Give each spot the prior variance of its own in the end (`conditional_variance`); nothing else changes.
         """
         nugget, prior_variance = self.parameters.nugget, self.parameters.conditional_variance
         rank = len(nugget)
@@ -183,26 +185,25 @@ class SpatialField:
 
         def one(spots: np.ndarray) -> None:
             precision, information[spots] = evidence(spots)
-            given_field[spots] = symmetric_part(torch.linalg.inv(precision + torch.diag(1 / nugget)))
-            packed[spots] = pack(symmetric_part(torch.linalg.inv(precision + torch.diag(1 / prior_variance))))
+            given_field[spots] = inverse(precision + torch.diag(1 / nugget))
+            packed[spots] = pack(inverse(precision + torch.diag(1 / prior_variance)))
 
         in_parallel(one, n_spots)
         prior_variances = prior_variance.expand_as(information)
-        direct = iterations is None and self.graph.has_small_factors
         latents = LatentPosterior(information, packed, information, prior_variances)
+        weight = self._weight(latents)
+        direct = iterations is None and self.graph.has_small_factors
+        solvers = self._direct_solvers(weight) if direct else None
         field, mean = self.fields_and_latents(
             given_field,
             information,
             start=None if start is None else start.field.numpy(),
-            conditioner=self._direct_solver(self._weight(latents)) if direct else None,
+            conditioner=_by_factor(solvers) if solvers else None,
             iterations=iterations or _ITERATIONS,
         )
-        return latents._replace(mean=mean, field=field)
-
-    def with_own_prior_variance(self, latents: LatentPosterior) -> LatentPosterior:
-        """Replace the prior variance that all spots have in common by that of each spot; the means stay."""
-        own = self.conditional_variance(self._weight(latents))
-        return latents._replace(prior_variance=torch.from_numpy(own))
+        if own_variance:
+            prior_variances = torch.from_numpy(self.conditional_variance(weight, solvers))
+        return latents._replace(mean=mean, field=field, prior_variance=prior_variances)
 
     def _weight(self, latents: LatentPosterior) -> np.ndarray:
         """Precision with which each spot's own entries determine the field of each factor [n, r]."""
@@ -272,7 +273,7 @@ class SpatialField:
         """Number of the part of the graph that each connected spot is in [n, 1]."""
         return number.astype(np.float32)[self._component, None]
 
-    def conditional_variance(self, weight: np.ndarray) -> np.ndarray:
+    def conditional_variance(self, weight: np.ndarray, solvers: Sequence[Solve] | None = None) -> np.ndarray:
         """Variance of each latent given all other spots, which grows into a hole in the tissue.
 
         The more a spot's own entries say, the more the average, `uncertainty`, replaces it: there, removing the spot's
@@ -281,15 +282,19 @@ class SpatialField:
         Parameters
         ----------
         weight
-            Precision with which a spot's own entries determine the field.
+            Precision with which a spot's own entries determine the field [n, r].
+        solvers
+            What `_direct_solvers` gives for them, where that is known.
         """
-        variance = np.minimum(self._posterior_variance(weight), 2 * self.parameters.variance.numpy())
+        if solvers is None and self.graph.has_small_factors:
+            solvers = self._direct_solvers(weight)
+        variance = np.minimum(self._posterior_variance(weight, solvers), 2 * self.parameters.variance.numpy())
         usual = self.parameters.uncertainty.numpy()
         unsure = 1 / (1 + weight * usual) ** 2
         without_own = variance / np.maximum(1 - weight * variance, 0.25)
         return self.parameters.nugget.numpy() + (1 - unsure) * usual + unsure * without_own
 
-    def _posterior_variance(self, weight: np.ndarray) -> np.ndarray:
+    def _posterior_variance(self, weight: np.ndarray, solvers: Sequence[Solve] | None = None) -> np.ndarray:
         """Variance of the field given all entries, from draws of its posterior (Papandreou and Yuille 2010).
 
         The noise is fixed. Factors are taken one by one, since they have no effect on each other here.
@@ -299,10 +304,7 @@ class SpatialField:
 
         def one(factor: int) -> None:
             field, own = self._of_factor(factor), weight[connected, factor, None]
-            if self.graph.has_small_factors:
-                solve = field._direct_solver_of_factor(own)
-            else:
-                solve = partial(field.solve, lambda values: own * values, own)
+            solve = solvers[factor] if solvers else partial(field.solve, lambda values: own * values, own)
             random = np.random.default_rng(factor)
             total = np.zeros(len(connected))
             at_once = min(_SAMPLES, max(1, _DRAWN_AT_ONCE // len(connected)))
@@ -322,28 +324,26 @@ class SpatialField:
         """The field of one factor."""
         return SpatialField(self.graph, FieldParameters(*(part[factor : factor + 1] for part in self.parameters)))
 
-    def _direct_solver(self, weight: np.ndarray) -> Solver:
-        """Give a function that solves (Q + diag weight) s = information at the connected spots [n, r]."""
-        factors, own = range(weight.shape[1]), weight[self.graph.connected]
-        solvers = list(
-            parallel_map(lambda factor: self._of_factor(factor)._direct_solver_of_factor(own[:, factor, None]), factors)
-        )
+    def _direct_solvers(self, weight: np.ndarray) -> list[Solve]:
+        """Give, for each factor, a function that solves (Q + diag weight) s = information at the connected spots."""
+        graph, own = self.graph, weight[self.graph.connected]
+        if not len(own):
+            return [np.zeros_like] * weight.shape[1]
 
-        def solve(information: np.ndarray) -> np.ndarray:
-            columns = parallel_map(lambda factor: solvers[factor](information[:, factor]), factors)
-            return np.stack(list(columns), axis=1).astype(np.float32)
+        def one(factor: int) -> Solve:
+            return graph.triangular.solver(self._tau[factor], self._diagonal[:, factor], own[:, factor])
 
-        return solve
+        return list(parallel_map(one, range(weight.shape[1])))
 
-    def _direct_solver_of_factor(self, weight: np.ndarray) -> Solver:
-        """The same for one factor and one right-hand side or several, from triangular factors."""
-        if not len(weight):
-            return np.zeros_like
-        a = sp.diags_array(self._diagonal[:, 0].astype(np.float64)) - self.graph.edges
-        precision = self._tau[0] * (a @ sp.diags_array(self._inverse_area[:, 0].astype(np.float64)) @ a)
-        system = sp.csc_matrix(precision + sp.diags_array(weight[:, 0].astype(np.float64)))
-        options = {"SymmetricMode": True}
-        return splu(system, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options=options).solve
+
+def _by_factor(solvers: Sequence[Solve]) -> Solver:
+    """Give a function that solves the systems of all factors, each with its solver."""
+
+    def solve(information: np.ndarray) -> np.ndarray:
+        columns = parallel_map(lambda factor: solvers[factor](information[:, factor]), range(len(solvers)))
+        return np.stack(list(columns), axis=1).astype(np.float32)
+
+    return solve
 
 
 def _times(matrices: Tensor) -> Callable[[Tensor], Tensor]:

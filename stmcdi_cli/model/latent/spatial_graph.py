@@ -8,6 +8,8 @@ import numpy as np
 import scipy.sparse as sp
 from scipy.sparse.csgraph import connected_components
 
+from stmcdi_cli.model.latent.triangular import TriangularFactors
+
 RANGES = np.array([1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32.0])
 """Ranges that a field can have, in units of length of the graph."""
 _PATCH, _PATCH_SPOTS = 200, 800  # spots of a patch, and of all patches together
@@ -186,6 +188,11 @@ class SpatialGraph:
         """Whether the triangular factors of Q are small enough to be kept for every latent."""
         n_neighbors = np.diff(self.edges.indptr)
         return int(n_neighbors[self.edges.indices].sum()) <= _MOST_WALKS
+
+    @cached_property
+    def triangular(self) -> TriangularFactors:
+        """What the triangular factors of all systems on the connected spots have in common."""
+        return TriangularFactors(self.weights[self.connected][:, self.connected], 1 / self.area[self.connected])
 
     @cached_property
     def edges(self) -> sp.csr_matrix:

@@ -29,6 +29,9 @@ Reporter = Callable[[Row], None]
 
 logger = logging.getLogger(__name__)
 
+_HAS_FUSED_ADAM_ON_CPU = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 4)
+"""Whether an update of all parameters is one operation: of small networks it takes a third of the time."""
+
 TrainingLoss = Callable[[nn.Module, Tensor, torch.Generator], Tensor]
 """Loss of a network on some items [B], every random choice taken from the generator (on the CPU)."""
 ValidationLoss = Callable[[nn.Module], float]
@@ -135,10 +138,13 @@ class Trainer:
         self.seed = seed
         # A generator of its own, on the CPU: the same choices on any device, whatever else draws random numbers.
         self.generator = torch.Generator().manual_seed(seed)
+        self.parameters = list(network.parameters())
+        fused = _HAS_FUSED_ADAM_ON_CPU and not self._on_gpu
         self.optimizer = torch.optim.AdamW(
-            network.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, foreach=True
+            self.parameters, lr=settings.lr, weight_decay=settings.weight_decay, foreach=not fused, fused=fused
         )
         self.averaged = copy.deepcopy(network).requires_grad_(False) if settings.ema_decay > 0 else network
+        self.means = list(self.averaged.parameters())
         self.epoch = 0
         self.order: Tensor | None = None  # of the items, in the current epoch
         self.n_seen = 0  # items of that epoch used so far
@@ -206,7 +212,7 @@ class Trainer:
             loss.backward()
             distributed.sum_gradients(self.network)
             if self.settings.clip_norm is not None:
-                nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.clip_norm)
+                nn.utils.clip_grad_norm_(self.parameters, self.settings.clip_norm)
             self.optimizer.step()
             self._average()
             self.total = self.total + loss.detach().double() * len(items)
@@ -225,8 +231,7 @@ class Trainer:
             return
         # A smaller decay at first, or the random initial weights would stay in the mean for long.
         weight = 1 - min(self.settings.ema_decay, (1 + self.n_updates) / (10 + self.n_updates))
-        for mean, value in zip(self.averaged.parameters(), self.network.parameters(), strict=True):
-            mean.lerp_(value, weight)
+        torch._foreach_lerp_(self.means, self.parameters, weight)
         for copied, current in zip(self.averaged.buffers(), self.network.buffers(), strict=True):
             copied.copy_(current)
 
@@ -234,7 +239,7 @@ class Trainer:
         assert self.validation_loss is not None
         self.averaged.eval()
         with torch.no_grad():
-            loss = distributed.broadcast(self.validation_loss(self.averaged), next(self.averaged.parameters()).device)
+            loss = distributed.broadcast(self.validation_loss(self.averaged), self.means[0].device)
         if loss < self.best_loss:
             self.best_loss, self.best_epoch = loss, self.epoch
             self.best_weights = {name: value.clone() for name, value in self.averaged.state_dict().items()}
@@ -269,4 +274,4 @@ class Trainer:
 
     @property
     def _on_gpu(self) -> bool:
-        return next(self.network.parameters()).is_cuda
+        return self.parameters[0].is_cuda

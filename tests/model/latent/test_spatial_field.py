@@ -233,8 +233,7 @@ def test_factors_and_iterations_give_the_same_posterior(monkeypatch):
         graph = SpatialGraph(grid())
         assert graph.has_small_factors == (most > 0)
         field = SpatialField(graph, parameters(graph, (4.0, 8.0)))
-        latents = field.posterior(lambda spots: (precision[spots], information[spots]), N)
-        found.append(field.with_own_prior_variance(latents))
+        found.append(field.posterior(lambda spots: (precision[spots], information[spots]), N, own_variance=True))
     for name in ("mean", "field", "prior_variance"):
         one, other = (getattr(latents, name) for latents in found)
         torch.testing.assert_close(one, other, rtol=0.02, atol=0.01)
