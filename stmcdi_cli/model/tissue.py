@@ -272,7 +272,7 @@ def graph_of(adata: "AnnData") -> sp.csr_matrix:
     graph = sp.csr_matrix(adata.obsp[keys.CONNECTIVITIES], dtype=np.float32, copy=True)
     if graph.nnz and graph.data.min() < 0:
         raise InputError(f"obsp['{keys.CONNECTIVITIES}'] has negative weights; run `stmcdi build-graph` again")
-    graph.setdiag(0)
+    graph.data[np.repeat(np.arange(graph.shape[0]), np.diff(graph.indptr)) == graph.indices] = 0  # of a spot to itself
     graph.eliminate_zeros()
     graph.sort_indices()
     return graph
