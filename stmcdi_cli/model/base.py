@@ -101,6 +101,10 @@ class ImputationModel(ABC):
         """Coordinates of the spots of the prepared tissue, float32 [n, r], by their keys in ``obsm``."""
         return {}
 
+    def columns(self) -> dict[str, np.ndarray]:
+        """What is known of the genes, float32 [G], by columns of ``var``."""
+        return {}
+
     @property
     def interval_tail(self) -> float:
         """Share of the draws that the 90 % interval excludes at each end."""

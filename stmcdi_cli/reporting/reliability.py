@@ -8,6 +8,10 @@ correlation with the imputed values is then expected to be
 
     r = sqrt(V / (V + S))
 
+Of a gene that the panel never measured (`add_reference`), the same holds as far as the reference fits. Training has
+left out each gene that both have, and noted which correlation was expected and which was found: the ratio of the two
+corrects r.
+
 This rests on the model alone. Two properties of the data can lower the verdict: a gene is seen in too few spots, or too
 few of its entries were filled. Where a run hid values, the report also shows the measured correlation.
 """
@@ -36,6 +40,8 @@ RARE_SHARE, RARE_SPOTS = 0.02, 10
 """A gene seen in fewer spots than this, as a share or a number, is not to be trusted, whatever its expected r."""
 FEW_FILLED = 20
 """Filled entries of a gene below which V is too uncertain for more than caution."""
+_LARGEST_RATIO = 1.25
+"""Largest correction upwards of what is expected of genes that were never measured."""
 
 
 def reliability(adata: "AnnData", sections: np.ndarray | None = None, visible: Visible | None = None) -> "DataFrame":
@@ -54,7 +60,8 @@ def reliability(adata: "AnnData", sections: np.ndarray | None = None, visible: V
     -------
     DataFrame
         A row per gene, indexed by name: ``verdict`` and ``reason``; ``expected_r`` (NaN where nothing was filled);
-        ``within_r``, the same from differences within sections alone (absent with one section); ``seen``, share of the
+        ``within_r``, the same from differences within sections alone (absent with one section); ``left_out_r``, what a
+        gene achieved when it was left out whole (NaN for others; absent without a reference); ``seen``, share of the
         visible entries above zero; ``mean``, over visible entries; ``n_filled``; ``gain``, expected_r times the share
         of spots without a measured value above zero.
     """
@@ -67,14 +74,20 @@ def reliability(adata: "AnnData", sections: np.ndarray | None = None, visible: V
     seen, mean = n_seen / n_visible, visible.total.sum(0) / n_visible
 
     n, between, within, spread = _moments(adata, sections)
-    expected = _correlation(between, spread)
+    unmeasured = unmeasured_genes(adata)
+    ratio = np.where(unmeasured, left_out_ratio(adata), 1)
+    expected = _correlation(between, spread) * ratio
     columns = {"expected_r": expected}
     if sections.max() > 0:
-        columns["within_r"] = _correlation(within, spread)
+        columns["within_r"] = _correlation(within, spread) * ratio
+    if keys.LEFT_OUT_R in adata.var:
+        columns["left_out_r"] = adata.var[keys.LEFT_OUT_R].to_numpy(np.float64)
     table = pd.DataFrame(columns, index=adata.var_names.rename("gene"))
     table["seen"], table["mean"], table["n_filled"] = seen, mean, n
     table["gain"] = expected * (1 - n_seen / adata.n_obs)
-    judged = [_verdict(*row) for row in zip(expected, seen, n_seen, n, columns.get("within_r", expected), strict=True)]
+    never_seen = np.where(unmeasured, np.nan, seen)
+    rows = zip(expected, never_seen, n_seen, n, columns.get("within_r", expected), strict=True)
+    judged = [_verdict(*row) for row in rows]
     verdict = pd.Categorical([verdict for verdict, _ in judged], VERDICTS, ordered=True)
     table.insert(0, "verdict", pd.Series(verdict, index=table.index))
     table.insert(1, "reason", [reason for _, reason in judged])
@@ -129,15 +142,37 @@ def _correlation(between: np.ndarray, spread: np.ndarray) -> np.ndarray:
         return np.sqrt(between / (between + spread))
 
 
+def unmeasured_genes(adata: "AnnData") -> np.ndarray:
+    """Which genes the panel never measured and a reference gave, bool [G]."""
+    if keys.MEASURED not in adata.var or keys.LEFT_OUT_R not in adata.var:
+        return np.zeros(adata.n_vars, dtype=bool)
+    return ~adata.var[keys.MEASURED].to_numpy(bool)
+
+
+def left_out_ratio(adata: "AnnData") -> float:
+    """Correlation found over that expected, of genes that were left out whole: the slope, from 0 to 1.25."""
+    if not {keys.LEFT_OUT_R, keys.LEFT_OUT_EXPECTED_R} <= set(adata.var):
+        return 1.0
+    found, expected = (
+        np.nan_to_num(adata.var[key].to_numpy(np.float64)) for key in (keys.LEFT_OUT_R, keys.LEFT_OUT_EXPECTED_R)
+    )
+    return float(np.clip((found * expected).sum() / max((expected**2).sum(), 1e-12), 0, _LARGEST_RATIO))
+
+
 def _verdict(r: float, seen: float, n_seen: int, n_filled: int, within: float) -> tuple[str, str]:
-    """Verdict and reason of one gene; with too few data the verdict is lower than expected r alone would give."""
+    """Verdict and reason of one gene; with too few data the verdict is lower than expected r alone would give.
+
+    `seen` is NaN for a gene that was never measured.
+    """
     if n_filled == 0:
         return UNFILLED, "no entry of this gene was filled"
-    if seen < RARE_SHARE or n_seen < RARE_SPOTS:
+    if not np.isnan(seen) and (seen < RARE_SHARE or n_seen < RARE_SPOTS):
         return DONT, f"too rare: seen in {n_seen} spots ({seen:.1%})"
     if not r >= POOR_R:
         return DONT, f"little more than its mean: predicts {0 if np.isnan(r) else r * r:.0%} of the variance"
     reason = f"predicts {r * r:.0%} of the variance"
+    if np.isnan(seen):
+        reason += ", from the reference: never measured here"
     if n_filled < FEW_FILLED:
         return CAUTION, f"{reason}, judged on {n_filled} entries only"
     if r < GOOD_R:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from stmcdi_cli import anndata_keys as keys
-from stmcdi_cli.reporting.reliability import RARE_SHARE, RARE_SPOTS, TRUST
+from stmcdi_cli.reporting.reliability import POOR_R, RARE_SHARE, RARE_SPOTS, TRUST, unmeasured_genes
 from stmcdi_cli.reporting.statistics import SHALLOW, Findings, Metrics
 
 ALIKE = 0.8
@@ -63,8 +63,15 @@ def _settings(found: Findings) -> Iterator[str]:
 
 
 def _genes(found: Findings) -> Iterator[str]:
-    genes = found.genes
-    rare = int(((genes["seen"] < RARE_SHARE) | (genes["seen"] * found.adata.n_obs < RARE_SPOTS)).sum())
+    genes, unmeasured = found.genes, unmeasured_genes(found.adata)
+    if "left_out_r" in genes and not genes["left_out_r"].mean() >= POOR_R:
+        yield (
+            "The reference does not fit this tissue: genes that both have, left out whole, are predicted with a mean "
+            f"correlation of {genes['left_out_r'].mean():.2f}. What is filled in for genes never measured is little "
+            "more than their level: use a reference of the same tissue and condition."
+        )
+    is_rare = (genes["seen"] < RARE_SHARE) | (genes["seen"] * found.adata.n_obs < RARE_SPOTS)
+    rare = int((is_rare & ~unmeasured).sum())
     if rare:
         yield (
             f"{rare} of {len(genes)} genes are too rare (seen in under {RARE_SHARE:.0%} of the spots or fewer than "

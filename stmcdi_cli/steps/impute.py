@@ -97,6 +97,8 @@ def impute(
     spread includes counting noise). Sparse for ``missing``, dense otherwise. NaN for genes of which the training data
     had no value in any spot: nothing is known about them. The default model also gives ``obsm['X_stmcdi']``, what it
     sees in a spot, and ``obsm['X_stmcdi_spatial']``, the smooth part of that: float32, spots x latents, to cluster on.
+    With a reference, ``var['left_out_r']`` is the correlation that each shared gene achieved when training left it out
+    whole (NaN for others), and ``var['left_out_expected_r']`` what the spread of the draws let expect.
 
     Raises
     ------
@@ -215,6 +217,8 @@ def _record(header: "AnnData", model: "ImputationModel", settings: Mapping[str, 
     if "scale" in model.config:
         trained |= {"count_scale": model.config["scale"] or "none", "odd_spots": model.config.get("odd_spots")}
     record(header, "train", trained)  # train writes a model, not this file
+    for column, values in model.columns().items():
+        header.var[column] = values
     unmeasured = model.config.get("unmeasured")
     record(header, "impute", {**settings, "unmeasured": unmeasured, "preset": trained["preset"], "seconds": 0})
 

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import roles, validation
+from stmcdi_cli.reporting.reliability import POOR_R
 from stmcdi_cli.steps._presets import read_preset
 
 if TYPE_CHECKING:
@@ -120,6 +122,7 @@ def train(
     if is_first:  # of the processes that train together
         if not quiet:
             _log_end(history)
+            _log_left_out(model)
         save_load.save(model, model_dir, history)
         checkpoint_file.remove()
     return model
@@ -246,3 +249,21 @@ def _log_end(history: Sequence[Mapping[str, float]]) -> None:
         best, epoch = min(validated)
         last = int(history[-1]["epoch"])
         logger.info("train: ended after epoch %d; best validation loss %.6g, epoch %d", last, best, epoch)
+
+
+def _log_left_out(model: "ImputationModel") -> None:
+    """Say what a reference is good for: how well genes are predicted that were left out whole."""
+    import numpy as np
+
+    correlation = model.columns().get(keys.LEFT_OUT_R)
+    if correlation is None:
+        return
+    mean, n = float(np.nanmean(correlation)), int(np.isfinite(correlation).sum())
+    logger.info(
+        "train: %d genes that both have, left out whole, are predicted with a mean correlation of %.2f", n, mean
+    )
+    if mean < POOR_R:
+        logger.warning(
+            "train: the reference does not fit: values of genes never measured will be little more than their level; "
+            "use a reference of the same tissue and condition"
+        )

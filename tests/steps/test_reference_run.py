@@ -107,6 +107,39 @@ def test_shards_and_the_report(done, tmp_path):
     assert len(table) == done.imputed.n_vars and (table["n_filled"].iloc[30:] == done.imputed.n_obs).all()
 
 
+def test_what_genes_achieved_when_left_out_is_in_the_file_and_the_report(done, tmp_path, caplog):
+    """Each shared gene of the panel, none of those that it lacks; the report corrects these by it."""
+    out = done.imputed
+    achieved, expected = (out.var[key].to_numpy() for key in ("left_out_r", "left_out_expected_r"))
+    np.testing.assert_array_equal(np.isfinite(achieved), out.var["measured"])
+    np.testing.assert_array_equal(np.isfinite(expected), out.var["measured"])
+    assert np.abs(achieved[:30]).max() <= 1 and 0 <= expected[:30].min() <= expected[:30].max() <= 1
+    table = stmcdi.report(out, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert "never measured 15 of the genes" in page and "Shared genes, left out whole" in page
+    assert table["reason"].iloc[30:].str.contains("from the reference: never measured here|more than its mean").all()
+    assert not table["reason"].iloc[30:].str.contains("too rare").any()
+    misfit = out.copy()
+    misfit.var["left_out_r"] = misfit.var["left_out_r"] * 0.1
+    lower = stmcdi.report(misfit, tmp_path / "misfit.html")
+    assert "The reference does not fit this tissue" in (tmp_path / "misfit.html").read_text()
+    assert (lower["expected_r"].iloc[30:] < table["expected_r"].iloc[30:]).all()
+    np.testing.assert_array_equal(lower["expected_r"].iloc[:30], table["expected_r"].iloc[:30])
+
+
+def test_training_says_what_the_reference_is_good_for(done, tmp_path, caplog, few_rounds, monkeypatch):
+    from stmcdi_cli.steps import train
+
+    options = {"device": "cpu", "seed": 2}
+    with caplog.at_level("INFO"):
+        stmcdi.train(done.masked, tmp_path / "model", **options)
+    assert "30 genes that both have, left out whole, are predicted with a mean correlation of 0." in caplog.text
+    assert "does not fit" not in caplog.text
+    monkeypatch.setattr(train, "POOR_R", 0.9)
+    stmcdi.train(done.masked, tmp_path / "other", **options)
+    assert "train: the reference does not fit" in caplog.text
+
+
 def test_baselines_give_the_panels_spots(done):
     for method in ("gene-mean", "spatial-neighbors", "idw", "kriging", "expression-neighbors"):
         filled = stmcdi.baseline(done.masked, method=method)

@@ -11,7 +11,6 @@ gaussian link, and weights and intervals are chosen on genes left out whole (`va
 """
 
 import copy
-import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -32,11 +31,13 @@ from stmcdi_cli.model.latent.diffusion import LatentDiffusion
 from stmcdi_cli.model.latent.embedding import principal_coordinates
 from stmcdi_cli.model.latent.factor_model import SpatialFactorModel
 from stmcdi_cli.model.latent.gaussian import LatentPosterior
+from stmcdi_cli.model.latent.left_out import LeftOut, expected_correlation
 from stmcdi_cli.model.latent.masking import Masking
+from stmcdi_cli.model.latent.mixture import possible_shares, share_draws
 from stmcdi_cli.model.latent.observation import Observation, Observer
 from stmcdi_cli.model.latent.target_model import TargetFactorModel
 from stmcdi_cli.model.latent.training import train_denoisers
-from stmcdi_cli.model.latent.validation_cases import Case, left_out_genes, some_spots
+from stmcdi_cli.model.latent.validation_cases import Case, Moments, left_out_genes, some_spots
 from stmcdi_cli.model.tissue import VALIDATION_STREAM, Tissue, validation_entries
 from stmcdi_cli.model.training.checkpoint import Checkpoint
 from stmcdi_cli.model.training.trainer import Reporter, Training
@@ -44,8 +45,6 @@ from stmcdi_cli.model.training.trainer import Reporter, Training
 _OBSERVATION_STREAM = VALIDATION_STREAM + 1
 _TAILS = (0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.09, 0.1)
 _COVERAGE = 0.92  # a little over 90 %, because it is measured on few entries
-_QUARTERS = 4
-"""Parts of which the shares of the branches in the draws are made up."""
 _CALIBRATION_ENTRIES, _CALIBRATION_SPOTS = 20_000, (512, 1024)
 """Entries by which the interval is calibrated; and the fewest and most spots to draw for them."""
 _DISPERSION_SPOTS = 2048
@@ -84,6 +83,7 @@ class LatentModel(ImputationModel):
         self.dispersion = torch.zeros(len(genes), dtype=torch.int64)
         self.tail = torch.tensor(0.05)
         self._left_out_dispersion = 0
+        self.left_out = LeftOut.none()
 
     def _build(self, seed: int) -> None:
         with torch.random.fork_rng(devices=[]):  # initial weights use the global generator: restore it afterwards
@@ -133,10 +133,12 @@ class LatentModel(ImputationModel):
             if reference is not None:
                 shared = (tissue.n_visible > 0) & (reference.n_visible > 0)
                 cases = list(left_out_genes(self.branches, partial, shared, seed))
-            self._weigh_branches(tissue, cases)
+            moments = [case.moments(tissue) for case in cases]
+            self._weigh_branches(cases, moments)
             if tissue.count_scale is not None:
                 self._fit_dispersion(tissue, chosen, cases)
-            self._calibrate(tissue, cases, seed=seed, device=device)
+            expected = self._calibrate(tissue, cases, seed=seed, device=device)
+            self.left_out = LeftOut.of(cases, moments, self.weights.tolist(), expected)
             trained.save(self.state())
         else:
             self.load_state(trained.state)
@@ -155,7 +157,7 @@ class LatentModel(ImputationModel):
         for branch in self.branches:
             branch.encoder = TargetFactorModel(branch.encoder, target, reference.n_visible > 0)
 
-    def _weigh_branches(self, tissue: Tissue, cases: Sequence[Case]) -> None:
+    def _weigh_branches(self, cases: Sequence[Case], moments: Sequence[Moments]) -> None:
         """Choose the weights of the branches: those with the smallest error on entries that were kept from them.
 
         Of genes that were left out, those with the largest mean correlation: how much a platform catches of a gene, and
@@ -163,12 +165,11 @@ class LatentModel(ImputationModel):
         """
         if len(self.branches) == 1:
             return
-        shares = _shares(len(self.branches))
+        shares = possible_shares(len(self.branches))
         merit = np.zeros(len(shares))
-        for case in cases:
-            moments = case.moments(tissue)
+        for case, found in zip(cases, moments, strict=True):
             merit += np.array(
-                [-moments.error(share) if case.genes is None else moments.correlation(share) for share in shares]
+                [-found.error(share) if case.genes is None else found.correlations(share).sum() for share in shares]
             )
         self.weights = torch.tensor(shares[int(np.argmax(merit))], dtype=torch.float32)
 
@@ -200,36 +201,58 @@ class LatentModel(ImputationModel):
             dispersion[tissue.n_visible == 0] = self._left_out_dispersion
         self.dispersion = torch.from_numpy(dispersion)
 
-    def _calibrate(self, tissue: Tissue, cases: Sequence[Case], *, seed: int, device: torch.device) -> None:
+    def _calibrate(self, tissue: Tissue, cases: Sequence[Case], *, seed: int, device: torch.device) -> list[np.ndarray]:
         """Choose the largest tail with which the interval still covers 90 % of the entries.
 
         Counts are discrete: the interval between the 5 % and 95 % quantiles often contains far more than 90 %.
+
+        Returns
+        -------
+        Of each case of genes that were left out, the correlation that the draws let expect of each [genes].
         """
-        drawn, true = [], []
+        drawn, true, expected = [], [], []
         for case in cases:
-            other = self
+            genes, values, samples, means = self._draw_entries(case, tissue, len(cases), seed=seed, device=device)
+            drawn.append(samples)
+            true.append(values)
             if case.genes is not None:
-                other = copy.copy(self)
-                other.branches, other.dispersion = list(case.branches), self.dispersion.clone()
-                other.dispersion[torch.from_numpy(case.genes)] = self._left_out_dispersion
-            other._draw_from(case.visible, device)
-            per_spot = case.entries.nnz / tissue.n_spots
-            enough = int(np.clip(_CALIBRATION_ENTRIES / max(per_spot, 1), *_CALIBRATION_SPOTS))
-            spots = some_spots(tissue, enough // len(cases))
-            for i in range(0, len(spots), BLOCK):
-                block = spots[i : i + BLOCK]
-                validates = case.entries[block].toarray()
-                draws = other.draw(block, DrawOptions(n_samples=50, seed=seed, sampler="dpm"))
-                drawn.append(draws.samples[:, validates])
-                true.append(tissue.x[block].toarray()[validates])
+                expected.append(expected_correlation(genes, means, samples.var(0), tissue.n_genes)[case.genes])
         samples, truth = np.concatenate(drawn, axis=1), np.concatenate(true)
         self.tail = torch.tensor(_TAILS[0])
         if not len(truth):
-            return
+            return expected
         lows, highs = np.quantile(samples, _TAILS, axis=0), np.quantile(samples, [1 - tail for tail in _TAILS], axis=0)
         for tail, low, high in zip(_TAILS, lows.astype(np.float32), highs.astype(np.float32), strict=True):
             if np.mean((low <= truth) & (truth <= high)) >= _COVERAGE:
                 self.tail = torch.tensor(tail)
+        return expected
+
+    def _draw_entries(
+        self, case: Case, tissue: Tissue, n_cases: int, *, seed: int, device: torch.device
+    ) -> tuple[np.ndarray, ...]:
+        """Draw a case's entries of some spots: their genes, true values [n], draws [50, n] and expected values [n]."""
+        other = self
+        if case.genes is not None:
+            other = copy.copy(self)
+            other.branches, other.dispersion = list(case.branches), self.dispersion.clone()
+            other.dispersion[torch.from_numpy(case.genes)] = self._left_out_dispersion
+        other._draw_from(case.visible, device)
+        per_spot = case.entries.nnz / tissue.n_spots
+        enough = int(np.clip(_CALIBRATION_ENTRIES / max(per_spot, 1), *_CALIBRATION_SPOTS))
+        spots, parts = some_spots(tissue, enough // n_cases), []
+        for i in range(0, len(spots), BLOCK):
+            block = spots[i : i + BLOCK]
+            entries = case.entries[block].toarray()
+            samples = np.empty((50, entries.sum()), dtype=np.float32)
+
+            def keep(
+                number: int, rows: slice, values: np.ndarray, out: np.ndarray = samples, of: np.ndarray = entries
+            ) -> None:
+                out[number] = values[of]
+
+            mean = other.draw_each(block, DrawOptions(n_samples=50, seed=seed, sampler="dpm"), keep)
+            parts.append((np.nonzero(entries)[1], tissue.x[block].toarray()[entries], samples, mean[entries]))
+        return tuple(np.concatenate(part, axis=-1) for part in zip(*parts, strict=True))
 
     def _observation(self, tissue: Tissue) -> Observation:
         assert tissue.count_scale is not None
@@ -259,6 +282,10 @@ class LatentModel(ImputationModel):
             keys.SMOOTH_LATENTS: principal_coordinates(latents.field, loadings),
         }
 
+    def columns(self) -> dict[str, np.ndarray]:
+        """What genes achieved that were left out whole; see `LeftOut`."""
+        return self.left_out.columns(len(self.genes))
+
     def _drawing(self) -> list[tuple[str, LatentDiffusion]]:
         """Branches that give a share of the draws, with their links."""
         shares = self.weights.tolist()
@@ -279,7 +306,7 @@ class LatentModel(ImputationModel):
 
         With `options.denoise`, visible entries are drawn as well; their expected expression depends on all entries.
         """
-        shares, weight_per_draw = self._share_draws(options.n_samples)
+        shares, weight_per_draw = share_draws(self.weights.tolist(), options.n_samples)
         mean = np.empty((len(spots), len(self.genes)), dtype=np.float32)
         for i in range(0, len(spots), BLOCK):
             block = spots[i : i + BLOCK]
@@ -312,21 +339,6 @@ class LatentModel(ImputationModel):
         """Share of the draws that the 90 % interval excludes at each end, as calibrated."""
         return float(self.tail)
 
-    def _share_draws(self, n_samples: int) -> tuple[list[list[int]], np.ndarray]:
-        """Pairs of draws of each branch, evenly interleaved; and the weight of one draw of each branch."""
-        left, weights_left = list(range(-(-n_samples // 2))), self.weights.tolist()
-        pairs: list[list[int]] = []
-        while len(weights_left) > 1:  # the last branch takes its share of what is left, then the one before
-            share = weights_left[-1] / max(sum(weights_left), 1e-9)
-            taken = [pair for k, pair in enumerate(left) if int((k + 1) * share) > int(k * share)]
-            pairs.insert(0, taken)
-            left = [pair for pair in left if pair not in taken]
-            weights_left.pop()
-        pairs.insert(0, left)
-        n_draws = np.array([sum(min(2, n_samples - 2 * pair) for pair in own) for own in pairs])
-        weights = np.where(n_draws > 0, self.weights.numpy().astype(np.float64), 0)
-        return pairs, np.where(n_draws > 0, weights / np.maximum(n_draws, 1), 0) / weights.sum()
-
     def _observer(self, depth: np.ndarray, wanted: np.ndarray) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
         """Give the map from expected expression and uniform numbers to observations, all [B, G]."""
         if self._observe is not None:
@@ -344,7 +356,7 @@ class LatentModel(ImputationModel):
         for link, branch in zip(self.links, self.branches, strict=True):
             state |= {f"{link}.encoder.{name}": value for name, value in branch.encoder.state().items()}
             state |= {f"{link}.network.{name}": value for name, value in branch.network.state().items()}
-        return state
+        return state | self.left_out.state()
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Load what `state` gave."""
@@ -355,6 +367,7 @@ class LatentModel(ImputationModel):
             setattr(self, name, given)
         if not 0 <= self.dispersion.min() <= self.dispersion.max() < len(DISPERSIONS):
             raise ValueError(f"dispersion is not among 0 to {len(DISPERSIONS) - 1}")
+        self.left_out = LeftOut.from_state(state, len(self.genes))
         for link, branch in zip(self.links, self.branches, strict=True):
             branch.encoder.load_state(_part(state, f"{link}.encoder."))
             if len(branch.encoder.rate) != len(self.genes):
@@ -365,9 +378,3 @@ class LatentModel(ImputationModel):
 def _part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Entries of a state whose names start with a prefix, without that prefix."""
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-
-
-def _shares(n_branches: int) -> list[tuple[float, ...]]:
-    """All shares in quarters that add up to 1, those with more for the first branches first."""
-    counts = itertools.product(range(_QUARTERS, -1, -1), repeat=n_branches)
-    return [tuple(part / _QUARTERS for part in parts) for parts in counts if sum(parts) == _QUARTERS]

@@ -36,15 +36,15 @@ class Moments(NamedTuple):
         difference = np.array([*shares, -1, 0])
         return float((self.products @ difference @ difference).sum())
 
-    def correlation(self, shares: Sequence[float]) -> float:
-        """Correlation of that mean with the true values, summed over genes; without variation it counts as 0."""
+    def correlations(self, shares: Sequence[float]) -> np.ndarray:
+        """Correlation of that mean with the true values of each gene [G]; 0 without variation."""
         n = np.maximum(self.products[:, -1, -1], 1)
         means = self.products[:, -1, :-1] / n[:, None]
         centered = self.products[:, :-1, :-1] - n[:, None, None] * means[:, :, None] * means[:, None, :]
         mixed, true = np.array([*shares, 0]), np.array([*np.zeros(len(shares)), 1])
         variances = (centered @ mixed @ mixed) * (centered @ true @ true)
         varies = variances > 1e-12
-        return float(((centered @ mixed @ true)[varies] / np.sqrt(variances[varies])).sum())
+        return np.where(varies, (centered @ mixed @ true) / np.sqrt(np.where(varies, variances, 1)), 0)
 
 
 class Case(NamedTuple):

@@ -138,13 +138,13 @@ class Trainer:
         self.seed = seed
         # A generator of its own, on the CPU: the same choices on any device, whatever else draws random numbers.
         self.generator = torch.Generator().manual_seed(seed)
-        self.parameters = list(network.parameters())
+        self.parameters: list[Tensor] = list(network.parameters())
         fused = _HAS_FUSED_ADAM_ON_CPU and not self._on_gpu
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=settings.lr, weight_decay=settings.weight_decay, foreach=not fused, fused=fused
         )
         self.averaged = copy.deepcopy(network).requires_grad_(False) if settings.ema_decay > 0 else network
-        self.means = list(self.averaged.parameters())
+        self.means: list[Tensor] = list(self.averaged.parameters())
         self.epoch = 0
         self.order: Tensor | None = None  # of the items, in the current epoch
         self.n_seen = 0  # items of that epoch used so far

@@ -5,9 +5,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli.reporting import charts
 from stmcdi_cli.reporting.formatting import STYLES
-from stmcdi_cli.reporting.reliability import CAUTION, DONT, FEW_FILLED, GOOD_R, POOR_R, RARE_SHARE, RARE_SPOTS, TRUST
+from stmcdi_cli.reporting.reliability import (
+    CAUTION,
+    DONT,
+    FEW_FILLED,
+    GOOD_R,
+    POOR_R,
+    RARE_SHARE,
+    RARE_SPOTS,
+    TRUST,
+    left_out_ratio,
+    unmeasured_genes,
+)
 from stmcdi_cli.reporting.statistics import Findings
 
 MOST_DOTS = 3000
@@ -26,7 +38,26 @@ def genes(found: Findings) -> dict[str, Any]:
         "histogram": _histogram(table) if np.isfinite(table["expected_r"]).any() else None,
         "measured": _expected_and_measured(table) if measured else None,
         "medians": _medians(table) if measured else "",
+        "left_out": _left_out(found) if "left_out_r" in table else None,
         "table": _table(found),
+    }
+
+
+def _left_out(found: Findings) -> dict[str, Any]:
+    """What genes achieved that were left out whole, and how many were never measured."""
+    achieved, var = found.genes["left_out_r"], found.adata.var
+    some = achieved.notna().to_numpy()
+    return {
+        "n": int(some.sum()),
+        "n_unmeasured": int(unmeasured_genes(found.adata).sum()),
+        "median": float(achieved.median()),
+        "ratio": left_out_ratio(found.adata),
+        "chart": _against_expected(
+            var[keys.LEFT_OUT_EXPECTED_R].to_numpy(np.float64)[some],
+            {"left out": (achieved.to_numpy()[some], np.ones(int(some.sum()), dtype=bool), charts.COLORS["main"])},
+            "r when left out",
+            "Expected against achieved correlation of genes that were left out whole",
+        ),
     }
 
 
@@ -47,6 +78,10 @@ def _table(found: Findings) -> dict[str, Any]:
     if "measured_r" in data:
         columns.append(("measured_r", "measured r", "number", "Correlation with the hidden values"))
         columns.append(("measured_skill", "measured skill", "number", "1 - squared error / that of the gene's mean"))
+    if "left_out_r" in data:
+        columns.append(
+            ("left_out_r", "r when left out", "number", "Correlation of a shared gene, predicted without it")
+        )
     columns += [
         ("seen", "seen", "share", "Share of the visible entries above zero"),
         ("n_filled", "filled", "count", "Entries that were filled"),
@@ -79,15 +114,25 @@ def _expected_and_measured(table: pd.DataFrame) -> charts.Drawing:
     shown = table[np.isfinite(table["expected_r"]) & np.isfinite(table["measured_r"])]
     if len(shown) > MOST_DOTS:
         shown = shown.sample(MOST_DOTS, random_state=0)
-    low = min(-0.1, float(shown["measured_r"].quantile(0.005))) if len(shown) else -0.1
-    shown = shown[shown["measured_r"] >= low]
-    axes = charts.axes_of("expected r", "measured r", (0, 1), (low, 1))
+    verdicts = {name: (shown["verdict"] == name).to_numpy() for name in (DONT, CAUTION, TRUST)}
+    groups = {name: (shown["measured_r"].to_numpy(), some, charts.COLORS[name]) for name, some in verdicts.items()}
+    description = "Expected against measured correlation of each gene"
+    return _against_expected(shown["expected_r"].to_numpy(), groups, "measured r", description)
+
+
+def _against_expected(
+    expected: np.ndarray, groups: dict[str, tuple[np.ndarray, np.ndarray, str]], label: str, description: str
+) -> charts.Drawing:
+    """Correlations against the expected ones [n]; each group has all values [n], which are its own, and a colour."""
+    found = next(iter(groups.values()))[0]
+    low = min(-0.1, float(np.quantile(found, 0.005))) if len(found) else -0.1
+    axes = charts.axes_of("expected r", label, (0, 1), (low, 1))
     axes.plot([0, 1], [0, 1], label="equal", **charts.GUIDE)
     look: dict[str, Any] = {"markersize": 5, "markeredgewidth": 0, "alpha": 0.6, "clip_on": False}
-    for name in (DONT, CAUTION, TRUST):
-        some = shown[shown["verdict"] == name]
-        axes.plot(some["expected_r"], some["measured_r"], "o", color=charts.COLORS[name], label=name, **look)
-    return charts.drawing_of(axes, "Expected against measured correlation of each gene")
+    for name, (values, own, color) in groups.items():
+        some = own & (values >= low)
+        axes.plot(expected[some], values[some], "o", color=color, label=name, **look)
+    return charts.drawing_of(axes, description)
 
 
 def _medians(table: pd.DataFrame) -> str:
