@@ -12,7 +12,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from stmcdi_cli import anndata_keys as keys
-from stmcdi_cli.errors import OptionError
+from stmcdi_cli.errors import InputError, OptionError
 from stmcdi_cli.io.h5ad import matrices
 from stmcdi_cli.io.stream import Block, Stream, disk_usage, to_memory
 from stmcdi_cli.sparse import as_row_major, read_rows, row_chunks
@@ -91,11 +91,22 @@ def rows_at(adata: "AnnData", rows: slice) -> Block:
 
 
 def join(parts: "Sequence[AnnData]") -> Stream:
-    """Put the shards that `cut` made together, in the order given; they may be on disk."""
+    """Put the shards that `cut` made together, in the order given; they may be on disk.
+
+    Raises
+    ------
+    InputError
+        A table of the spots is damaged, or is not in every shard.
+    """
     import anndata
 
     first = parts[0]
-    obsm = {key: _stack([part.obsm[key] for part in parts]) for key in first.obsm}
+    obsm = {}
+    for key in first.obsm:
+        try:
+            obsm[key] = _stack([part.obsm[key] for part in parts])
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"obsm['{key}'] is not in every shard in the same form; impute them again") from error
     header = anndata.AnnData(
         obs=_stack([part.obs for part in parts]),
         var=first.var,

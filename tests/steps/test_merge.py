@@ -1,6 +1,9 @@
+import re
+
 import anndata as ad
 import numpy as np
 import pytest
+import scipy.sparse as sp
 from helpers import make_raw, same, untimed
 
 import stmcdi_cli as stmcdi
@@ -91,6 +94,24 @@ def test_records_that_were_tampered_with_end_in_success_or_one_line(pieces, foun
             np.testing.assert_array_equal(result.X.toarray(), stmcdi.merge(pieces).X.toarray())
             merged += 1
     assert merged == len(names) - 1
+
+
+@pytest.mark.parametrize("damage", ["absent", "narrow", "bytes", "damaged sparse"])
+def test_tables_of_the_spots_that_do_not_fit_are_refused_by_name(pieces, damage):
+    parts = [piece.copy() for piece in pieces]
+    key = "shard_obsp_spatial_distances" if damage == "damaged sparse" else "spatial"
+    value = parts[1].obsm[key]
+    if damage == "absent":
+        del parts[1].obsm[key]
+    elif damage == "narrow":
+        parts[1].obsm[key] = value[:, :1]
+    elif damage == "bytes":
+        parts[1].obsm[key] = np.full(value.shape, b"no", dtype="S2")
+        parts[0].obsm[key] = sp.csr_matrix(value)
+    else:
+        value.indptr = value.indptr[:0]
+    with pytest.raises(InputError, match=re.escape(f"obsm['{key}'] is not in every shard in the same form")):
+        stmcdi.merge(parts)
 
 
 def test_refusals(pieces, prepared):
