@@ -105,6 +105,19 @@ class CountTable:
 
         return mean
 
+    def means(self, s: np.ndarray) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+        """Map from log mean counts and positions of spots, both [n], to the mean of x there, at depths s [B]."""
+        rows = self._spot_rows(self._mean, s)
+        n = rows.shape[1]
+
+        def mean(log_mu: np.ndarray, at_spot: np.ndarray) -> np.ndarray:
+            at = np.clip((log_mu - self.log_mu[0]) / self.step, 0, n - 1.001)
+            low = at.astype(np.int64)
+            left = rows[at_spot, low]
+            return left + (rows[at_spot, low + 1] - left) * (at - low)
+
+        return mean
+
     def inverse(self, s: np.ndarray) -> "MeanInverse":
         """Map from the mean of x back to the mean count, at depths s [B]."""
         return MeanInverse(self.log_mu, self._spot_rows(self._mean, s))

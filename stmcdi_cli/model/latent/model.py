@@ -11,12 +11,11 @@ gaussian link, and weights and intervals are chosen on genes left out whole (`va
 """
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from scipy.special import ndtri
 from torch import Tensor
 
 from stmcdi_cli import anndata_keys as keys
@@ -34,7 +33,8 @@ from stmcdi_cli.model.latent.gaussian import LatentPosterior
 from stmcdi_cli.model.latent.left_out import LeftOut, expected_correlation
 from stmcdi_cli.model.latent.masking import Masking
 from stmcdi_cli.model.latent.mixture import possible_shares, share_draws
-from stmcdi_cli.model.latent.observation import Observation, Observer
+from stmcdi_cli.model.latent.observation import GaussianObserver, Observation, Observer
+from stmcdi_cli.model.latent.own_count import choose_part
 from stmcdi_cli.model.latent.target_model import TargetFactorModel
 from stmcdi_cli.model.latent.training import train_denoisers
 from stmcdi_cli.model.latent.validation_cases import Case, Moments, left_out_genes, some_spots
@@ -82,6 +82,7 @@ class LatentModel(ImputationModel):
         self.weights = torch.full((len(self.links),), 1 / len(self.links))
         self.dispersion = torch.zeros(len(genes), dtype=torch.int64)
         self.tail = torch.tensor(0.05)
+        self.persistent_part = torch.tensor(0.0)
         self._left_out_dispersion = 0
         self.left_out = LeftOut.none()
 
@@ -136,7 +137,7 @@ class LatentModel(ImputationModel):
             moments = [case.moments(tissue) for case in cases]
             self._weigh_branches(cases, moments)
             if tissue.count_scale is not None:
-                self._fit_dispersion(tissue, chosen, cases)
+                self._fit_dispersion(tissue, chosen, cases, seed)
             expected = self._calibrate(tissue, cases, seed=seed, device=device)
             self.left_out = LeftOut.of(cases, moments, self.weights.tolist(), expected)
             trained.save(self.state())
@@ -173,7 +174,7 @@ class LatentModel(ImputationModel):
             )
         self.weights = torch.tensor(shares[int(np.argmax(merit))], dtype=torch.float32)
 
-    def _fit_dispersion(self, tissue: Tissue, chosen: Case, cases: Sequence[Case]) -> None:
+    def _fit_dispersion(self, tissue: Tissue, chosen: Case, cases: Sequence[Case], seed: int) -> None:
         """Choose the dispersion of each gene on the training entries, then shift all on the validation entries.
 
         The fit is closer to training entries than to others, so their noise looks too small; the shift, common to all
@@ -200,6 +201,14 @@ class LatentModel(ImputationModel):
             self._left_out_dispersion = int(sum(likelihood(case)[:, case.genes].sum(1) for case in cases).argmax())
             dispersion[tissue.n_visible == 0] = self._left_out_dispersion
         self.dispersion = torch.from_numpy(dispersion)
+
+        def unseen() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+            for some, means, entries, _ in chosen.expected(tissue):
+                observer = Observer(observation, tissue.depth[some], dispersion, entries)
+                mean = observer.mean_counts(np.average(means, axis=0, weights=weights))
+                yield mean, observer.dispersion, counts[some].toarray()[entries]
+
+        self.persistent_part = torch.tensor(choose_part(unseen(), seed))
 
     def _calibrate(self, tissue: Tissue, cases: Sequence[Case], *, seed: int, device: torch.device) -> list[np.ndarray]:
         """Choose the largest tail with which the interval still covers 90 % of the entries.
@@ -315,18 +324,19 @@ class LatentModel(ImputationModel):
             padded = np.concatenate([block, np.full(BLOCK - len(block), block[-1])])
             wanted = np.zeros((BLOCK, len(self.genes)), dtype=bool)
             wanted[: len(block)] = True if options.denoise else self._tissue.missing[block].toarray()
-            observe = self._observer(self._tissue.depth[padded], wanted) if on_draw else None
-            total = np.zeros((len(self.branches), len(block), len(self.genes)), dtype=np.float64)
+            observer = self._observer(padded, wanted, options) if on_draw or options.denoise else None
+            total = np.zeros((len(self.branches), BLOCK, len(self.genes)), dtype=np.float64)
             for m, (branch, pairs) in enumerate(zip(self.branches, shares, strict=True)):
                 for pair, *both in branch.draw_expected(padded, pairs, options) if pairs else ():
                     numbers = range(2 * pair, min(2 * pair + 2, options.n_samples))
                     for _, expected in zip(numbers, both, strict=False):
-                        total[m] += expected.numpy()[: len(block)]
-                    if not on_draw or not observe:
+                        total[m] += expected.numpy()
+                    if not on_draw or not observer:
                         continue
                     for number, expected, u in zip(numbers, both, self._uniform(padded, pair, options), strict=False):
-                        on_draw(number, rows, observe(expected.numpy(), u)[: len(block)])
-            mean[rows] = np.tensordot(weight_per_draw, total, axes=1)
+                        on_draw(number, rows, observer.draw(expected.numpy(), u)[: len(block)])
+            expected = np.tensordot(weight_per_draw, total, axes=1)
+            mean[rows] = (observer.revise(expected) if observer else expected)[: len(block)]
         return mean
 
     def _uniform(self, spots: np.ndarray, pair: int, options: DrawOptions) -> tuple[np.ndarray, np.ndarray]:
@@ -339,20 +349,23 @@ class LatentModel(ImputationModel):
         """Share of the draws that the 90 % interval excludes at each end, as calibrated."""
         return float(self.tail)
 
-    def _observer(self, depth: np.ndarray, wanted: np.ndarray) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-        """Give the map from expected expression and uniform numbers to observations, all [B, G]."""
-        if self._observe is not None:
-            return Observer(self._observe, depth, self.dispersion.numpy(), wanted).draw
-        # Counts are not modelled: the noise of each gene is Gaussian.
-        encoder = self.branches[0].encoder
-        spread = encoder.psi.sqrt().numpy() * encoder.scale.numpy()
-        return lambda expected, u: np.maximum(expected + spread * ndtri(np.maximum(u, 2**-25)), 0)
+    def _observer(self, spots: np.ndarray, wanted: np.ndarray, options: DrawOptions) -> Observer | GaussianObserver:
+        """Make what turns the expected expression of some spots into observations of wanted entries, all [B, G]."""
+        tissue, seen = self._tissue, None
+        if self._observe is None:
+            encoder = self.branches[0].encoder
+            return GaussianObserver(encoder.psi.sqrt().numpy() * encoder.scale.numpy())
+        depth = tissue.depth[spots]
+        if options.denoise:
+            seen = np.round(self._observe.count(tissue.x[spots].toarray().astype(np.float64), depth[:, None]))
+            seen[tissue.missing[spots].toarray()] = np.nan
+        return Observer(self._observe, depth, self.dispersion.numpy(), wanted, seen, float(self.persistent_part))
 
     # The model folder
 
     def state(self) -> dict[str, Tensor]:
         """Everything fitted or trained, by name."""
-        state = {"weights": self.weights, "dispersion": self.dispersion, "tail": self.tail}
+        state = {name: getattr(self, name) for name in ("weights", "dispersion", "tail", "persistent_part")}
         for link, branch in zip(self.links, self.branches, strict=True):
             state |= {f"{link}.encoder.{name}": value for name, value in branch.encoder.state().items()}
             state |= {f"{link}.network.{name}": value for name, value in branch.network.state().items()}
@@ -360,13 +373,16 @@ class LatentModel(ImputationModel):
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Load what `state` gave."""
-        for name in ("weights", "dispersion", "tail"):
-            given, default = state[name], getattr(self, name)
+        for name in ("weights", "dispersion", "tail", "persistent_part"):
+            default = getattr(self, name)
+            given = state.get(name, torch.tensor(0.0)) if name == "persistent_part" else state[name]
             if given.shape != default.shape or given.dtype != default.dtype:
                 raise ValueError(f"{name} are not {default.dtype} of shape {tuple(default.shape)}")
             setattr(self, name, given)
         if not 0 <= self.dispersion.min() <= self.dispersion.max() < len(DISPERSIONS):
             raise ValueError(f"dispersion is not among 0 to {len(DISPERSIONS) - 1}")
+        if not 0 <= self.persistent_part <= 1:
+            raise ValueError("persistent_part is not from 0 to 1")
         self.left_out = LeftOut.from_state(state, len(self.genes))
         for link, branch in zip(self.links, self.branches, strict=True):
             branch.encoder.load_state(_part(state, f"{link}.encoder."))

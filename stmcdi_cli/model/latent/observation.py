@@ -3,13 +3,16 @@
 from collections.abc import Iterable
 
 import numpy as np
-from scipy.special import gammaincinv, gammaln
+from scipy.special import gammaincinv, gammaln, ndtri
 
 from stmcdi_cli.model.latent.count_moments import DISPERSIONS, CountTable
+from stmcdi_cli.model.latent.own_count import OwnCounts
 from stmcdi_cli.model.scales import SCALES
 
 _LARGE_MEAN = 60.0
 _MOST_TERMS = 5000
+_BETWEEN_DISPERSIONS = np.sqrt((np.array(DISPERSIONS[:-1]) + 0.05) * (np.array(DISPERSIONS[1:]) + 0.05)) - 0.05
+"""Bounds between the dispersions that are tabulated: half-way, in ratio."""
 
 
 class Observation:
@@ -61,18 +64,56 @@ class Observer:
         Index in `DISPERSIONS` of each gene [G].
     wanted
         Entries to observe [B, G].
+    seen
+        Counts of entries that are visible, NaN elsewhere [B, G]; none by default.
+    part
+        Part of the dispersion that is the spot's own, see `own_count`.
     """
 
-    def __init__(self, observation: Observation, depth: np.ndarray, which: np.ndarray, wanted: np.ndarray) -> None:
-        self.value = observation.value
-        self.wanted = wanted
-        rows, genes = np.nonzero(wanted)
-        self.depth = depth[rows]
+    def __init__(
+        self,
+        observation: Observation,
+        depth: np.ndarray,
+        which: np.ndarray,
+        wanted: np.ndarray,
+        seen: np.ndarray | None = None,
+        part: float = 0.0,
+    ) -> None:
+        self.value, self.wanted = observation.value, wanted
+        self._tables = observation.tables
+        self._rows, genes = np.nonzero(wanted)
+        self._block_depth, self.depth = depth, depth[self._rows]
         self.dispersion = np.array(DISPERSIONS)[which[genes]]
         self.groups = []
         for k in np.unique(which):
             entries = np.flatnonzero(which[genes] == k)
-            self.groups.append((entries, rows[entries], observation.tables[k].inverse(depth)))
+            self.groups.append((entries, self._rows[entries], observation.tables[k].inverse(depth)))
+        self._own = None
+        if seen is not None and part > 0:
+            self._own = OwnCounts(seen[wanted], self.dispersion, part)
+            self.dispersion = self._own.dispersion
+
+    def mean_counts(self, expected: np.ndarray) -> np.ndarray:
+        """Mean counts of the wanted entries [n] of which this is the expected expression [B, G]."""
+        expected = expected[self.wanted]
+        mean = np.empty(len(expected))
+        for entries, rows, inverse in self.groups:
+            mean[entries] = inverse(expected[entries], rows)
+        return mean if self._own is None else self._own.revise(mean)
+
+    def revise(self, expected: np.ndarray) -> np.ndarray:
+        """Expected expression [B, G] of new observations, given the counts that were seen of wanted entries."""
+        if self._own is None:
+            return expected
+        log_mean, revised = np.log(np.maximum(self.mean_counts(expected), 1e-12)), expected[self.wanted]
+        nearest = np.searchsorted(_BETWEEN_DISPERSIONS, self.dispersion)
+        for k in np.unique(nearest[self._own.seen]):
+            entries = np.flatnonzero(self._own.seen & (nearest == k))
+            means = self._tables[k].means(self._block_depth)
+            revised[entries] = means(log_mean[entries], self._rows[entries])
+        out = expected.copy()
+        out[self.wanted] = revised
+        return out
 
     def draw(self, expected: np.ndarray, uniform: np.ndarray) -> np.ndarray:
         """Turn one uniform number per entry into one observation of each wanted entry, float32 [B, G]; others are 0.
@@ -80,18 +121,30 @@ class Observer:
         Parameters
         ----------
         expected
-            Expected expression [B, G].
+            Expected expression by the latents [B, G].
         uniform
             Numbers on [0, 1), [B, G].
         """
-        expected = expected[self.wanted]
-        mean = np.empty(len(expected))
-        for entries, rows, inverse in self.groups:
-            mean[entries] = inverse(expected[entries], rows)
         out = np.zeros(self.wanted.shape, dtype=np.float32)
+        mean = self.mean_counts(expected)
         count = count_quantile(uniform[self.wanted].astype(np.float64), mean, self.dispersion)
         out[self.wanted] = self.value(count, self.depth)
         return out
+
+
+class GaussianObserver:
+    """The same where counts are not modelled: Gaussian noise of one standard deviation per gene [G]."""
+
+    def __init__(self, spread: np.ndarray) -> None:
+        self.spread = spread
+
+    def revise(self, expected: np.ndarray) -> np.ndarray:
+        """Expected expression as it is: a value says nothing of its own entry alone."""
+        return expected
+
+    def draw(self, expected: np.ndarray, uniform: np.ndarray) -> np.ndarray:
+        """Turn one uniform number per entry into one observation, at least 0; all [B, G]."""
+        return np.maximum(expected + self.spread * ndtri(np.maximum(uniform, 2**-25)), 0)
 
 
 def count_quantile(u: np.ndarray, mean: np.ndarray, dispersion: np.ndarray) -> np.ndarray:
