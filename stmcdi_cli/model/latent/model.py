@@ -82,7 +82,7 @@ class LatentModel(ImputationModel):
         self.weights = torch.full((len(self.links),), 1 / len(self.links))
         self.dispersion = torch.zeros(len(genes), dtype=torch.int64)
         self.tail = torch.tensor(0.05)
-        self.persistent_part = torch.tensor(0.0)
+        self.own_part = torch.tensor(0.0)
         self._left_out_dispersion = 0
         self.left_out = LeftOut.none()
 
@@ -208,7 +208,7 @@ class LatentModel(ImputationModel):
                 mean = observer.mean_counts(np.average(means, axis=0, weights=weights))
                 yield mean, observer.dispersion, counts[some].toarray()[entries]
 
-        self.persistent_part = torch.tensor(choose_part(unseen(), seed))
+        self.own_part = torch.tensor(choose_part(unseen(), seed))
 
     def _calibrate(self, tissue: Tissue, cases: Sequence[Case], *, seed: int, device: torch.device) -> list[np.ndarray]:
         """Choose the largest tail with which the interval still covers 90 % of the entries.
@@ -313,7 +313,8 @@ class LatentModel(ImputationModel):
     def draw_each(self, spots: np.ndarray, options: DrawOptions, on_draw: DrawCallback | None = None) -> np.ndarray:
         """Draw every gene of some spots; the point value is the mean of the expected expression over the samples.
 
-        With `options.denoise`, visible entries are drawn as well; their expected expression depends on all entries.
+        With `options.denoise`, visible entries are drawn as well; their expected expression depends on all entries,
+        and on their own count (`own_count`).
         """
         shares, weight_per_draw = share_draws(self.weights.tolist(), options.n_samples)
         mean = np.empty((len(spots), len(self.genes)), dtype=np.float32)
@@ -335,8 +336,8 @@ class LatentModel(ImputationModel):
                         continue
                     for number, expected, u in zip(numbers, both, self._uniform(padded, pair, options), strict=False):
                         on_draw(number, rows, observer.draw(expected.numpy(), u)[: len(block)])
-            expected = np.tensordot(weight_per_draw, total, axes=1)
-            mean[rows] = (observer.revise(expected) if observer else expected)[: len(block)]
+            point = np.tensordot(weight_per_draw, total, axes=1)
+            mean[rows] = (observer.revise(point) if observer else point)[: len(block)]
         return mean
 
     def _uniform(self, spots: np.ndarray, pair: int, options: DrawOptions) -> tuple[np.ndarray, np.ndarray]:
@@ -359,13 +360,13 @@ class LatentModel(ImputationModel):
         if options.denoise:
             seen = np.round(self._observe.count(tissue.x[spots].toarray().astype(np.float64), depth[:, None]))
             seen[tissue.missing[spots].toarray()] = np.nan
-        return Observer(self._observe, depth, self.dispersion.numpy(), wanted, seen, float(self.persistent_part))
+        return Observer(self._observe, depth, self.dispersion.numpy(), wanted, seen, float(self.own_part))
 
     # The model folder
 
     def state(self) -> dict[str, Tensor]:
         """Everything fitted or trained, by name."""
-        state = {name: getattr(self, name) for name in ("weights", "dispersion", "tail", "persistent_part")}
+        state = {name: getattr(self, name) for name in ("weights", "dispersion", "tail", "own_part")}
         for link, branch in zip(self.links, self.branches, strict=True):
             state |= {f"{link}.encoder.{name}": value for name, value in branch.encoder.state().items()}
             state |= {f"{link}.network.{name}": value for name, value in branch.network.state().items()}
@@ -373,16 +374,16 @@ class LatentModel(ImputationModel):
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Load what `state` gave."""
-        for name in ("weights", "dispersion", "tail", "persistent_part"):
+        for name in ("weights", "dispersion", "tail", "own_part"):
             default = getattr(self, name)
-            given = state.get(name, torch.tensor(0.0)) if name == "persistent_part" else state[name]
+            given = state.get(name, torch.tensor(0.0)) if name == "own_part" else state[name]
             if given.shape != default.shape or given.dtype != default.dtype:
                 raise ValueError(f"{name} are not {default.dtype} of shape {tuple(default.shape)}")
             setattr(self, name, given)
         if not 0 <= self.dispersion.min() <= self.dispersion.max() < len(DISPERSIONS):
             raise ValueError(f"dispersion is not among 0 to {len(DISPERSIONS) - 1}")
-        if not 0 <= self.persistent_part <= 1:
-            raise ValueError("persistent_part is not from 0 to 1")
+        if not 0 <= self.own_part <= 1:
+            raise ValueError("own_part is not from 0 to 1")
         self.left_out = LeftOut.from_state(state, len(self.genes))
         for link, branch in zip(self.links, self.branches, strict=True):
             branch.encoder.load_state(_part(state, f"{link}.encoder."))
