@@ -174,9 +174,9 @@ def fix(model: LatentModel) -> None:
 
 def make_gaussian(imputed: ad.AnnData, model: LatentModel, tissue: Tissue) -> None:
     """Give each gene one standard deviation: that of its visible entries around what is expected of them; and draws."""
-    spots = np.arange(tissue.n_spots)
-    latents = [branch.encoder.encode(tissue) for branch in model.branches]
-    expected = np.average(model._expected(spots, latents, tissue), axis=0, weights=model.weights.numpy())
+    encoders = [branch.encoder for branch in model.branches]
+    means = [encoder.decoder(tissue.depth)(encoder.encode(tissue).mean).numpy() for encoder in encoders]
+    expected = np.average(means, axis=0, weights=model.weights.numpy())
     visible = ~tissue.missing.toarray()
     residual = np.where(visible, tissue.x.toarray() - expected, 0)
     sd = np.sqrt((residual**2).sum(0) / np.maximum(visible.sum(0), 1))

@@ -25,7 +25,6 @@ from stmcdi_cli.model.diffusion import keyed_noise as keyed
 from stmcdi_cli.model.diffusion.schedule import Schedule
 from stmcdi_cli.model.latent.blocks import BLOCK
 from stmcdi_cli.model.latent.count_moments import DISPERSIONS
-from stmcdi_cli.model.latent.counting_noise import largest_mean
 from stmcdi_cli.model.latent.diffusion import LatentDiffusion
 from stmcdi_cli.model.latent.embedding import principal_coordinates
 from stmcdi_cli.model.latent.factor_model import SpatialFactorModel
@@ -33,7 +32,7 @@ from stmcdi_cli.model.latent.gaussian import LatentPosterior
 from stmcdi_cli.model.latent.left_out import LeftOut, expected_correlation
 from stmcdi_cli.model.latent.masking import Masking
 from stmcdi_cli.model.latent.mixture import possible_shares, share_draws
-from stmcdi_cli.model.latent.observation import GaussianObserver, Observation, Observer
+from stmcdi_cli.model.latent.observation import GaussianObserver, Observer, observation_of
 from stmcdi_cli.model.latent.own_count import choose_part
 from stmcdi_cli.model.latent.target_model import TargetFactorModel
 from stmcdi_cli.model.latent.training import train_denoisers
@@ -180,7 +179,7 @@ class LatentModel(ImputationModel):
         The fit is closer to training entries than to others, so their noise looks too small; the shift, common to all
         genes, corrects that. Genes that were not measured have one dispersion, the best for genes that were left out.
         """
-        observation = self._observation(tissue)
+        observation = observation_of(tissue, self.branches[0].encoder.rate)
         counts, weights = tissue.counts(), self.weights.numpy()
 
         def likelihood(case: Case, training: bool = False) -> np.ndarray:
@@ -263,10 +262,6 @@ class LatentModel(ImputationModel):
             parts.append((np.nonzero(entries)[1], tissue.x[block].toarray()[entries], samples, mean[entries]))
         return tuple(np.concatenate(part, axis=-1) for part in zip(*parts, strict=True))
 
-    def _observation(self, tissue: Tissue) -> Observation:
-        assert tissue.count_scale is not None
-        return Observation(tissue.count_scale, tissue.depth, largest_mean(tissue, self.branches[0].encoder.rate))
-
     # Imputation
 
     def prepare(self, tissue: Tissue, *, device: torch.device, encoded: Mapping[str, Tensor] | None = None) -> None:
@@ -307,7 +302,9 @@ class LatentModel(ImputationModel):
         self._tissue = tissue
         for branch in self.branches:
             branch.to(device)
-        self._observe = self._observation(tissue) if tissue.count_scale is not None else None
+        self._observe = None
+        if tissue.count_scale is not None:
+            self._observe = observation_of(tissue, self.branches[0].encoder.rate)
 
     @torch.no_grad()
     def draw_each(self, spots: np.ndarray, options: DrawOptions, on_draw: DrawCallback | None = None) -> np.ndarray:

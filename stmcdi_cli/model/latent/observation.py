@@ -1,13 +1,17 @@
 """The observation model: draws of expression around its expected value, with counting noise."""
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 import numpy as np
 from scipy.special import gammaincinv, gammaln, ndtri
+from torch import Tensor
 
 from stmcdi_cli.model.latent.count_moments import DISPERSIONS, CountTable
+from stmcdi_cli.model.latent.counting_noise import largest_mean
 from stmcdi_cli.model.latent.own_count import OwnCounts
 from stmcdi_cli.model.scales import SCALES
+from stmcdi_cli.model.tissue import Tissue
 
 _LARGE_MEAN = 60.0
 _MOST_TERMS = 5000
@@ -49,6 +53,17 @@ class Observation:
                 mean = table.inverse(depth)(expected[use], rows).astype(np.float64)
                 total[k] += np.bincount(genes, log_probability(counts[use], mean, dispersion), n_genes)
         return total
+
+
+def observation_of(tissue: Tissue, rate: Tensor) -> Observation:
+    """Give the observation model of a tissue of which the genes have these rates [G]; that of the last one is kept."""
+    assert tissue.count_scale is not None
+    return _tabulated(tissue.count_scale, tissue.depth.astype(np.float64).tobytes(), largest_mean(tissue, rate))
+
+
+@lru_cache(maxsize=1)
+def _tabulated(scale: str, depth: bytes, max_mean: float) -> Observation:
+    return Observation(scale, np.frombuffer(depth), max_mean)
 
 
 class Observer:
