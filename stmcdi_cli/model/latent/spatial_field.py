@@ -330,8 +330,10 @@ class SpatialField:
         if not len(own):
             return [np.zeros_like] * weight.shape[1]
 
+        systems = graph.triangular  # made before the threads ask for it
+
         def one(factor: int) -> Solve:
-            return graph.triangular.solver(self._tau[factor], self._diagonal[:, factor], own[:, factor])
+            return systems.solver(self._tau[factor], self._diagonal[:, factor], own[:, factor])
 
         return list(parallel_map(one, range(weight.shape[1])))
 

@@ -1,8 +1,15 @@
 """A visible count tells of its own gene and spot: as a gamma-Poisson variable does, and nothing where none is."""
 
+import shutil
+
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
+import stmcdi_cli as stmcdi
+from stmcdi_cli.errors import InputError
+from stmcdi_cli.model import save_load
 from stmcdi_cli.model.latent.count_moments import DISPERSIONS
 from stmcdi_cli.model.latent.observation import Observation, Observer
 from stmcdi_cli.model.latent.own_count import OWN_PARTS, OwnCounts, choose_part
@@ -87,3 +94,26 @@ def test_bounds_lie_between_the_tabulated_dispersions():
 
     low, high = np.array(DISPERSIONS[:-1]), np.array(DISPERSIONS[1:])
     assert ((low < _BETWEEN_DISPERSIONS) & (_BETWEEN_DISPERSIONS < high)).all()
+
+
+def test_a_model_trained_before_takes_no_part_and_a_damaged_part_is_refused(imputed_run, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(imputed_run.model, folder)
+    weights = folder / "model.safetensors"
+    state = load_file(weights)
+    assert 0 <= state.pop("own_part") <= 1
+    save_file(state, weights)
+    earlier = save_load.load(folder)
+    assert earlier.own_part == 0
+    options = {"target": "all", "n_samples": 4, "device": "cpu", "quiet": True}
+    by_latents = stmcdi.impute(imputed_run.masked, earlier, **options)
+    earlier.own_part = torch.tensor(1.0)
+    with_own = stmcdi.impute(imputed_run.masked, earlier, **options)
+    hidden = imputed_run.masked.layers["missing"].toarray()
+    for layer in ("imputed", "imputed_sd"):
+        one, other = by_latents.layers[layer], with_own.layers[layer]
+        np.testing.assert_array_equal(one[hidden], other[hidden])
+        assert (one[~hidden] != other[~hidden]).mean() > 0.2
+    save_file(state | {"own_part": torch.tensor(1.5)}, weights)
+    with pytest.raises(InputError, match="own_part is not from 0 to 1"):
+        save_load.load(folder)
