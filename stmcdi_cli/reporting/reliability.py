@@ -10,13 +10,14 @@ correlation with the imputed values is then expected to be
 
 Of a gene that the panel never measured (`add_reference`), the same holds as far as the reference fits. Training has
 left out each gene that both have, and noted which correlation was expected and which was found: the ratio of the two
-corrects r.
+corrects r (`LeftOut`).
 
 This rests on the model alone. Two properties of the data can lower the verdict: a gene is seen in too few spots, or too
 few of its entries were filled. Where a run hid values, the report also shows the measured correlation.
 """
 
-from typing import TYPE_CHECKING
+from numbers import Real
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -74,14 +75,15 @@ def reliability(adata: "AnnData", sections: np.ndarray | None = None, visible: V
     seen, mean = n_seen / n_visible, visible.total.sum(0) / n_visible
 
     n, between, within, spread = _moments(adata, sections)
-    unmeasured = unmeasured_genes(adata)
-    ratio = np.where(unmeasured, left_out_ratio(adata), 1)
+    unmeasured = visible.missing.sum(0) == adata.n_obs
+    left_out = LeftOut.in_record(adata)
+    ratio = np.where(unmeasured & (left_out is not None), left_out.ratio if left_out else 1, 1)
     expected = _correlation(between, spread) * ratio
     columns = {"expected_r": expected}
     if sections.max() > 0:
         columns["within_r"] = _correlation(within, spread) * ratio
-    if keys.LEFT_OUT_R in adata.var:
-        columns["left_out_r"] = adata.var[keys.LEFT_OUT_R].to_numpy(np.float64)
+    if left_out and keys.LEFT_OUT_R in adata.var:
+        columns["left_out_r"] = pd.to_numeric(adata.var[keys.LEFT_OUT_R], errors="coerce").to_numpy(np.float64)
     table = pd.DataFrame(columns, index=adata.var_names.rename("gene"))
     table["seen"], table["mean"], table["n_filled"] = seen, mean, n
     table["gain"] = expected * (1 - n_seen / adata.n_obs)
@@ -142,21 +144,42 @@ def _correlation(between: np.ndarray, spread: np.ndarray) -> np.ndarray:
         return np.sqrt(between / (between + spread))
 
 
-def unmeasured_genes(adata: "AnnData") -> np.ndarray:
-    """Which genes the panel never measured and a reference gave, bool [G]."""
-    if keys.MEASURED not in adata.var or keys.LEFT_OUT_R not in adata.var:
-        return np.zeros(adata.n_vars, dtype=bool)
-    return ~adata.var[keys.MEASURED].to_numpy(bool)
+class LeftOut(NamedTuple):
+    """What genes achieved that target and reference share, when training left them out whole.
 
+    Attributes
+    ----------
+    n
+        Number of genes.
+    mean
+        Mean of their correlations.
+    ratio
+        Correlation found over that expected: the slope, from 0 to 1.25.
+    """
 
-def left_out_ratio(adata: "AnnData") -> float:
-    """Correlation found over that expected, of genes that were left out whole: the slope, from 0 to 1.25."""
-    if not {keys.LEFT_OUT_R, keys.LEFT_OUT_EXPECTED_R} <= set(adata.var):
-        return 1.0
-    found, expected = (
-        np.nan_to_num(adata.var[key].to_numpy(np.float64)) for key in (keys.LEFT_OUT_R, keys.LEFT_OUT_EXPECTED_R)
-    )
-    return float(np.clip((found * expected).sum() / max((expected**2).sum(), 1e-12), 0, _LARGEST_RATIO))
+    n: int
+    mean: float
+    ratio: float
+
+    @classmethod
+    def of(cls, found: np.ndarray, expected: np.ndarray) -> "LeftOut":
+        """Sum up the correlations of genes [K]."""
+        slope = (found * expected).sum() / max((expected**2).sum(), 1e-12)
+        return cls(len(found), float(found.mean()), float(np.clip(slope, 0, _LARGEST_RATIO)))
+
+    def record(self) -> dict[str, float | int]:
+        """Entries of the record of a training."""
+        return {f"left_out_{name}": value for name, value in self._asdict().items()}
+
+    @classmethod
+    def in_record(cls, adata: "AnnData") -> "LeftOut | None":
+        """Read what `record` gave from the record of an imputed file; None where the training had no reference."""
+        parameters = parameters_of(adata, "train")
+        values: list[Any] = [parameters.get(f"left_out_{name}") for name in cls._fields]
+        if not all(isinstance(value, Real) and np.isfinite(float(value)) for value in values):
+            return None
+        n, mean, ratio = map(float, values)
+        return cls(int(n), mean, float(np.clip(ratio, 0, _LARGEST_RATIO)))
 
 
 def _verdict(r: float, seen: float, n_seen: int, n_filled: int, within: float) -> tuple[str, str]:
@@ -172,7 +195,7 @@ def _verdict(r: float, seen: float, n_seen: int, n_filled: int, within: float) -
         return DONT, f"little more than its mean: predicts {0 if np.isnan(r) else r * r:.0%} of the variance"
     reason = f"predicts {r * r:.0%} of the variance"
     if np.isnan(seen):
-        reason += ", from the reference: never measured here"
+        reason += ", never measured here"
     if n_filled < FEW_FILLED:
         return CAUTION, f"{reason}, judged on {n_filled} entries only"
     if r < GOOD_R:

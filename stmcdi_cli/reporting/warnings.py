@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from stmcdi_cli import anndata_keys as keys
-from stmcdi_cli.reporting.reliability import POOR_R, RARE_SHARE, RARE_SPOTS, TRUST, unmeasured_genes
+from stmcdi_cli.reporting.reliability import POOR_R, RARE_SHARE, RARE_SPOTS, TRUST, LeftOut
 from stmcdi_cli.reporting.statistics import SHALLOW, Findings, Metrics
 
 ALIKE = 0.8
@@ -63,15 +63,16 @@ def _settings(found: Findings) -> Iterator[str]:
 
 
 def _genes(found: Findings) -> Iterator[str]:
-    genes, unmeasured = found.genes, unmeasured_genes(found.adata)
-    if "left_out_r" in genes and not genes["left_out_r"].mean() >= POOR_R:
+    genes, left_out = found.genes, LeftOut.in_record(found.adata)
+    if left_out and left_out.mean < POOR_R:
         yield (
             "The reference does not fit this tissue: genes that both have, left out whole, are predicted with a mean "
-            f"correlation of {genes['left_out_r'].mean():.2f}. What is filled in for genes never measured is little "
+            f"correlation of {left_out.mean:.2f}. What is filled in for genes never measured is little "
             "more than their level: use a reference of the same tissue and condition."
         )
     is_rare = (genes["seen"] < RARE_SHARE) | (genes["seen"] * found.adata.n_obs < RARE_SPOTS)
-    rare = int((is_rare & ~unmeasured).sum())
+    measured = found.visible.missing.sum(0) < found.adata.n_obs
+    rare = int((is_rare & measured).sum())
     if rare:
         yield (
             f"{rare} of {len(genes)} genes are too rare (seen in under {RARE_SHARE:.0%} of the spots or fewer than "

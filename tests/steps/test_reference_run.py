@@ -1,5 +1,6 @@
 """A panel with a reference through all steps: hidden, trained on, imputed, measured, reported."""
 
+import re
 from types import SimpleNamespace
 
 import anndata as ad
@@ -114,17 +115,70 @@ def test_what_genes_achieved_when_left_out_is_in_the_file_and_the_report(done, t
     np.testing.assert_array_equal(np.isfinite(achieved), out.var["measured"])
     np.testing.assert_array_equal(np.isfinite(expected), out.var["measured"])
     assert np.abs(achieved[:30]).max() <= 1 and 0 <= expected[:30].min() <= expected[:30].max() <= 1
+    known = out.uns["stmcdi"]["train"]["parameters"]
+    assert known["left_out_n"] == 30
+    assert known["left_out_mean"] == pytest.approx(achieved[:30].mean(), abs=1e-6)
+    slope = (achieved[:30] * expected[:30]).sum() / (expected[:30] ** 2).sum()
+    assert known["left_out_ratio"] == pytest.approx(np.clip(slope, 0, 1.25), rel=1e-5)
     table = stmcdi.report(out, tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
     assert "never measured 15 of the genes" in page and "Shared genes, left out whole" in page
-    assert table["reason"].iloc[30:].str.contains("from the reference: never measured here|more than its mean").all()
+    assert table["reason"].iloc[30:].str.contains("never measured here|more than its mean").all()
     assert not table["reason"].iloc[30:].str.contains("too rare").any()
-    misfit = out.copy()
-    misfit.var["left_out_r"] = misfit.var["left_out_r"] * 0.1
+
+
+@pytest.mark.parametrize("change", ["genes", "column", "columns", "measured", "text", "infinite"])
+def test_the_verdicts_are_the_same_whatever_became_of_the_table(done, tmp_path, change, recwarn):
+    """People take the new genes alone, lose a column, or have it as text after a join in pandas."""
+    table = stmcdi.report(done.imputed, tmp_path / "report.html")
+    other = done.imputed.copy()
+    if change == "genes":
+        other = other[:, ~other.var["measured"]].copy()
+    elif change == "column":
+        del other.var["left_out_expected_r"]
+    elif change == "columns":
+        other.var = other.var.drop(columns=["left_out_r", "left_out_expected_r", "measured"])
+    elif change == "measured":
+        other.var["measured"] = other.var["measured"].astype("boolean").mask(np.arange(other.n_vars) == 0)
+    elif change == "text":
+        other.var["left_out_r"] = other.var["left_out_r"].astype(str).replace("nan", "NA")
+        other.var["measured"] = other.var["measured"].astype(str)
+    else:
+        other.var["left_out_r"] = np.inf
+    found = stmcdi.report(other, tmp_path / "other.html")
+    for column in ("expected_r", "verdict", "reason"):
+        assert list(found[column]) == list(table.loc[found.index, column])
+    words = (tmp_path / "other.html").read_text().split('id="gene-data"')[0].split("</style>")[1]
+    assert not re.search(r"\bnan\b", words)
+    assert not [each for each in recwarn if issubclass(each.category, RuntimeWarning)]
+
+
+@pytest.mark.parametrize("value", ["text", float("nan"), np.zeros(2), None])
+def test_a_record_that_was_tampered_with_corrects_nothing(done, tmp_path, value):
+    other = done.imputed.copy()
+    parameters = other.uns["stmcdi"]["train"]["parameters"]
+    parameters.pop("left_out_ratio") if value is None else parameters.update(left_out_ratio=value)
+    stmcdi.report(other, tmp_path / "report.html")
+    assert "left out whole" not in (tmp_path / "report.html").read_text()
+
+
+def test_a_reference_that_does_not_fit_lowers_what_is_expected(done, tmp_path):
+    table = stmcdi.report(done.imputed, tmp_path / "report.html")
+    misfit = done.imputed.copy()
+    parameters = misfit.uns["stmcdi"]["train"]["parameters"]
+    parameters.update(left_out_mean=0.03, left_out_ratio=0.1 * parameters["left_out_ratio"])
     lower = stmcdi.report(misfit, tmp_path / "misfit.html")
     assert "The reference does not fit this tissue" in (tmp_path / "misfit.html").read_text()
-    assert (lower["expected_r"].iloc[30:] < table["expected_r"].iloc[30:]).all()
+    np.testing.assert_allclose(lower["expected_r"].iloc[30:], 0.1 * table["expected_r"].iloc[30:])
     np.testing.assert_array_equal(lower["expected_r"].iloc[:30], table["expected_r"].iloc[:30])
+
+
+def test_what_an_earlier_reference_achieved_leaves_the_file_with_the_next_imputation(done, tmp_path, few_rounds):
+    again, _ = stmcdi.hold_out(done.imputed, fraction=0.1, seed=3)
+    model = stmcdi.train(again, tmp_path / "model", device="cpu", quiet=True)
+    out = stmcdi.impute(again, model, n_samples=2, device="cpu", quiet=True)
+    assert not {"left_out_r", "left_out_expected_r"} & set(out.var)
+    assert not any(name.startswith("left_out") for name in out.uns["stmcdi"]["train"]["parameters"])
 
 
 def test_training_says_what_the_reference_is_good_for(done, tmp_path, caplog, few_rounds, monkeypatch):

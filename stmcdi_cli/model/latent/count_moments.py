@@ -61,7 +61,8 @@ class CountTable:
         else:
             cdf = stats.nbinom.cdf(last, 1 / dispersion, 1 / (1 + dispersion * mu))
         probability = np.diff(cdf, axis=1, prepend=0)
-        value = SCALES[scale][0]((first + last)[None, :] / 2, np.exp(self.log_s)[:, None])
+        self._value = SCALES[scale][0]
+        value = self._value((first + last)[None, :] / 2, np.exp(self.log_s)[:, None])
         self._mean = value @ probability.T
         self._variance = np.maximum((value**2) @ probability.T - self._mean**2, 0)
         self._slope = np.gradient(self._mean, self.step, axis=1)
@@ -106,15 +107,22 @@ class CountTable:
         return mean
 
     def means(self, s: np.ndarray) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-        """Map from log mean counts and positions of spots, both [n], to the mean of x there, at depths s [B]."""
+        """Map from log mean counts and positions of spots, both [n], to the mean of x there, at depths s [B].
+
+        Beyond the table, where counts are large, the mean of x differs from x at the mean count as at the table's end.
+        """
         rows = self._spot_rows(self._mean, s)
-        n = rows.shape[1]
+        n, last = rows.shape[1], self.log_mu[-1]
 
         def mean(log_mu: np.ndarray, at_spot: np.ndarray) -> np.ndarray:
             at = np.clip((log_mu - self.log_mu[0]) / self.step, 0, n - 1.001)
             low = at.astype(np.int64)
             left = rows[at_spot, low]
-            return left + (rows[at_spot, low + 1] - left) * (at - low)
+            found = left + (rows[at_spot, low + 1] - left) * (at - low)
+            beyond = np.flatnonzero(log_mu > last)
+            depth = s[at_spot[beyond]]
+            found[beyond] += self._value(np.exp(log_mu[beyond]), depth) - self._value(np.exp(last), depth)
+            return found
 
         return mean
 

@@ -17,8 +17,7 @@ from stmcdi_cli.reporting.reliability import (
     RARE_SHARE,
     RARE_SPOTS,
     TRUST,
-    left_out_ratio,
-    unmeasured_genes,
+    LeftOut,
 )
 from stmcdi_cli.reporting.statistics import Findings
 
@@ -38,27 +37,29 @@ def genes(found: Findings) -> dict[str, Any]:
         "histogram": _histogram(table) if np.isfinite(table["expected_r"]).any() else None,
         "measured": _expected_and_measured(table) if measured else None,
         "medians": _medians(table) if measured else "",
-        "left_out": _left_out(found) if "left_out_r" in table else None,
+        "left_out": _left_out(found),
         "table": _table(found),
     }
 
 
-def _left_out(found: Findings) -> dict[str, Any]:
-    """What genes achieved that were left out whole, and how many were never measured."""
-    achieved, var = found.genes["left_out_r"], found.adata.var
-    some = achieved.notna().to_numpy()
-    return {
-        "n": int(some.sum()),
-        "n_unmeasured": int(unmeasured_genes(found.adata).sum()),
-        "median": float(achieved.median()),
-        "ratio": left_out_ratio(found.adata),
-        "chart": _against_expected(
-            var[keys.LEFT_OUT_EXPECTED_R].to_numpy(np.float64)[some],
-            {"left out": (achieved.to_numpy()[some], np.ones(int(some.sum()), dtype=bool), charts.COLORS["main"])},
-            "r when left out",
-            "Expected against achieved correlation of genes that were left out whole",
-        ),
-    }
+def _left_out(found: Findings) -> dict[str, Any] | None:
+    """What genes achieved that were left out whole, and how many were never measured; None without a reference."""
+    left_out = LeftOut.in_record(found.adata)
+    if left_out is None:
+        return None
+    chart, var = None, found.adata.var
+    if {keys.LEFT_OUT_R, keys.LEFT_OUT_EXPECTED_R} <= set(var):
+        achieved, expected = (
+            pd.to_numeric(var[key], errors="coerce").to_numpy(np.float64)
+            for key in (keys.LEFT_OUT_R, keys.LEFT_OUT_EXPECTED_R)
+        )
+        known = np.isfinite(achieved) & np.isfinite(expected)
+        groups = {"left out": (achieved[known], np.ones(known.sum(), dtype=bool), charts.COLORS["main"])}
+        description = "Expected against achieved correlation of genes that were left out whole"
+        if known.any():
+            chart = _against_expected(expected[known], groups, "r when left out", description)
+    n_unmeasured = int((found.visible.missing.sum(0) == found.adata.n_obs).sum())
+    return {**left_out._asdict(), "n_unmeasured": n_unmeasured, "chart": chart}
 
 
 def _table(found: Findings) -> dict[str, Any]:

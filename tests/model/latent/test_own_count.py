@@ -78,6 +78,20 @@ def test_expected_values_move_towards_what_was_seen(block):
     np.testing.assert_array_equal(without.revise(expected), expected)
 
 
+@pytest.mark.parametrize("scale", ["log1p", "counts", "linear"])
+def test_a_count_beyond_the_table_is_not_cut(scale):
+    """Tables end at 20 times the largest mean; a count that was seen may be larger."""
+    depth, wanted = np.array([1.0, 2.0]), np.ones((2, 1), bool)
+    observation = Observation(scale, depth, 50.0)
+    value = observation.value(np.full((2, 1), 1e5), depth[:, None])
+    expected = observation.value(np.full((2, 1), 20.0), depth[:, None])
+    observer = Observer(observation, depth, np.array([4]), wanted, np.full((2, 1), 1e5), 1.0)
+    revised = observer.revise(expected)
+    draws = np.array([observer.draw(expected, u) for u in np.random.default_rng(0).random((400, 2, 1))])
+    np.testing.assert_allclose(revised, draws.mean(0), rtol=0.02)
+    assert (revised > 0.8 * value).all() and (revised < value).all()
+
+
 def test_draws_are_centred_on_the_revised_value(block):
     observation, depth, which, expected, seen = block
     wanted, random = np.ones(expected.shape, bool), np.random.default_rng(1)
