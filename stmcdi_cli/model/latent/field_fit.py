@@ -64,7 +64,7 @@ class FieldFit:
         position = np.stack(
             [
                 _nearest(RANGES, parameters.range),
-                _nearest(_SHARES, parameters.variance / total),
+                _nearest(_SHARES, parameters.variance.numpy() / total),
                 _nearest(self._variances, total),
             ]
         )
