@@ -122,8 +122,8 @@ def coordinates(adata: "AnnData") -> np.ndarray:
     bad = ~(np.abs(xy) < MAX_COORDINATE).all(1) & ~not_placed
     if bad.any():
         raise InputError(
-            f"expected finite coordinates in obsm['{keys.SPATIAL}'], found NaN or infinite ones at {bad.sum()} spots "
-            f"(first {adata.obs_names[bad][0]}); remove these spots or correct them"
+            f"expected coordinates below {MAX_COORDINATE:g} in obsm['{keys.SPATIAL}'], found NaN, infinite or larger "
+            f"ones at {bad.sum()} spots (first {adata.obs_names[bad][0]}); remove these spots or correct them"
         )
     return xy
 
