@@ -1,6 +1,6 @@
 # make env    .venv with the CLI, everything the tests need, and Nextflow
 # make demo   simulate a tissue, run the workflow on it, say how well it did
-# make test   every test, JOBS=2 files at a time; make lint, make image, make clean as named
+# make test   every test, JOBS=3 files at a time; make lint, make image, make clean as named
 # make test-newest, test-oldest   the package's tests with other versions of what it needs; check-newest, check-oldest: a run
 # make benchmark   every method on every case that has no result yet: hours; see benchmarks/README.md
 # make paper   the paper's network trained to the end, beside the others: docs/paper.md
@@ -42,8 +42,9 @@ $(VENV)/.nextflow-done: tools/nextflow/install.sh tools/nextflow/nextflow tools/
 demo: env
 	@tools/demo.sh
 
-# Files are shared out over JOBS processes, none over two: what its tests share is made once.
-JOBS ?= 2
+# Files are shared out over JOBS processes, none over two: what its tests share is made once. One process more than two
+# cores have: some tests wait for an image to be built, or for a scheduler.
+JOBS ?= 3
 
 test: env
 	@tools/install-test-programs.sh podman slurm chromium strict-syntax
