@@ -1,6 +1,6 @@
 """Mutants of valid files: 200 of them, and 30 of what platforms write, or 2,000 each with STMCDI_LONG=1.
 
-``fuzz.py FIRST LAST`` tries some by themselves, ``fuzz.py FIRST LAST readers`` those of platforms.
+``fuzz.py FIRST LAST``, with PYTHONPATH=tests, tries some by themselves, and with ``readers`` those of platforms.
 """
 
 import fuzz
