@@ -10,12 +10,13 @@ correlation with the imputed values is then expected to be
 
 Of a gene that the panel never measured (`add_reference`), the same holds as far as the reference fits. Training has
 left out each gene that both have, and noted which correlation was expected and which was found: the ratio of the two
-corrects r (`LeftOut`).
+corrects r (`ReferenceFit`).
 
 This rests on the model alone. Two properties of the data can lower the verdict: a gene is seen in too few spots, or too
 few of its entries were filled. Where a run hid values, the report also shows the measured correlation.
 """
 
+from collections.abc import Mapping
 from numbers import Real
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -76,13 +77,13 @@ def reliability(adata: "AnnData", sections: np.ndarray | None = None, visible: V
 
     n, between, within, spread = _moments(adata, sections)
     unmeasured = visible.missing.sum(0) == adata.n_obs
-    left_out = LeftOut.in_record(adata)
-    ratio = np.where(unmeasured & (left_out is not None), left_out.ratio if left_out else 1, 1)
+    fit = ReferenceFit.in_record(adata)
+    ratio = np.where(unmeasured, fit.ratio if fit else 1, 1)
     expected = _correlation(between, spread) * ratio
     columns = {"expected_r": expected}
     if sections.max() > 0:
         columns["within_r"] = _correlation(within, spread) * ratio
-    if left_out and keys.LEFT_OUT_R in adata.var:
+    if fit and keys.LEFT_OUT_R in adata.var:
         columns["left_out_r"] = pd.to_numeric(adata.var[keys.LEFT_OUT_R], errors="coerce").to_numpy(np.float64)
     table = pd.DataFrame(columns, index=adata.var_names.rename("gene"))
     table["seen"], table["mean"], table["n_filled"] = seen, mean, n
@@ -144,7 +145,7 @@ def _correlation(between: np.ndarray, spread: np.ndarray) -> np.ndarray:
         return np.sqrt(between / (between + spread))
 
 
-class LeftOut(NamedTuple):
+class ReferenceFit(NamedTuple):
     """What genes achieved that target and reference share, when training left them out whole.
 
     Attributes
@@ -162,8 +163,13 @@ class LeftOut(NamedTuple):
     ratio: float
 
     @classmethod
-    def of(cls, found: np.ndarray, expected: np.ndarray) -> "LeftOut":
-        """Sum up the correlations of genes [K]."""
+    def of(cls, columns: Mapping[str, np.ndarray]) -> "ReferenceFit | None":
+        """Sum up what a model says of its genes (`ImputationModel.columns`); None where it had no reference."""
+        if not columns:
+            return None
+        found, expected = (columns[key].astype(np.float64) for key in (keys.LEFT_OUT_R, keys.LEFT_OUT_EXPECTED_R))
+        known = np.isfinite(found)
+        found, expected = found[known], expected[known]
         slope = (found * expected).sum() / max((expected**2).sum(), 1e-12)
         return cls(len(found), float(found.mean()), float(np.clip(slope, 0, _LARGEST_RATIO)))
 
@@ -172,7 +178,7 @@ class LeftOut(NamedTuple):
         return {f"left_out_{name}": value for name, value in self._asdict().items()}
 
     @classmethod
-    def in_record(cls, adata: "AnnData") -> "LeftOut | None":
+    def in_record(cls, adata: "AnnData") -> "ReferenceFit | None":
         """Read what `record` gave from the record of an imputed file; None where the training had no reference."""
         parameters = parameters_of(adata, "train")
         values: list[Any] = [parameters.get(f"left_out_{name}") for name in cls._fields]

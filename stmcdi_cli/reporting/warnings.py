@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from stmcdi_cli import anndata_keys as keys
-from stmcdi_cli.reporting.reliability import POOR_R, RARE_SHARE, RARE_SPOTS, TRUST, LeftOut
+from stmcdi_cli.reporting.reliability import POOR_R, RARE_SHARE, RARE_SPOTS, TRUST, ReferenceFit
 from stmcdi_cli.reporting.statistics import SHALLOW, Findings, Metrics
 
 ALIKE = 0.8
@@ -63,7 +63,7 @@ def _settings(found: Findings) -> Iterator[str]:
 
 
 def _genes(found: Findings) -> Iterator[str]:
-    genes, left_out = found.genes, LeftOut.in_record(found.adata)
+    genes, left_out = found.genes, ReferenceFit.in_record(found.adata)
     if left_out and left_out.mean < POOR_R:
         yield (
             "The reference does not fit this tissue: genes that both have, left out whole, are predicted with a mean "

@@ -18,7 +18,7 @@ from stmcdi_cli.io.h5ad import copy_without, matrices
 from stmcdi_cli.io.partial import Parts, kept_in
 from stmcdi_cli.io.stream import Block, Stream, disk_size, disk_usage
 from stmcdi_cli.provenance import data_digest, parameters_of, record
-from stmcdi_cli.reporting.reliability import LeftOut
+from stmcdi_cli.reporting.reliability import ReferenceFit
 from stmcdi_cli.sparse import as_row_major, mask_out, missing_mask, read_rows, row_chunks, to_csr
 from stmcdi_cli.steps._step import step
 
@@ -219,9 +219,8 @@ def _record(header: "AnnData", model: "ImputationModel", settings: Mapping[str, 
         trained |= {"count_scale": model.config["scale"] or "none", "odd_spots": model.config.get("odd_spots")}
     columns = model.columns()
     header.var = header.var.drop(columns=[keys.LEFT_OUT_R, keys.LEFT_OUT_EXPECTED_R], errors="ignore").assign(**columns)
-    if columns:
-        known = np.isfinite(columns[keys.LEFT_OUT_R])
-        trained |= LeftOut.of(*(column[known].astype(np.float64) for column in columns.values())).record()
+    fit = ReferenceFit.of(columns)
+    trained |= fit.record() if fit else {}
     record(header, "train", trained)  # train writes a model, not this file
     unmeasured = model.config.get("unmeasured")
     record(header, "impute", {**settings, "unmeasured": unmeasured, "preset": trained["preset"], "seconds": 0})

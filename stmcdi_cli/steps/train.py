@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import roles, validation
-from stmcdi_cli.reporting.reliability import POOR_R
+from stmcdi_cli.reporting.reliability import POOR_R, ReferenceFit
 from stmcdi_cli.steps._presets import read_preset
 
 if TYPE_CHECKING:
@@ -253,16 +252,13 @@ def _log_end(history: Sequence[Mapping[str, float]]) -> None:
 
 def _log_left_out(model: "ImputationModel") -> None:
     """Say what a reference is good for: how well genes are predicted that were left out whole."""
-    import numpy as np
-
-    correlation = model.columns().get(keys.LEFT_OUT_R)
-    if correlation is None:
+    fit = ReferenceFit.of(model.columns())
+    if fit is None:
         return
-    mean, n = float(np.nanmean(correlation)), int(np.isfinite(correlation).sum())
     logger.info(
-        "train: %d genes that both have, left out whole, are predicted with a mean correlation of %.2f", n, mean
+        "train: %d genes that both have, left out whole, are predicted with a mean correlation of %.2f", fit.n, fit.mean
     )
-    if mean < POOR_R:
+    if fit.mean < POOR_R:
         logger.warning(
             "train: the reference does not fit: values of genes never measured will be little more than their level; "
             "use a reference of the same tissue and condition"

@@ -17,7 +17,7 @@ from stmcdi_cli.reporting.reliability import (
     RARE_SHARE,
     RARE_SPOTS,
     TRUST,
-    LeftOut,
+    ReferenceFit,
 )
 from stmcdi_cli.reporting.statistics import Findings
 
@@ -44,7 +44,7 @@ def genes(found: Findings) -> dict[str, Any]:
 
 def _left_out(found: Findings) -> dict[str, Any] | None:
     """What genes achieved that were left out whole, and how many were never measured; None without a reference."""
-    left_out = LeftOut.in_record(found.adata)
+    left_out = ReferenceFit.in_record(found.adata)
     if left_out is None:
         return None
     chart, var = None, found.adata.var
