@@ -4,17 +4,16 @@ from collections.abc import Iterable
 from functools import lru_cache
 
 import numpy as np
-from scipy.special import gammaincinv, gammaln, ndtri
+from scipy.special import ndtri
 from torch import Tensor
 
 from stmcdi_cli.model.latent.count_moments import DISPERSIONS, CountTable
 from stmcdi_cli.model.latent.counting_noise import largest_mean
+from stmcdi_cli.model.latent.negative_binomial import count_quantile, log_probability
 from stmcdi_cli.model.latent.own_count import OwnCounts
 from stmcdi_cli.model.scales import SCALES
 from stmcdi_cli.model.tissue import Tissue
 
-_LARGE_MEAN = 60.0
-_MOST_TERMS = 5000
 _BETWEEN_DISPERSIONS = np.sqrt((np.array(DISPERSIONS[:-1]) + 0.05) * (np.array(DISPERSIONS[1:]) + 0.05)) - 0.05
 """Bounds between the dispersions that are tabulated: half-way, in ratio."""
 
@@ -160,52 +159,3 @@ class GaussianObserver:
     def draw(self, expected: np.ndarray, uniform: np.ndarray) -> np.ndarray:
         """Turn one uniform number per entry into one observation, at least 0; all [B, G]."""
         return np.maximum(expected + self.spread * ndtri(np.maximum(uniform, 2**-25)), 0)
-
-
-def count_quantile(u: np.ndarray, mean: np.ndarray, dispersion: np.ndarray) -> np.ndarray:
-    """Smallest counts whose cumulative negative binomial probability exceeds `u`; all [n], dispersion 0 is Poisson.
-
-    Small counts are found by adding up probabilities, and most entries need one or two of them; large counts use the
-    gamma distribution of the same mean and variance.
-    """
-    count = np.zeros(len(u))
-    large = mean > _LARGE_MEAN
-    if large.any():
-        # Half a count is added, because a gamma variable rounded down is half a count too small on average.
-        variance = mean[large] * (1 + dispersion[large] * mean[large])
-        shape = mean[large] ** 2 / variance
-        count[large] = np.floor(gammaincinv(shape, u[large]) * variance / mean[large] + 0.5)
-    left = np.flatnonzero(~large)
-    u, mean, dispersion = u[left], mean[left], dispersion[left]
-    spread = dispersion * mean
-    with np.errstate(divide="ignore", invalid="ignore"):
-        probability = np.exp(np.where(dispersion > 0, -np.log1p(spread) / dispersion, -mean))  # of no count
-    ratio = mean / (1 + spread)
-    cumulative = probability.copy()
-    k = 0
-    while True:
-        unfinished = u >= cumulative
-        if not unfinished.any() or k >= _MOST_TERMS:
-            break
-        left, u, cumulative = left[unfinished], u[unfinished], cumulative[unfinished]
-        dispersion, ratio, probability = dispersion[unfinished], ratio[unfinished], probability[unfinished]
-        probability = probability * ratio * (1 + dispersion * k) / (k + 1)
-        cumulative += probability
-        k += 1
-        count[left] = k
-    return count
-
-
-def log_probability(counts: np.ndarray, mean: np.ndarray, dispersion: float) -> np.ndarray:
-    """Log-probability of counts under a negative binomial (Poisson at dispersion 0)."""
-    mean = np.maximum(mean, 1e-12)
-    r = 1 / dispersion if dispersion > 0 else np.inf
-    spread = np.log1p(mean * dispersion)
-    out = -r * spread if dispersion > 0 else -mean
-    some = counts > 0  # most entries are 0 and need no other term
-    n, mean, spread = counts[some], mean[some], spread[some]
-    if dispersion > 0:
-        out[some] += gammaln(n + r) - gammaln(r) - gammaln(n + 1) + n * (np.log(mean * dispersion) - spread)
-    else:
-        out[some] += n * np.log(mean) - gammaln(n + 1)
-    return out

@@ -18,7 +18,8 @@ and the first, with the model's mean, has to predict the second.
 from collections.abc import Iterable
 
 import numpy as np
-from scipy.special import gammaln
+
+from stmcdi_cli.model.latent.negative_binomial import log_probability
 
 OWN_PARTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Parts of the dispersion that may be the spot's own."""
@@ -75,13 +76,5 @@ def choose_part(entries: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]], se
         for k, part in enumerate(OWN_PARTS):
             own = OwnCounts(first, dispersion, part)
             # Half of the molecules are half as deep: the mean is half as large, and g is the same for both halves.
-            total[k] += _log_probability(count - first, own.revise(mean / 2), own.uncertainty).sum()
+            total[k] += log_probability(count - first, own.revise(mean / 2), own.uncertainty).sum()
     return OWN_PARTS[int(np.argmax(total))]
-
-
-def _log_probability(count: np.ndarray, mean: np.ndarray, dispersion: np.ndarray) -> np.ndarray:
-    """Log-probability of negative binomial counts; all [n]."""
-    size = 1 / np.maximum(dispersion, 1e-6)
-    mean = np.maximum(mean, 1e-12)
-    of_zero = -size * np.log1p(mean / size)
-    return gammaln(count + size) - gammaln(size) - gammaln(count + 1) + count * np.log(mean / (mean + size)) + of_zero

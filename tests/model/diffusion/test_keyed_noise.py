@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from stmcdi_cli.model.diffusion import keyed_noise
-from stmcdi_cli.model.latent.observation import count_quantile
+from stmcdi_cli.model.latent.negative_binomial import count_quantile
 
 SPOTS, SAMPLES = np.arange(200), np.arange(20)
 Z = keyed_noise.normal(3, SPOTS, SAMPLES, 5, 250)  # a million numbers

@@ -3,7 +3,8 @@ import pytest
 from scipy import stats
 
 from stmcdi_cli.model.latent.count_moments import DISPERSIONS, CountTable
-from stmcdi_cli.model.latent.observation import Observation, Observer, count_quantile, log_probability
+from stmcdi_cli.model.latent.negative_binomial import count_quantile, log_probability
+from stmcdi_cli.model.latent.observation import Observation, Observer
 from stmcdi_cli.model.scales import SCALES
 
 
@@ -51,6 +52,8 @@ def test_log_probability_is_scipys(mean, dispersion):
     k = np.arange(200.0)
     expected = distribution(mean, dispersion).logpmf(k)
     np.testing.assert_allclose(log_probability(k, np.full(200, mean), dispersion), expected, rtol=1e-6, atol=1e-9)
+    each = log_probability(np.tile(k, 2), np.full(400, mean), np.repeat([dispersion, 0.3], 200))[:200]
+    np.testing.assert_allclose(each, expected, rtol=1e-6, atol=1e-9)
 
 
 def test_fit_finds_the_dispersion_the_counts_were_drawn_with():
