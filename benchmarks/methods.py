@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import stmcdi_cli
-from benchmarks.cells import DEPTH, ENTRIES, GAPS, JOBS, ROOT, WORK, locked
+from benchmarks.cells import DEPTH, ENTRIES, GAPS, GENES, JOBS, ROOT, WORK, locked
 from stmcdi_cli.cli import main as cli
 
 HERE = ROOT / "benchmarks"
@@ -62,6 +62,16 @@ PACKAGES = {
     "fistnd": Peer("FIST-nD", "fistnd"),
     "hyperimpute-softimpute": Peer("hyperimpute softimpute", "hyperimpute --plugin softimpute"),
     "hyperimpute-gain": Peer("hyperimpute GAIN", "hyperimpute --plugin gain"),
+    "knn-50": Peer("50 nearest cells in 30 shared components", "from_reference knn", (GENES,)),
+    "knn-50-smooth": Peer("50 nearest cells, smoothed over space", "from_reference knn --smooth", (GENES,)),
+    "ridge": Peer("ridge regression", "from_reference ridge", (GENES,)),
+    "ridge-smooth": Peer("ridge regression, smoothed over space", "from_reference ridge --smooth", (GENES,)),
+    "pls-10": Peer("PLS, 10 components", "from_reference pls", (GENES,)),
+    "pls-10-smooth": Peer("PLS, 10 components, smoothed over space", "from_reference pls --smooth", (GENES,)),
+    "spage": Peer("SpaGE", "from_reference spage", (GENES,)),
+    "spage-intervals": Peer("SpaGE, conformal intervals as TISSUE's", "from_reference spage-intervals", (GENES,)),
+    "tangram": Peer("Tangram, 300 of its 1,000 epochs", "tangram --epochs 300", (GENES,)),
+    "gimvi": Peer("gimVI", "gimvi", (GENES,)),
 }
 """Every peer, in the order of the report's rows."""
 
@@ -102,11 +112,11 @@ def does(method: str, hidden: str) -> bool:
 
 
 def run(
-    method: str, case: Path, imputed: Path, log: Path, limits: Limits, *, denoise: bool = False
+    method: str, case: Path, imputed: Path, log: Path, limits: Limits, *, job: str = ENTRIES
 ) -> dict[str, float | str]:
     """Run a method on a case's folder in processes of its own; give its costs and version.
 
-    With `denoise` every entry is to be predicted.
+    The job tells which files of the folder it gets, and what of them is to be predicted.
 
     Raises
     ------
@@ -114,13 +124,13 @@ def run(
         It could not be installed, ended with an error, or ran out of time.
     """
     model = imputed.with_suffix(".model")
-    commands, version = _commands(method, case, imputed, model, log)
-    if denoise and method not in PACKAGES:
+    commands, version = _commands(method, case, imputed, model, log, job)
+    if job == DEPTH and method not in PACKAGES:
         commands["impute"] += ["--target", "all"]
     costs = {step: measure(command, log, limits) for step, command in commands.items()}
-    if method == OURS:  # single draws, for CRPS and distribution; their time does not count
+    if method == OURS and job != GENES:  # single draws, for CRPS and distribution; their time does not count
         draws = [sys.executable, "-m", "benchmarks.draws", case / "graph.h5ad", model, imputed]
-        measure([*draws, "all"] if denoise else draws, log, limits)
+        measure([*draws, "all"] if job == DEPTH else draws, log, limits)
     row: dict[str, float | str] = {"version": version, "threads": limits.threads}
     row |= {key: sum(cost[key] for cost in costs.values()) for key in ("wall_s", "cpu_s")}
     row["peak_mb"] = max(cost["peak_mb"] for cost in costs.values())
@@ -130,20 +140,35 @@ def run(
 
 
 def _commands(
-    method: str, case: Path, imputed: Path, model: Path, log: Path
+    method: str, case: Path, imputed: Path, model: Path, log: Path, job: str
 ) -> tuple[dict[str, list[str | Path]], str]:
     """Commands of a method by step, and its version."""
     if method in PACKAGES:
         folder, *options = PACKAGES[method].command.split()
-        command = [environment(PEERS / folder, log), PEERS / folder / "run.py", case / "masked.h5ad", imputed, *options]
+        given = [case / name for name in (("panel.h5ad", "reference.h5ad") if job == GENES else ("masked.h5ad",))]
+        command = [environment(PEERS / folder, log), PEERS / folder / "run.py", *given, imputed, *options]
         return {"impute": command}, package_version(PEERS / folder)
     stmcdi, graph = [sys.executable, "-m", "stmcdi_cli.cli"], case / "graph.h5ad"
+    before: dict[str, list[str | Path]] = {}
+    if job == GENES:
+        graph = imputed.with_suffix(".graph.h5ad")
+        before = _with_reference(stmcdi, case, graph)
     if method == OURS:
         train = [*stmcdi, "train", graph, model, "--device", "cpu", "--quiet"]
         impute = [*stmcdi, "impute", graph, model, imputed, "--device", "cpu", "--quiet"]
-        return {"train": train, "impute": impute}, our_version()
+        return before | {"train": train, "impute": impute}, our_version()
     name = method.removeprefix("baseline-")
-    return {"impute": [*stmcdi, "baseline", graph, imputed, "--method", name]}, our_version()
+    return before | {"impute": [*stmcdi, "baseline", graph, imputed, "--method", name]}, our_version()
+
+
+def _with_reference(stmcdi: list[str | Path], case: Path, graph: Path) -> dict[str, list[str | Path]]:
+    """Commands that make of a panel and its reference what `train` takes."""
+    both, normalized = graph.with_suffix(".both.h5ad"), graph.with_suffix(".normalized.h5ad")
+    return {
+        "add-reference": [*stmcdi, "add-reference", case / "panel.h5ad", case / "reference.h5ad", both],
+        "normalize": [*stmcdi, "normalize", both, normalized],
+        "build-graph": [*stmcdi, "build-graph", normalized, graph],
+    }
 
 
 def measure(command: list[str | Path], log: Path, limits: Limits) -> dict[str, float]:

@@ -48,6 +48,7 @@ def write(
 
 def accuracy(mean: pd.DataFrame, cases: list[str], metrics: dict[str, tuple[str, bool | None]]) -> Figure:
     """A panel per metric, cases along x, a dot per method."""
+    cases = [case for case in cases if case in set(mean["case"])]
     figure, axes = plt.subplots(2, 4, figsize=(12, 6), sharex=True, layout="constrained")
     for axis, (metric, (title, _)) in zip(axes.flat, metrics.items(), strict=True):
         for method, rows in mean.groupby("method"):

@@ -5,43 +5,32 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from benchmarks import cells, methods, plots, results, scale_page
+from benchmarks import cells, genes_page, methods, plots, results, scale_page
 from benchmarks.markdown import markdown
+from benchmarks.metric_tables import METRICS, against_best_peer, figure, in_order, label, metric_table, peer_best
 from stmcdi_cli.io.output import write_texts
 
 README = cells.ROOT / "benchmarks" / "README.md"
-NOT_PEERS = [methods.OURS, "baseline-gan", "baseline-vae", "baseline-mlp"]
-"""Ours, and what appendix F puts on our own encoder."""
-METRICS = {
-    "skill": ("Skill", True),
-    "rmse": ("RMSE", False),
-    "pcc": ("PCC", True),
-    "cs": ("CS", True),
-    "mae": ("MAE", False),
-    "gene_pcc": ("Per-gene PCC", True),
-    "crps": ("CRPS", False),
-    "coverage_90": ("90 % coverage", None),
-}
-"""Title of each metric, and whether more is better (None: neither)."""
 KINDS = {
     "0.2": "20 % hidden",
     "gaps-regions": "round holes",
     "gaps-spots": "a fifth of the spots hidden",
     "depth": "half of the molecules",
+    "genes": "genes never measured",
     "0.1": "10 % hidden",
     "0.5": "50 % hidden",
     "nonzero": "a fifth of the non-zeros hidden",
 }
-SHOWN = 4
-"""So many of these are in the table of all jobs."""
+SHOWN = dict.fromkeys(["0.2", "gaps-regions", "gaps-spots", "depth"], "skill") | {"genes": "gene_pcc"}
+"""Which of these are in the table of all jobs, and the metric that stands there."""
 DISTRIBUTION = {"var_ratio": "variance ratio", "zero_error": "zero share error", "corr_error": "correlation error"}
 
 HEAD = """# Accuracy benchmark
 
 Written by `make benchmark` from [results.tsv](results.tsv); do not edit.
 
-Every method gets the same file of a real tissue and is scored on what that file does not hold. Three jobs, each with
-seeds 0, 1 and 2:
+Every method gets the same file of a real tissue and is scored on what that file does not hold. Four jobs, the first
+three each with seeds 0, 1 and 2:
 
 - **Entries** (`../shared/benchmark/make_case.py`): spots scaled to the median total and log1p-transformed, the 1,000
   most variable genes (or all there are) of those seen in 5 % of spots, then 10 %, 20 % or 50 % of all entries hidden at
@@ -51,10 +40,13 @@ seeds 0, 1 and 2:
 - **Depth** (`../shared/benchmark/split_counts.py`): every molecule goes to one of two halves by the toss of a coin. One
   half is normalised by `stmcdi normalize` and cut to the genes of `stmcdi select-hvg`, and all its values are to be
   denoised (`--target all`); scored on the other half, on the scale of the first.
+- **Genes** (`../shared/benchmark/make_panel.py`): of the genes that a panel and a reference share, seen in 2 % of the
+  spots, at most 600, a fifth is hidden in the panel, as if it had never measured them. Five folds take the place of
+  seeds.
 
 Definitions are those of `../shared/benchmark/score.py` and `split_counts.py`, on the log1p scale; skill is 1 - MSE /
-MSE of each gene's visible mean. A figure is the mean over the seeds; * marks fewer than three. **Bold** is the best of
-its column.
+MSE of each gene's visible mean. A figure is the mean over the seeds or folds; * marks fewer than there are. **Bold** is
+the best of its column.
 
     make benchmark                                                     # every cell that has no result yet
     make benchmark BENCHMARK='--only method=mofa hidden=0.2 --jobs 2'  # some of them
@@ -67,7 +59,12 @@ table says otherwise. Packages that take no mask get hidden entries as zeros or 
 each run.py says which. All get the same help: predictions that are negative become 0, those that are not finite the
 gene's mean. Impeller installs with dgl 1.1.3 and torch-geometric beside it: dgl 2.1.0, the newest, has libraries for
 torch 2.0 to 2.2 alone. No peer needs a GPU. *baseline NAME* is `stmcdi baseline --method NAME`. The spatial graph that
-stmcdi asks for is built beforehand, outside the time. Time and memory with up to 1,000,000 spots are [below](#scale).
+stmcdi asks for is built beforehand, outside the time (of genes, within it). Time and memory with up to 1,000,000 spots
+are [below](#scale).
+"""
+
+JOBS_NOTE = """Skill of stmcdi / of the best peer, and its name, on the same seeds; of genes never measured, the mean
+correlation per gene.
 """
 
 CRPS_NOTE = """CRPS and coverage exist where a method says how sure it is. Ours: CRPS of 20 draws (without bias from
@@ -88,8 +85,8 @@ of calibration.
 """
 
 COST_NOTE = """Wall and CPU seconds (user and system, which other work on the machine disturbs less) and peak resident
-memory of the whole run, start of Python and reading included, for the case with most of each: 20 % hidden, or gaps or
-depth for methods that do not do entries.
+memory of the whole run, start of Python and reading included, for the case with most of each: 20 % hidden, or another
+job for methods that do not do entries.
 """
 
 
@@ -106,12 +103,15 @@ def write(table: pd.DataFrame, readme: Path = README) -> None:
     pages = [HEAD, jobs_table(compared, n_seeds, cases)]
     for kind, title in KINDS.items():
         part = table[table["hidden"] == kind]
-        if len(part):
+        here = [case for case in cases if case in set(part["case"])]
+        if kind == cells.GENES:
+            pages.append(genes_page.section(part, mean, compared, n_seeds, here))
+        elif len(part):
             pages.append(f"## {title[0].upper()}{title[1:]}\n")
             if kind == "nonzero":
                 pages.append(NONZERO_NOTE)
-            pages.append(against_best_peer(compared, kind, cases))
-            body = [metric_table(part, mean, n_seeds, kind, metric, cases) for metric in METRICS]
+            pages.append(against_best_peer(compared, kind, here))
+            body = [metric_table(part, mean, n_seeds, kind, metric, here) for metric in METRICS]
             if kind == "0.2":
                 pages += ["![Every metric on every case](plots/accuracy.svg)\n", *body, CRPS_NOTE]
             else:
@@ -134,115 +134,30 @@ def on_our_seeds(good: pd.DataFrame) -> pd.DataFrame:
 
 
 def jobs_table(mean: pd.DataFrame, n_seeds: pd.Series, cases: list[str]) -> str:
-    """Skill of ours and of the best peer on every tissue, a column per job."""
-    kinds = [kind for kind in list(KINDS)[:SHOWN] if kind in mean.index]
+    """Skill (or correlation) of ours and of the best peer on every tissue, a column per job."""
+    kinds = [kind for kind in SHOWN if kind in mean.index]
     rows, ratios = [], {kind: [] for kind in kinds}
     for case in cases:
         row = [case]
         for kind in kinds:
-            best, key = peer_best(mean, kind, case, "skill"), (kind, case, methods.OURS)
-            own = mean.loc[key, "skill"] if key in mean.index else np.nan
-            star = "*" if key in n_seeds.index and n_seeds[key] < len(cells.SEEDS) else ""
+            if (kind, case) not in mean.index:
+                row.append("")
+                continue
+            metric, all_of = SHOWN[kind], len(cells.seeds(kind))
+            best, key = peer_best(mean, kind, case, metric), (kind, case, methods.OURS)
+            own = mean.loc[key, metric] if key in mean.index else np.nan
+            star = "*" if key in n_seeds.index and n_seeds[key] < all_of else ""
             peer = "–"
             if best:
-                few = "*" if n_seeds[kind, case, best[0]] < len(cells.SEEDS) else ""
+                few = "*" if n_seeds[kind, case, best[0]] < all_of else ""
                 peer = f"{figure(best[1])}{few} {best[0]}"
                 ratios[kind].append(own / best[1] if best[1] > 0 else np.nan)
             row.append(f"{figure(own)}{star} / {peer}")
         rows.append(row)
     means = [np.nanmean(found) if not np.all(np.isnan(found)) else np.nan for found in ratios.values()]
     rows.append(["mean ratio", *(f"**{figure(value, 2)}**" for value in means)])
-    table = markdown(["skill", *(KINDS[kind] for kind in kinds)], rows)
-    return f"## All jobs\n\nSkill of stmcdi / of the best peer, and its name, on the same seeds.\n\n{table}"
-
-
-def label(method: str) -> str:
-    """Row name of a method."""
-    if method == methods.OURS:
-        return f"**{method}**"
-    return methods.PACKAGES[method].label if method in methods.PACKAGES else method.replace("-", " ", 1)
-
-
-def in_order(found: set[str]) -> list[str]:
-    """Ours first, then the methods of `stmcdi baseline`, then the packages."""
-    baselines = sorted(found - set(methods.PACKAGES) - {methods.OURS})
-    return [name for name in [methods.OURS, *baselines, *methods.PACKAGES] if name in found]
-
-
-def peer_best(mean: pd.DataFrame, kind: str, case: str, metric: str) -> tuple[str, float] | None:
-    """Best peer on a case and its figure."""
-    if (kind, case) not in mean.index:
-        return None
-    found = mean.loc[(kind, case), metric].dropna().drop(NOT_PEERS, errors="ignore")
-    if found.empty:
-        return None
-    name = found.idxmax() if METRICS[metric][1] else found.idxmin()
-    return name, found[name]
-
-
-def against_best_peer(mean: pd.DataFrame, kind: str, cases: list[str]) -> str:
-    """Ours and the best peer, side by side; the peer's name under skill."""
-    metrics = ("skill", "rmse", "pcc", "cs", "mae", "crps")
-    rows, ratios = [], []
-    for case in cases:
-        best = {metric: peer_best(mean, kind, case, metric) for metric in metrics}
-        ours = mean.loc[(kind, case, methods.OURS)] if (kind, case, methods.OURS) in mean.index else None
-        pairs = []
-        for metric in metrics:
-            own = np.nan if ours is None else ours[metric]
-            if metric == "mae" and ours is not None:
-                own = np.nanmin([ours["mae"], ours["mae_median"]])
-            pairs.append(f"{figure(own)} / {figure(best[metric][1] if best[metric] else np.nan)}")
-        ratio = ours["skill"] / best["skill"][1] if ours is not None and best["skill"] else np.nan
-        ratios.append(ratio)
-        peer = best["skill"][0] if best["skill"] else "–"
-        coverage = figure(np.nan if ours is None else ours["coverage_90"])
-        rows.append([case, peer, figure(ratio, 2), *pairs, coverage])
-    if not np.all(np.isnan(ratios)):
-        rows.append(["mean", "", f"**{figure(np.nanmean(ratios), 2)}**", *[""] * len(metrics), ""])
-    titles = [f"{METRICS[metric][0]}" for metric in metrics]
-    header = ["case", "best peer in skill", "skill ratio", *titles, "our 90 % coverage"]
-    note = "Ours / best peer of each metric, on the same seeds (MAE: the better of our mean and median)."
-    return f"{note}\n\n{markdown(header, rows)}"
-
-
-def metric_table(
-    part: pd.DataFrame, mean: pd.DataFrame, n_seeds: pd.Series, kind: str, metric: str, cases: list[str]
-) -> str:
-    """Methods by cases."""
-    title, more_is_better = METRICS[metric]
-    source = {name: (name, metric) for name in in_order(set(part["method"]))}
-    rows: dict[str, list[float]] = {}
-    if metric == "mae" and methods.OURS in source:
-        source = {"median": (methods.OURS, "mae_median")} | source
-    notes: dict[str, list[str]] = {}
-    status = part[part["status"] != "ok"].groupby(["method", "case"])["status"].first()
-    for row, (name, column) in source.items():
-        keys = [(kind, case, name) for case in cases]
-        rows[row] = [mean[column].get(key, np.nan) for key in keys]
-        notes[row] = [
-            ("*" if n_seeds[key] < len(cells.SEEDS) else "") if key in n_seeds.index else status.get((name, key[1]), "")
-            for key in keys
-        ]
-    values = np.array(list(rows.values()))
-    if np.all(np.isnan(values)):
-        return ""
-    body = []
-    for row, line in rows.items():
-        if np.all(np.isnan(line)) and (row == "median" or metric in ("crps", "coverage_90")):
-            continue  # gives none
-        shown = [label(methods.OURS) + " (median)" if row == "median" else label(row)]
-        for column, value in enumerate(line):
-            if np.isnan(value):
-                shown.append("" if notes[row][column] == "*" else notes[row][column])
-                continue
-            text = figure(value) + notes[row][column]
-            if more_is_better is not None:
-                best = (np.nanmax if more_is_better else np.nanmin)(values[:, column])
-                text = f"**{text}**" if figure(value) == figure(best) else text
-            shown.append(text)
-        body.append(shown)
-    return f"### {title}\n\n{markdown([title, *cases], body)}"
+    table = markdown(["tissue", *(KINDS[kind] for kind in kinds)], rows)
+    return f"## All jobs\n\n{JOBS_NOTE}\n{table}"
 
 
 def distribution_table(mean: pd.DataFrame) -> str:
@@ -292,8 +207,3 @@ def failures(table: pd.DataFrame) -> str:
         for (name, status, error), part in groups
     ]
     return f"## Failures\n\n{markdown(['method', 'what', 'last line', 'cells'], rows)}"
-
-
-def figure(value: float, digits: int = 3) -> str:
-    """A number for a table."""
-    return "–" if np.isnan(value) else f"{value:.{digits}f}"

@@ -13,6 +13,7 @@ STATUS = ["status", "error", "version", "threads"]
 SCORES = [
     *("skill", "rmse", "pcc", "cs", "mae", "mae_median", "gene_pcc", "coverage_90", "crps", "spread_from"),
     *("var_ratio", "zero_error", "corr_error", "draw_var_ratio", "draw_zero_error", "draw_corr_error"),
+    *("spearman", "mse_over_variance", "coverage_90_tenth_percentile_gene"),
 ]
 COST = ["wall_s", "cpu_s", "peak_mb", "train_s", "impute_s", "train_mb", "impute_mb"]
 COLUMNS = [*KEY, *STATUS, *SCORES, *COST]
@@ -22,7 +23,7 @@ def load(file: Path = FILE) -> pd.DataFrame:
     """Read the table, every column as text; empty where there is none yet."""
     if not file.exists():
         return pd.DataFrame(columns=COLUMNS, dtype=str)
-    return pd.read_csv(file, sep="\t", dtype=str, keep_default_na=False)
+    return pd.read_csv(file, sep="\t", dtype=str, keep_default_na=False).reindex(columns=COLUMNS, fill_value="")
 
 
 def numbers(table: pd.DataFrame) -> pd.DataFrame:

@@ -54,12 +54,12 @@ def choose(only: list[str]) -> list[cells.Cell]:
     known = {
         "case": cells.case_names(),
         "hidden": list(cells.HIDDEN),
-        "seed": [str(seed) for seed in cells.SEEDS],
+        "seed": [str(seed) for seed in cells.FOLDS],  # there are more folds than seeds
         "method": methods.names(),
     }
     if not known["case"]:
         raise ValueError(f"no tissues in {cells.SHARED / 'data'}; set STMCDI_SHARED")
-    chosen = {**known, "case": [name for name in known["case"] if name not in cells.NOT_BY_DEFAULT]}
+    chosen = dict(known)
     for pair in only:
         key, _, values = pair.partition("=")
         if key not in known:
@@ -69,7 +69,12 @@ def choose(only: list[str]) -> list[cells.Cell]:
             raise ValueError(f"--only: no {key} {value!r}; there are {', '.join(known[key])}")
     seeds = [int(seed) for seed in chosen["seed"]]
     every = cells.all_cells(chosen["case"], chosen["hidden"], seeds, chosen["method"])
-    return [cell for cell in every if methods.does(cell.method, cell.hidden)]
+    by_name = any(pair.startswith("case=") for pair in only)
+    return [
+        cell
+        for cell in every
+        if cells.exists(cell) and (by_name or cells.by_default(cell)) and methods.does(cell.method, cell.hidden)
+    ]
 
 
 def due(status: str | None, again: str | None) -> bool:
@@ -88,16 +93,22 @@ def run(cell: cells.Cell, limits: methods.Limits) -> None:
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
         try:
             case, imputed = cells.cut(cell.case, cell.hidden, cell.seed), Path(folder) / "imputed.h5ad"
-            denoise = cells.JOBS[cell.hidden] == cells.DEPTH
-            row = methods.run(cell.method, case, imputed, log, limits, denoise=denoise)
-            row |= {"status": "ok", **scoring.score(imputed, case / "truth.h5ad", denoised=denoise)}
+            job = cells.JOBS[cell.hidden]
+            row = methods.run(cell.method, case, imputed, log, limits, job=job)
+            row |= {"status": "ok", **scoring.of_job(job, imputed, case / "truth.h5ad")}
         except methods.Failed as failure:
             row = {"status": failure.status, "error": str(failure)}
         except Exception as error:  # noqa: BLE001 - one cell must not stop the others
             row = {"status": "failed", "error": methods.last_line(f"{type(error).__name__}: {error}")}
     results.save(cell, row)
-    outcome = f"skill {row['skill']:.4f}" if row["status"] == "ok" else f"{row['status']}: {row['error']}"
+    outcome = _headline(row) if row["status"] == "ok" else f"{row['status']}: {row['error']}"
     print(f"{cell}: {outcome} ({time.perf_counter() - start:.0f} s)", flush=True)
+
+
+def _headline(row: dict[str, object]) -> str:
+    """The figure that a job is ranked by."""
+    metric = "skill" if "skill" in row else "gene_pcc"
+    return f"{metric} {row[metric]:.4f}"
 
 
 if __name__ == "__main__":

@@ -5,8 +5,10 @@ from pathlib import Path
 import anndata as ad
 import numpy as np
 import scipy.sparse as sp
+from scipy.stats import rankdata
 
 import stmcdi_cli as stmcdi
+from benchmarks.cells import DEPTH, GENES
 from stmcdi_cli import metrics
 from stmcdi_cli.sparse import layers_of
 
@@ -14,6 +16,13 @@ Z90 = 1.6448536269514722
 """A Gaussian's 90 % interval reaches so many standard deviations to each side."""
 SAMPLE = "imputed_sample_"
 """Layers of single draws, numbered from 0."""
+
+
+def of_job(job: str, imputed_file: Path, truth_file: Path) -> dict[str, float | str | None]:
+    """Score an imputed file by what its job asks for."""
+    if job == GENES:
+        return dict(unmeasured(imputed_file, truth_file))
+    return score(imputed_file, truth_file, denoised=job == DEPTH)
 
 
 def score(imputed_file: Path, truth_file: Path, *, denoised: bool = False) -> dict[str, float | str | None]:
@@ -76,15 +85,13 @@ def denoising(imputed: ad.AnnData, truth: ad.AnnData) -> dict[str, float | None]
     }
     p = layers["imputed"]
     error = np.mean((p - t) ** 2)
-    z_p, z_t = (values - values.mean(0) for values in (p, t))
-    norm = np.linalg.norm(z_p, axis=0) * np.linalg.norm(z_t, axis=0)
     result = {
         "skill": 1 - error / np.mean((half.mean(0) - t) ** 2),
         "rmse": np.sqrt(error),
         "pcc": np.corrcoef(p.ravel(), t.ravel())[0, 1],
         "cs": np.vdot(p, t) / (np.linalg.norm(p) * np.linalg.norm(t)),
         "mae": metrics.mae(p, t),
-        "gene_pcc": np.mean(np.where(norm > 1e-9, (z_p * z_t).sum(0) / np.maximum(norm, 1e-9), 0)),
+        "gene_pcc": _mean_correlation(p, t),
     }
     scores: dict[str, float | None] = {name: float(value) for name, value in result.items()}
     scores |= {"mae_median": None, "coverage_90": None}
@@ -93,6 +100,40 @@ def denoising(imputed: ad.AnnData, truth: ad.AnnData) -> dict[str, float | None]
     if "imputed_q05" in layers:
         scores["coverage_90"] = metrics.coverage(layers["imputed_q05"], layers["imputed_q95"], t)
     return scores
+
+
+def unmeasured(imputed_file: Path, truth_file: Path) -> dict[str, float]:
+    """Score genes that a panel never measured, as make_panel.py does.
+
+    Returns
+    -------
+    dict
+        ``gene_pcc`` and ``spearman``, mean correlation per gene over spots (0 with a constant one);
+        ``mse_over_variance``, squared error over the genes' variance, both summed; and with ``imputed_q05`` and
+        ``imputed_q95`` the share of true values within, ``coverage_90``, and its tenth percentile over genes.
+    """
+    truth = ad.read_h5ad(truth_file)
+    imputed = ad.read_h5ad(imputed_file)[truth.obs_names, truth.var_names]
+    depth = truth.obs["size_factor"].to_numpy(float)
+    t = np.log1p(dense(truth.X) / depth[:, None])
+    p = dense(imputed.layers["imputed"]).astype(float)
+    scores = {
+        "gene_pcc": _mean_correlation(p, t),
+        "spearman": _mean_correlation(rankdata(p, axis=0), rankdata(t, axis=0)),
+        "mse_over_variance": float(np.square(p - t).sum() / (t.var(0).sum() * len(t))),
+    }
+    if {"imputed_q05", "imputed_q95"} <= set(imputed.layers):
+        within = (dense(imputed.layers["imputed_q05"]) <= t) & (t <= dense(imputed.layers["imputed_q95"]))
+        scores["coverage_90"] = float(within.mean())
+        scores["coverage_90_tenth_percentile_gene"] = float(np.quantile(within.mean(0), 0.1))
+    return scores
+
+
+def _mean_correlation(values: np.ndarray, truth: np.ndarray) -> float:
+    """Mean over columns of the correlation of two matrices; a constant column counts as 0."""
+    z, z_true = (matrix - matrix.mean(0) for matrix in (values, truth))
+    norm = np.linalg.norm(z, axis=0) * np.linalg.norm(z_true, axis=0)
+    return float(np.mean(np.where(norm > 1e-12, (z * z_true).sum(0) / np.maximum(norm, 1e-12), 0)))
 
 
 def crps_draws(draws: np.ndarray, truth: np.ndarray) -> float:

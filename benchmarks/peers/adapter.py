@@ -82,9 +82,9 @@ def read(path: str) -> Case:
         spatial = file["obsm/spatial"][:].astype(float)
         spatial[:, 0] += section * 2 * np.ptp(spatial, axis=0).max()
         return Case(
-            x=_dense(file["X"]).astype(float),
-            counts=_dense(file["layers/counts"]).astype(float),
-            missing=_dense(file["layers/missing"]).astype(bool),
+            x=read_matrix(file["X"]).astype(float),
+            counts=read_matrix(file["layers/counts"]).astype(float),
+            missing=read_matrix(file["layers/missing"]).astype(bool),
             size_factor=file["obs/size_factor"][:],
             spatial=spatial,
             section=section,
@@ -124,7 +124,8 @@ def as_array(matrix: np.ndarray | sp.spmatrix) -> np.ndarray:
     return matrix.toarray() if sp.issparse(matrix) else np.asarray(matrix)
 
 
-def _dense(stored: h5py.Group | h5py.Dataset) -> np.ndarray:
+def read_matrix(stored: h5py.Group | h5py.Dataset) -> np.ndarray:
+    """A matrix of a file, dense or CSR, as an array."""
     if isinstance(stored, h5py.Dataset):
         return stored[:]
     parts = (stored["data"][:], stored["indices"][:], stored["indptr"][:])

@@ -1,0 +1,38 @@
+"""The section of README.md on genes that a panel never measured."""
+
+import pandas as pd
+
+from benchmarks import cells
+from benchmarks.markdown import markdown
+from benchmarks.metric_tables import GENE_METRICS, against_best_peer, metric_table
+
+HEAD = """## Genes
+
+A fifth of the genes is taken out of the panel and predicted with the help of a reference that has them all; which fifth
+is the fold, five in all. `A <- B` is panel and reference, from files of their own; `<- other sections` means that one
+section is the panel and the others of its tissue the reference. Of breast_xenium the 3,000 cells nearest to the middle
+are used. Correlations are means over the hidden genes, each over the spots of the panel; MSE / variance is the squared
+error over the genes' variance, 1 for a method that knows each gene's mean and nothing else. The truth is noisy single
+counts, so 1 is out of reach of any correlation.
+
+Methods read `panel.h5ad` and `reference.h5ad`. All peers get the same help: totals of the genes that both have put the
+reference on the panel's scale, and cells without any of these genes are left out. Ours is the chain of commands
+`add-reference`, `normalize`, `build-graph`, `train`, `impute` with default options, all within the time.
+"""
+
+NOT_THERE: dict[str, str] = {}
+"""Peers without a row, and why."""
+
+BEST = ("gene_pcc", "spearman", "mse_over_variance")
+
+
+def section(
+    part: pd.DataFrame, mean: pd.DataFrame, compared: pd.DataFrame, n_folds: pd.Series, cases: list[str]
+) -> str:
+    """Ours beside the best peer, then methods by cases; `part` has the rows of this kind, and may be empty."""
+    if part.empty:
+        return ""
+    kind = cells.GENES
+    body = [metric_table(part, mean, n_folds, kind, metric, cases) for metric in GENE_METRICS]
+    absent = markdown(["peer without a row", "why"], [[name, why] for name, why in NOT_THERE.items()])
+    return "\n".join([HEAD, against_best_peer(compared, kind, cases, BEST), *filter(None, body), absent])
