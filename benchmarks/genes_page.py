@@ -20,8 +20,15 @@ reference on the panel's scale, and cells without any of these genes are left ou
 `add-reference`, `normalize`, `build-graph`, `train`, `impute` with default options, all within the time.
 """
 
-NOT_THERE: dict[str, str] = {}
-"""Peers without a row, and why."""
+NOT_THERE = {
+    "ENVI (scenvi 0.4.6)": "does not start: it asks for a tensorflow-probability too old for the jax that it gets",
+    "CellPin 0.3.0": "21 of its 110 epochs in 5 minutes, on the smallest case",
+    "uniPort 1.3": "30,000 steps of 57 ms, half an hour on the smallest case; and it needs numpy below 2",
+    "SPAGIM 1.0.2": "compares methods; the one in it is SpaGE",
+    "stDiff, SpaDiT": "no packages in the Python registry",
+    "novoSpaRc on breast_visium": "distances between all pairs of 17,136 cells, several times over, are too large",
+}
+"""What has no row, and why."""
 
 BEST = ("gene_pcc", "spearman", "mse_over_variance")
 
@@ -34,5 +41,5 @@ def section(
         return ""
     kind = cells.GENES
     body = [metric_table(part, mean, n_folds, kind, metric, cases) for metric in GENE_METRICS]
-    absent = markdown(["peer without a row", "why"], [[name, why] for name, why in NOT_THERE.items()])
+    absent = markdown(["without a row", "why"], [[name, why] for name, why in NOT_THERE.items()])
     return "\n".join([HEAD, against_best_peer(compared, kind, cases, BEST), *filter(None, body), absent])

@@ -69,7 +69,11 @@ PACKAGES = {
     "pls-10": Peer("PLS, 10 components", "from_reference pls", (GENES,)),
     "pls-10-smooth": Peer("PLS, 10 components, smoothed over space", "from_reference pls --smooth", (GENES,)),
     "spage": Peer("SpaGE", "from_reference spage", (GENES,)),
-    "spage-intervals": Peer("SpaGE, conformal intervals as TISSUE's", "from_reference spage-intervals", (GENES,)),
+    "tissue": Peer("TISSUE around SpaGE", "tissue", (GENES,)),
+    "imputefish": Peer("ImputeFISH", "imputefish", (GENES,)),
+    "transimp": Peer("TransImp (transpa)", "transpa", (GENES,)),
+    "stplus": Peer("stPlus", "stplus", (GENES,)),
+    "novosparc": Peer("novoSpaRc", "novosparc", (GENES,)),
     "tangram": Peer("Tangram, 300 of its 1,000 epochs", "tangram --epochs 300", (GENES,)),
     "gimvi": Peer("gimVI", "gimvi", (GENES,)),
 }

@@ -7,14 +7,12 @@ away; predictions are on the scale of the reference's log1p expression.
 - ``ridge``: ridge regression; each gene's penalty by leave-one-out on the reference's cells.
 - ``pls``: partial least squares, 10 components.
 - ``spage``: SpaGE (see spage.py).
-- ``spage-intervals``: SpaGE with intervals from visible genes that it was not told of (see intervals.py).
 
 With ``--smooth`` predictions are drawn by 0.4 towards the mean of those of the spot's 6 neighbours.
 """
 
 import sys
 
-import intervals
 import numpy as np
 import pair
 import spage
@@ -44,10 +42,10 @@ def pls(both: pair.Pair) -> np.ndarray:
     return PLSRegression(10).fit(scale(both.reference_x), both.reference_hidden_x).predict(scale(both.x))
 
 
-METHODS = {"knn": knn, "ridge": ridge, "pls": pls, "spage": spage.predict, "spage-intervals": intervals.predict}
+METHODS = {"knn": knn, "ridge": ridge, "pls": pls, "spage": spage.predict}
 
 
-def predict(both: pair.Pair) -> np.ndarray | tuple[np.ndarray, ...]:
+def predict(both: pair.Pair) -> np.ndarray:
     predicted = METHODS[sys.argv[4]](both)
     return both.smoothed(predicted) if "--smooth" in sys.argv[5:] else predicted
 
