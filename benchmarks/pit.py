@@ -26,7 +26,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     usual = [name for name in cells.case_names() if name not in cells.NOT_BY_DEFAULT]
     parser.add_argument("--cases", nargs="+", choices=cells.case_names(), default=usual)
-    parser.add_argument("--hidden", nargs="+", choices=cells.HIDDEN, default=["0.2", "gaps-regions", "depth"])
+    kinds = [kind for kind, job in cells.JOBS.items() if job != cells.GENES]
+    parser.add_argument("--hidden", nargs="+", choices=kinds, default=["0.2", "gaps-regions", "depth"])
     parser.add_argument("--seed", type=int, default=0, help="of what is hidden (default: 0)")
     options = parser.parse_args()
     for hidden in options.hidden:

@@ -98,14 +98,15 @@ def write(table: pd.DataFrame, readme: Path = README) -> None:
     good = table[table["status"] == "ok"]
     mean = good.groupby(["hidden", "case", "method"]).mean(numeric_only=True)
     n_seeds = good.groupby(["hidden", "case", "method"]).size()
-    compared = on_our_seeds(good).groupby(["hidden", "case", "method"]).mean(numeric_only=True)
+    on_ours = on_our_seeds(good).groupby(["hidden", "case", "method"])
+    compared = on_ours.mean(numeric_only=True)
     cases = [name for name in cells.case_names() if name in set(table["case"])] or sorted(set(table["case"]))
     pages = [HEAD, jobs_table(compared, n_seeds, cases)]
     for kind, title in KINDS.items():
         part = table[table["hidden"] == kind]
         here = [case for case in cases if case in set(part["case"])]
         if kind == cells.GENES:
-            pages.append(genes_page.section(part, mean, compared, n_seeds, here))
+            pages.append(genes_page.section(part, compared, on_ours.size(), here))
         elif len(part):
             pages.append(f"## {title[0].upper()}{title[1:]}\n")
             if kind == "nonzero":
