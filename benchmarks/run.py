@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def choose(only: list[str]) -> list[cells.Cell]:
-    """Cells that match ``--only``; by default all of every tissue but those poor as a target, and genes of all pairs."""
+    """Cells that match ``--only``; by default all of every tissue but those poor as a target, genes of all pairs."""
     known = {
         "case": cells.case_names(),
         "hidden": list(cells.HIDDEN),
