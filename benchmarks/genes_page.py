@@ -12,8 +12,8 @@ A fifth of the genes is taken out of the panel and predicted with the help of a 
 is the fold, five in all. `A <- B` is panel and reference, from files of their own; `<- other sections` means that one
 section is the panel and the others of its tissue the reference. Of breast_xenium the 3,000 cells nearest to the middle
 are used. Correlations are means over the hidden genes, each over the spots of the panel; MSE / variance is the squared
-error over the genes' variance, 1 for a method that knows each gene's mean and nothing else. The truth is noisy single
-counts, so 1 is out of reach of any correlation.
+error over the genes' variance, 1 for a method that knows each gene's mean and nothing else. The truth is single
+counts with their noise, so no correlation can come near 1.
 
 Methods read `panel.h5ad` and `reference.h5ad`. All peers get the same help: totals of the genes that both have put the
 reference on the panel's scale, and cells without any of these genes are left out. Ours is the chain of commands
