@@ -120,9 +120,10 @@ class SpatialFactorModel:
 
     def _rates(self, tissue: Tissue) -> tuple[Tensor, Tensor]:
         """Rate and standard deviation of every gene [G]; shallow spots count less where counts are not modelled."""
-        return gene_rates(tissue, self._weight_of_depth(tissue.depth) if self.link == "gaussian" else None)
+        return gene_rates(tissue, self.weight_of_depth(tissue.depth) if self.link == "gaussian" else None)
 
-    def _weight_of_depth(self, depth: np.ndarray) -> np.ndarray:
+    def weight_of_depth(self, depth: np.ndarray) -> np.ndarray:
+        """Weight of the entries of spots of some depths [B]."""
         return np.minimum(1, depth / self.full_depth)
 
     def _use_graph(self, tissue: Tissue) -> None:
@@ -157,7 +158,7 @@ class SpatialFactorModel:
         a, b, v = self._noise.moments(depth, eta + spread)
         visible = ~tissue.missing[spots].toarray()
         response = np.where(visible, (tissue.x[spots].toarray() - a) / b + eta, 0)
-        weight = np.where(visible, self._weight_of_depth(depth)[:, None] * b * b / v, 0)
+        weight = np.where(visible, self.weight_of_depth(depth)[:, None] * b * b / v, 0)
         return torch.from_numpy(response.astype(np.float32)), torch.from_numpy(weight.astype(np.float32))
 
     def _responses(self, tissue: Tissue, at: LatentPosterior | None = None) -> Responses:

@@ -7,7 +7,8 @@ entries. A draw takes the latents from the diffusion of its branch (`latent.diff
 from them, and draws an observation around it with the counting noise of its gene and depth.
 
 With a reference (`steps.add_reference`) the loadings come from its cells (`target_model`), a third branch has the
-gaussian link, and weights and intervals are chosen on genes left out whole (`validation_cases`).
+gaussian link, a part of what is expected of a gene that was not measured comes from the nearest cells
+(`nearest_cells`), and weights and intervals are chosen on genes left out whole (`validation_cases`).
 """
 
 import copy
@@ -31,22 +32,23 @@ from stmcdi_cli.model.latent.factor_model import SpatialFactorModel
 from stmcdi_cli.model.latent.gaussian import LatentPosterior
 from stmcdi_cli.model.latent.left_out import LeftOut, expected_correlation
 from stmcdi_cli.model.latent.masking import Masking
-from stmcdi_cli.model.latent.mixture import possible_shares, share_draws
+from stmcdi_cli.model.latent.mixture import share_draws
+from stmcdi_cli.model.latent.nearest_cells import NearestCells
 from stmcdi_cli.model.latent.observation import GaussianObserver, Observer, observation_of
 from stmcdi_cli.model.latent.own_count import choose_part
 from stmcdi_cli.model.latent.target_model import TargetFactorModel
 from stmcdi_cli.model.latent.training import train_denoisers
-from stmcdi_cli.model.latent.validation_cases import Case, Moments, left_out_genes, some_spots
+from stmcdi_cli.model.latent.validation_cases import Case, best_shares, interval_tail, left_out_genes, some_spots
 from stmcdi_cli.model.tissue import VALIDATION_STREAM, Tissue, validation_entries
 from stmcdi_cli.model.training.checkpoint import Checkpoint
 from stmcdi_cli.model.training.trainer import Reporter, Training
 
 _OBSERVATION_STREAM = VALIDATION_STREAM + 1
-_TAILS = (0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.09, 0.1)
-_COVERAGE = 0.92  # a little over 90 %, because it is measured on few entries
 _CALIBRATION_ENTRIES, _CALIBRATION_SPOTS = 20_000, (512, 1024)
 """Entries by which the interval is calibrated; and the fewest and most spots to draw for them."""
 _DISPERSION_SPOTS = 2048
+_CALIBRATED = ("weights", "dispersion", "tail", "own_part", "nearest_part")
+_LATER = ("own_part", "nearest_part")  # 0 in models of earlier versions
 
 
 class LatentModel(ImputationModel):
@@ -82,6 +84,8 @@ class LatentModel(ImputationModel):
         self.dispersion = torch.zeros(len(genes), dtype=torch.int64)
         self.tail = torch.tensor(0.05)
         self.own_part = torch.tensor(0.0)
+        self.nearest_part = torch.tensor(0.0)
+        self._nearest: NearestCells | None = None
         self._left_out_dispersion = 0
         self.left_out = LeftOut.none()
 
@@ -131,14 +135,13 @@ class LatentModel(ImputationModel):
             chosen = Case(self.branches, partial, validation_mask, np.arange(tissue.n_spots))
             cases = [chosen]
             if reference is not None:
-                shared = (tissue.n_visible > 0) & (reference.n_visible > 0)
-                cases = list(left_out_genes(self.branches, partial, shared, seed))
+                cases = list(left_out_genes(self.branches, partial, reference, seed))
             moments = [case.moments(tissue) for case in cases]
-            self._weigh_branches(cases, moments)
+            self.weights, self.nearest_part = map(torch.tensor, best_shares(cases, moments))
             if tissue.count_scale is not None:
                 self._fit_dispersion(tissue, chosen, cases, seed)
             expected = self._calibrate(tissue, cases, seed=seed, device=device)
-            self.left_out = LeftOut.of(cases, moments, self.weights.tolist(), expected)
+            self.left_out = LeftOut.of(cases, moments, self._shares(cases[0]), expected)
             trained.save(self.state())
         else:
             self.load_state(trained.state)
@@ -157,21 +160,8 @@ class LatentModel(ImputationModel):
         for branch in self.branches:
             branch.encoder = TargetFactorModel(branch.encoder, target, reference.n_visible > 0)
 
-    def _weigh_branches(self, cases: Sequence[Case], moments: Sequence[Moments]) -> None:
-        """Choose the weights of the branches: those with the smallest error on entries that were kept from them.
-
-        Of genes that were left out, those with the largest mean correlation: how much a platform catches of a gene, and
-        how widely it varies there, is not what the branches differ in.
-        """
-        if len(self.branches) == 1:
-            return
-        shares = possible_shares(len(self.branches))
-        merit = np.zeros(len(shares))
-        for case, found in zip(cases, moments, strict=True):
-            merit += np.array(
-                [-found.error(share) if case.genes is None else found.correlations(share).sum() for share in shares]
-            )
-        self.weights = torch.tensor(shares[int(np.argmax(merit))], dtype=torch.float32)
+    def _shares(self, case: Case) -> list[float]:
+        return case.shares(self.weights.tolist(), float(self.nearest_part))
 
     def _fit_dispersion(self, tissue: Tissue, chosen: Case, cases: Sequence[Case], seed: int) -> None:
         """Choose the dispersion of each gene on the training entries, then shift all on the validation entries.
@@ -180,13 +170,14 @@ class LatentModel(ImputationModel):
         genes, corrects that. Genes that were not measured have one dispersion, the best for genes that were left out.
         """
         observation = observation_of(tissue, self.branches[0].encoder.rate)
-        counts, weights = tissue.counts(), self.weights.numpy()
+        counts = tissue.counts()
 
         def likelihood(case: Case, training: bool = False) -> np.ndarray:
             def parts() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
                 for some, means, entries, _ in case.expected(tissue):
                     use = ~case.visible.missing[some].toarray() if training else entries
-                    yield tissue.depth[some], np.average(means, axis=0, weights=weights), counts[some].toarray(), use
+                    mean = np.average(means, axis=0, weights=self._shares(case))
+                    yield tissue.depth[some], mean, counts[some].toarray(), use
 
             return observation.fit(parts(), tissue.n_genes)
 
@@ -204,7 +195,7 @@ class LatentModel(ImputationModel):
         def unseen() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
             for some, means, entries, _ in chosen.expected(tissue):
                 observer = Observer(observation, tissue.depth[some], dispersion, entries)
-                mean = observer.mean_counts(np.average(means, axis=0, weights=weights))
+                mean = observer.mean_counts(np.average(means, axis=0, weights=self._shares(chosen)))
                 yield mean, observer.dispersion, counts[some].toarray()[entries]
 
         self.own_part = torch.tensor(choose_part(unseen(), seed))
@@ -225,14 +216,7 @@ class LatentModel(ImputationModel):
             true.append(values)
             if case.genes is not None:
                 expected.append(expected_correlation(genes, means, samples.var(0), tissue.n_genes)[case.genes])
-        samples, truth = np.concatenate(drawn, axis=1), np.concatenate(true)
-        self.tail = torch.tensor(_TAILS[0])
-        if not len(truth):
-            return expected
-        lows, highs = np.quantile(samples, _TAILS, axis=0), np.quantile(samples, [1 - tail for tail in _TAILS], axis=0)
-        for tail, low, high in zip(_TAILS, lows.astype(np.float32), highs.astype(np.float32), strict=True):
-            if np.mean((low <= truth) & (truth <= high)) >= _COVERAGE:
-                self.tail = torch.tensor(tail)
+        self.tail = torch.tensor(interval_tail(np.concatenate(drawn, axis=1), np.concatenate(true)))
         return expected
 
     def _draw_entries(
@@ -244,7 +228,7 @@ class LatentModel(ImputationModel):
             other = copy.copy(self)
             other.branches, other.dispersion = list(case.branches), self.dispersion.clone()
             other.dispersion[torch.from_numpy(case.genes)] = self._left_out_dispersion
-        other._draw_from(case.visible, device)
+        other._draw_from(case.visible, case.nearest, device)
         per_spot = case.entries.nnz / tissue.n_spots
         enough = int(np.clip(_CALIBRATION_ENTRIES / max(per_spot, 1), *_CALIBRATION_SPOTS))
         spots, parts = some_spots(tissue, enough // n_cases), []
@@ -266,11 +250,16 @@ class LatentModel(ImputationModel):
 
     def prepare(self, tissue: Tissue, *, device: torch.device, encoded: Mapping[str, Tensor] | None = None) -> None:
         """Encode every spot of a tissue once, in each branch that gives a share of the draws."""
-        tissue = tissue.target
+        reference, tissue = tissue.reference, tissue.target
         for link, branch in self._drawing():
             known = None if encoded is None else LatentPosterior(**_part(encoded, f"{link}."))
             branch.encode(tissue, known)
-        self._draw_from(tissue, device)
+        nearest = None
+        if self.nearest_part > 0:
+            if reference is None:
+                raise InputError("the model needs the cells of its reference; impute the file it was trained on")
+            nearest = NearestCells(self.branches[-1].encoder, reference, tissue)
+        self._draw_from(tissue, nearest, device)
 
     def encoded(self) -> dict[str, Tensor]:
         """Posteriors that `prepare` has computed, by name."""
@@ -297,9 +286,9 @@ class LatentModel(ImputationModel):
             (link, branch) for link, branch, share in zip(self.links, self.branches, shares, strict=True) if share > 0
         ]
 
-    def _draw_from(self, tissue: Tissue, device: torch.device) -> None:
+    def _draw_from(self, tissue: Tissue, nearest: NearestCells | None, device: torch.device) -> None:
         """Make the next draws from a tissue that is encoded."""
-        self._tissue = tissue
+        self._tissue, self._nearest = tissue, nearest
         for branch in self.branches:
             branch.to(device)
         self._observe = None
@@ -324,18 +313,28 @@ class LatentModel(ImputationModel):
             wanted[: len(block)] = True if options.denoise else self._tissue.missing[block].toarray()
             observer = self._observer(padded, wanted, options) if on_draw or options.denoise else None
             total = np.zeros((len(self.branches), BLOCK, len(self.genes)), dtype=np.float64)
+            near = self._nearest.expected(padded) if self._nearest else None
             for m, (branch, pairs) in enumerate(zip(self.branches, shares, strict=True)):
                 for pair, *both in branch.draw_expected(padded, pairs, options) if pairs else ():
                     numbers = range(2 * pair, min(2 * pair + 2, options.n_samples))
-                    for _, expected in zip(numbers, both, strict=False):
-                        total[m] += expected.numpy()
+                    means = [self._with_nearest(expected.numpy(), near) for expected in both]
+                    for _, expected in zip(numbers, means, strict=False):
+                        total[m] += expected
                     if not on_draw or not observer:
                         continue
-                    for number, expected, u in zip(numbers, both, self._uniform(padded, pair, options), strict=False):
-                        on_draw(number, rows, observer.draw(expected.numpy(), u)[: len(block)])
+                    for number, expected, u in zip(numbers, means, self._uniform(padded, pair, options), strict=False):
+                        on_draw(number, rows, observer.draw(expected, u)[: len(block)])
             point = np.tensordot(weight_per_draw, total, axes=1)
             mean[rows] = (observer.revise(point) if observer else point)[: len(block)]
         return mean
+
+    def _with_nearest(self, expected: np.ndarray, near: np.ndarray | None) -> np.ndarray:
+        """Replace a part of what is expected of genes not measured [B, G] by what the nearest cells say of them."""
+        if near is not None:
+            assert self._nearest is not None
+            part, genes = float(self.nearest_part), self._nearest.genes
+            expected[:, genes] = (1 - part) * expected[:, genes] + part * near
+        return expected
 
     def _uniform(self, spots: np.ndarray, pair: int, options: DrawOptions) -> tuple[np.ndarray, np.ndarray]:
         """Keyed uniform numbers [B, G] for the observations of the two draws of a pair, mirror images of each other."""
@@ -363,7 +362,7 @@ class LatentModel(ImputationModel):
 
     def state(self) -> dict[str, Tensor]:
         """Everything fitted or trained, by name."""
-        state = {name: getattr(self, name) for name in ("weights", "dispersion", "tail", "own_part")}
+        state = {name: getattr(self, name) for name in _CALIBRATED}
         for link, branch in zip(self.links, self.branches, strict=True):
             state |= {f"{link}.encoder.{name}": value for name, value in branch.encoder.state().items()}
             state |= {f"{link}.network.{name}": value for name, value in branch.network.state().items()}
@@ -371,16 +370,17 @@ class LatentModel(ImputationModel):
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Load what `state` gave."""
-        for name in ("weights", "dispersion", "tail", "own_part"):
+        for name in _CALIBRATED:
             default = getattr(self, name)
-            given = state.get(name, torch.tensor(0.0)) if name == "own_part" else state[name]
+            given = state.get(name, default) if name in _LATER else state[name]
             if given.shape != default.shape or given.dtype != default.dtype:
                 raise ValueError(f"{name} are not {default.dtype} of shape {tuple(default.shape)}")
             setattr(self, name, given)
         if not 0 <= self.dispersion.min() <= self.dispersion.max() < len(DISPERSIONS):
             raise ValueError(f"dispersion is not among 0 to {len(DISPERSIONS) - 1}")
-        if not 0 <= self.own_part <= 1:
-            raise ValueError("own_part is not from 0 to 1")
+        for name in _LATER:
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is not from 0 to 1")
         self.left_out = LeftOut.from_state(state, len(self.genes))
         for link, branch in zip(self.links, self.branches, strict=True):
             branch.encoder.load_state(_part(state, f"{link}.encoder."))

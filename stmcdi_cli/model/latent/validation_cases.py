@@ -13,11 +13,16 @@ import scipy.sparse as sp
 
 from stmcdi_cli.model.latent.blocks import BLOCK
 from stmcdi_cli.model.latent.diffusion import LatentDiffusion
+from stmcdi_cli.model.latent.mixture import possible_shares
+from stmcdi_cli.model.latent.nearest_cells import NearestCells
 from stmcdi_cli.model.latent.target_model import TargetFactorModel
 from stmcdi_cli.model.tissue import Tissue
 
 N_FOLDS = 4
 _MOST_SPOTS = 4096
+_TAILS = (0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.09, 0.1)
+_LEAST_SHARE = 0.05  # of a prediction that has one at all
+_COVERAGE = 0.92  # a little over 90 %, because it is measured on few entries
 
 
 class Moments(NamedTuple):
@@ -26,13 +31,13 @@ class Moments(NamedTuple):
     Attributes
     ----------
     products
-        Sums of the products of (predictions of each branch, true value, 1) with each other [G, branches + 2, ...].
+        Sums of the products of (each prediction, true value, 1) with each other [G, predictions + 2, ...].
     """
 
     products: np.ndarray
 
     def error(self, shares: Sequence[float]) -> float:
-        """Squared error of the mean of the branches with these shares, over all genes."""
+        """Squared error of the mean of the predictions with these shares, over all genes."""
         difference = np.array([*shares, -1, 0])
         return float((self.products @ difference @ difference).sum())
 
@@ -62,6 +67,8 @@ class Case(NamedTuple):
         Spots to look at, ascending.
     genes
         Which genes were left out whole, bool [G]; None where the entries were chosen at random.
+    nearest
+        What the nearest cells of the reference say of these genes; None where the entries were chosen at random.
     """
 
     branches: Sequence[LatentDiffusion]
@@ -69,18 +76,33 @@ class Case(NamedTuple):
     entries: sp.csr_matrix
     spots: np.ndarray
     genes: np.ndarray | None = None
+    nearest: NearestCells | None = None
+
+    @property
+    def n_predictions(self) -> int:
+        """Number of predictions of an entry: one of each branch, the last of the nearest cells."""
+        return len(self.branches) + (self.nearest is not None)
+
+    def shares(self, weights: Sequence[float], nearest_part: float) -> list[float]:
+        """Share of each prediction, given those of the branches, and the part taken from the nearest cells."""
+        if self.nearest is None:
+            return list(weights)
+        return [*((1 - nearest_part) * share for share in weights), nearest_part]
 
     def expected(self, tissue: Tissue) -> Iterator[tuple[np.ndarray, list[np.ndarray], np.ndarray, np.ndarray]]:
-        """Yield some spots [B], expected expression of each branch [B, G], which entries [B, G], and the true x."""
+        """Yield some spots [B], every prediction [B, G], which entries [B, G], and the true x."""
         for i in range(0, len(self.spots), BLOCK):
             spots = self.spots[i : i + BLOCK]
             depth = tissue.depth[spots]
             means = [branch.encoder.decoder(depth)(branch.encoded().mean[spots]).numpy() for branch in self.branches]
+            if self.nearest is not None:
+                means.append(np.zeros_like(means[0]))
+                means[-1][:, self.nearest.genes] = self.nearest.expected(spots)
             yield spots, means, self.entries[spots].toarray(), tissue.x[spots].toarray()
 
     def moments(self, tissue: Tissue) -> Moments:
-        """Compare what the branches expect with the true values of the entries."""
-        size = len(self.branches) + 2
+        """Compare the predictions with the true values of the entries."""
+        size = self.n_predictions + 2
         products = np.zeros((size, size, tissue.n_genes))
         for _, means, entries, x in self.expected(tissue):
             genes, true = np.nonzero(entries)[1], x[entries].astype(np.float64)
@@ -97,10 +119,9 @@ def some_spots(tissue: Tissue, most: int) -> np.ndarray:
     return np.sort(np.random.default_rng(0).permutation(tissue.n_spots)[:most])
 
 
-def left_out_genes(
-    branches: Sequence[LatentDiffusion], tissue: Tissue, shared: np.ndarray, seed: int
-) -> Iterator[Case]:
-    """Leave out the genes that target and reference share, bool [G], a quarter at a time."""
+def left_out_genes(branches: Sequence[LatentDiffusion], tissue: Tissue, reference: Tissue, seed: int) -> Iterator[Case]:
+    """Leave out the genes that target and reference share, a quarter at a time."""
+    shared = (tissue.n_visible > 0) & (reference.n_visible > 0)
     dealt = np.random.default_rng(seed).permutation(np.flatnonzero(shared))
     spots = some_spots(tissue, _MOST_SPOTS)
     every_spot = sp.csr_matrix(np.ones((tissue.n_spots, 1), bool))
@@ -115,4 +136,49 @@ def left_out_genes(
             other = branch.with_encoder(branch.encoder.without_genes(genes))
             other.encode(visible)
             others.append(other)
-        yield Case(others, visible, entries, spots, genes)
+        nearest = NearestCells(others[-1].encoder, reference, visible, genes)
+        yield Case(others, visible, entries, spots, genes, nearest)
+
+
+def best_shares(cases: Sequence[Case], moments: Sequence[Moments]) -> tuple[list[float], float]:
+    """Give the weights of the branches, and the part of the nearest cells, with which the cases are predicted best.
+
+    Best is the smallest error. Of genes that were left out it is the largest mean correlation: how much a platform
+    catches of a gene, and how widely it varies there, is not what the predictions differ in. Few genes do not tell
+    similar shares apart; therefore the result is a mean of all shares, with weights that fall by a factor of e for each
+    standard error by which their mean correlation lies below the largest.
+    """
+    n, shares = len(cases[0].branches), np.array(possible_shares(cases[0].n_predictions))
+    shares = shares[shares[:, :n].any(1)]
+    if cases[0].genes is None:
+        errors = [sum(found.error(share) for found in moments) for share in shares]
+        best = shares[int(np.argmin(errors))]
+    else:
+        achieved = np.array([_correlations(cases, moments, share) for share in shares])
+        below = achieved.mean(1).max() - achieved.mean(1)
+        spread = (achieved - achieved[below.argmin()]).std(1).mean()
+        weights = np.exp(-below * np.sqrt(achieved.shape[1]) / max(spread, 1e-9))
+        best = weights @ shares / weights.sum()
+        best = np.where(best < _LEAST_SHARE, 0, best)
+        best /= best.sum()
+    return (best[:n] / best[:n].sum()).tolist(), float(best[n:].sum())
+
+
+def _correlations(cases: Sequence[Case], moments: Sequence[Moments], shares: Sequence[float]) -> np.ndarray:
+    """Correlation of each gene that was left out in one of the cases [K]."""
+    return np.concatenate([found.correlations(shares)[case.genes] for case, found in zip(cases, moments, strict=True)])
+
+
+def interval_tail(samples: np.ndarray, truth: np.ndarray) -> float:
+    """Give the largest tail with which the interval of some draws [draws, n] still covers 90 % of the true values [n].
+
+    Counts are discrete: the interval between the 5 % and 95 % quantiles often contains far more than 90 %.
+    """
+    best = _TAILS[0]
+    if not len(truth):
+        return best
+    lows, highs = np.quantile(samples, _TAILS, axis=0), np.quantile(samples, [1 - tail for tail in _TAILS], axis=0)
+    for tail, low, high in zip(_TAILS, lows.astype(np.float32), highs.astype(np.float32), strict=True):
+        if np.mean((low <= truth) & (truth <= high)) >= _COVERAGE:
+            best = tail
+    return best

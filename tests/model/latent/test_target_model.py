@@ -8,7 +8,7 @@ import scipy.sparse as sp
 
 from stmcdi_cli.model.latent.factor_model import LINKS, SpatialFactorModel
 from stmcdi_cli.model.latent.target_model import TargetFactorModel, predict_ratios
-from stmcdi_cli.model.latent.validation_cases import N_FOLDS, Case, left_out_genes
+from stmcdi_cli.model.latent.validation_cases import N_FOLDS, Case, Moments, best_shares, left_out_genes
 from stmcdi_cli.model.tissue import Tissue
 
 RANK, N_TARGET, N_CELLS, N_GENES = 2, 150, 400, 60
@@ -126,7 +126,7 @@ def test_every_shared_gene_is_left_out_once(pair):
             self.tissue = tissue
 
     shared = ~UNMEASURED
-    cases = list(left_out_genes([Branch(fitted(target, reference, "linear")[0])], target, shared, seed=0))
+    cases = list(left_out_genes([Branch(fitted(target, reference, "linear")[0])], target, reference, seed=0))
     assert len(cases) == N_FOLDS
     np.testing.assert_array_equal(sum(case.genes.astype(int) for case in cases), shared.astype(int))
     for case in cases:
@@ -135,6 +135,7 @@ def test_every_shared_gene_is_left_out_once(pair):
             case.entries.toarray(), np.broadcast_to(case.genes, target.x.shape) & ~target.missing.toarray()
         )
         assert case.branches[0].tissue is case.visible
+        np.testing.assert_array_equal(case.nearest.genes, np.flatnonzero(case.genes))
 
 
 def test_moments_give_error_and_correlation_of_every_mixture():
@@ -155,6 +156,40 @@ def test_moments_give_error_and_correlation_of_every_mixture():
         assert moments.error(shares) == pytest.approx(np.square(mixed - true)[entries].sum())
         each = [np.corrcoef(mixed[use, k], true[use, k])[0, 1] for k, use in enumerate(entries.T[:3])]
         np.testing.assert_allclose(moments.correlations(shares), [*each, 0], atol=1e-9)
+
+
+def judged(predicted: np.ndarray, true: np.ndarray, n_branches: int) -> tuple[Case, Moments]:
+    """A case of genes left out, all of them, of which these are the predictions [predictions, n, G]."""
+    n, n_genes = true.shape
+
+    class Whole(Case):
+        n_predictions = len(predicted)
+
+        def expected(self, tissue):
+            return iter([(np.arange(n), list(predicted), np.ones_like(true, bool), true)])
+
+    case = Whole([None] * n_branches, None, None, None, genes=np.ones(n_genes, bool))
+    return case, case.moments(SimpleNamespace(n_genes=n_genes))
+
+
+def test_shares_go_to_what_predicts_genes_left_out_best():
+    rng = np.random.default_rng(0)
+    true = rng.normal(size=(300, 100))
+    noise = rng.normal(size=(3, 300, 100))
+    case, moments = judged(true + noise * np.array([5, 5, 1])[:, None, None], true, n_branches=2)
+    weights, nearest = best_shares([case], [moments])
+    assert sum(weights) == pytest.approx(1) and 0.7 < nearest < 1  # a branch has a share at least
+    case, moments = judged(true + noise * np.array([1, 5, 5])[:, None, None], true, n_branches=2)
+    assert best_shares([case], [moments]) == ([1, 0], 0)
+
+
+def test_few_genes_do_not_tell_shares_apart():
+    rng = np.random.default_rng(1)
+    true = rng.normal(size=(200, 6))
+    predicted = true + rng.normal(size=(3, 200, 6)) * 2 * rng.uniform(0.9, 1.1, (3, 1, 6))
+    case, moments = judged(predicted, true, n_branches=2)
+    weights, nearest = best_shares([case], [moments])
+    np.testing.assert_allclose([*((1 - nearest) * np.array(weights)), nearest], 1 / 3, atol=0.12)
 
 
 def test_ratios_are_learnt_where_features_tell_and_else_their_mean():
