@@ -59,10 +59,28 @@ from_installer() {
     rm -rf "$part"
 }
 
+# Keeps a run's classes as Java has them in memory: with them Nextflow starts in a fifth less time.
+keep_classes() {
+    local run=$share/run.part
+    rm -rf "$run" "$share/jars/classes.jsa"
+    mkdir "$run"
+    (
+        cd "$run"
+        touch a.h5ad
+        printf 'sample,h5ad\nA,a.h5ad\n' >samples.csv
+        PATH=$venv/bin:$PATH NXF_OPTS="-Dgroovy.target.indy=false -XX:ArchiveClassesAtExit=$share/jars/classes.jsa" \
+            "$venv/bin/nextflow" run "$here/../.." -stub-run --evaluate --input samples.csv
+    ) >"$log" 2>&1 || rm -f "$share/jars/classes.jsa"
+    rm -rf "$run"
+}
+
 for source in from_path from_maven from_installer; do
     if "$source"; then
         install -m 755 "$here/nextflow" "$venv/bin/nextflow"
-        if starts "$venv/bin/nextflow"; then exit 0; fi
+        if starts "$venv/bin/nextflow"; then
+            if [ -d "$share/jars" ]; then keep_classes; fi
+            exit 0
+        fi
         rm -rf "$share/jars" "$share/nextflow"
     fi
 done
