@@ -1,10 +1,12 @@
-"""Runs Nextflow for real. Runs are dear (seconds each), so tests share them through session fixtures."""
+"""Runs Nextflow for real. Runs are dear (seconds each), so tests share runs or processes (`Standing`)."""
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -15,6 +17,8 @@ from forking import write_client
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = Path(sys.executable).parent
 Run = Callable[..., subprocess.CompletedProcess[str]]
+LATE = 900
+"""Seconds after which a command of Nextflow hangs."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -80,23 +84,58 @@ class Nextflow:
         *arguments: object,
         path: Path | None = None,
         settings: Mapping[str, str] | None = None,
-        umask: int = -1,
+        **options,
     ) -> "subprocess.Popen[str]":
         env = {**self.environment, **(settings or {})}
         first = [str(path), self.environment["PATH"]] if path else [self.environment["PATH"]]
         env["PATH"] = os.pathsep.join(dict.fromkeys([*first, *env["PATH"].split(os.pathsep)]))
         command = [self.program, *map(str, arguments)]
-        pipe = subprocess.PIPE
-        return subprocess.Popen(command, cwd=folder, env=env, text=True, stdout=pipe, stderr=pipe, umask=umask)
+        options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
+        return subprocess.Popen(command, cwd=folder, env=env, text=True, **options)
+
+    def stay(self, folder: Path, **options) -> "Standing":
+        """Start a Nextflow for several commands."""
+        script = Path(__file__).with_name("stay.nf")
+        return Standing(self.start(folder, "-q", "run", script, stdin=subprocess.PIPE, stderr=None, **options))
 
     def __call__(self, folder: Path, *arguments: object, **options) -> subprocess.CompletedProcess[str]:
         with self.start(folder, *arguments, **options) as process:
             try:
-                output, errors = process.communicate(timeout=900)
+                output, errors = process.communicate(timeout=LATE)
             except subprocess.TimeoutExpired:
                 process.kill()
                 raise
         return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+
+
+class Standing:
+    """Call Nextflow in one folder: ``standing('run', ...)``. All commands run in one process of Java (stay.nf).
+
+    Java reads and compiles Nextflow and the workflow anew in each process, for several times what a further command
+    takes. Not for a command that ends Java, as a refusal does, or that does something when Java ends.
+    """
+
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        self.process = process
+
+    def __call__(self, *arguments: object) -> subprocess.CompletedProcess[str]:
+        words = [*map(str, arguments)]
+        late = threading.Timer(LATE, self.process.kill)
+        late.start()
+        try:
+            print(json.dumps(words), file=self.process.stdin, flush=True)
+            answer = self.process.stdout.readline()
+        finally:
+            late.cancel()
+        assert answer, f"Nextflow ended in {words}"
+        return subprocess.CompletedProcess(words, *json.loads(answer))
+
+    def __enter__(self) -> "Standing":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.communicate()
 
 
 @pytest.fixture(scope="session")

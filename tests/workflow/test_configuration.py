@@ -7,17 +7,47 @@ from functools import cache
 import pytest
 
 ENGINES = ["docker", "podman", "singularity", "apptainer", "charliecloud", "conda"]
+GPU_OPTION = {
+    "docker": "--gpus all",
+    "podman": "--device nvidia.com/gpu=all",
+    "singularity": "--nv",
+    "apptainer": "--nv",
+}
+STAND_IN = """#!/usr/bin/env bash
+# Stands in for a container engine: runs the task here.
+if [[ $1 != run && $1 != exec ]]; then exit; fi
+until [[ $1 == *stmcdi:0.1.0-c* || $1 == *.sif ]]; do shift; done
+exec "${@:2}"
+"""
 
 
 @pytest.fixture(scope="module")
-def config(nextflow, root, tmp_path_factory):
+def folder(tmp_path_factory):
+    """Where Nextflow is called, and in `programs` stand-ins for the engines."""
+    folder = tmp_path_factory.mktemp("configuration")
+    (folder / "programs").mkdir()
+    for engine in GPU_OPTION:
+        (folder / "programs" / engine).write_text(STAND_IN)
+        (folder / "programs" / engine).chmod(0o755)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def standing(nextflow, folder):
+    with nextflow.stay(folder, path=folder / "programs") as standing:
+        yield standing
+
+
+@pytest.fixture(scope="module")
+def config(standing, root):
     """Every setting under some profiles, name to value as text."""
 
     @cache
     def read(profiles: str) -> dict[str, str]:
-        done = nextflow(tmp_path_factory.mktemp("config"), "config", "-flat", "-profile", profiles, root)
+        done = standing("config", "-flat", "-profile", profiles, root)
         assert done.returncode == 0, done.stdout + done.stderr
-        return dict(line.split(" = ", 1) for line in done.stdout.splitlines() if " = " in line)
+        lines = (re.sub(r"@[0-9a-f]+$", "", line) for line in done.stdout.splitlines())  # closures without an address
+        return dict(line.split(" = ", 1) for line in lines if " = " in line)
 
     return read
 
@@ -77,8 +107,8 @@ def test_schema_defaults_are_the_configuration_s(config, root):
         assert settings[name] == expected, name
 
 
-def test_every_process_has_a_container(nextflow, root, tmp_path):
-    done = nextflow(tmp_path, "inspect", root, "-profile", "test,docker", "--impute_shards", "2")
+def test_every_process_has_a_container(standing, root):
+    done = standing("inspect", root, "-profile", "test,docker", "--impute_shards", "2")
     assert done.returncode == 0, done.stdout + done.stderr
     processes = json.loads(done.stdout[done.stdout.index("{") :])["processes"]
     steps = {module.name.upper() for module in (root / "modules/local/stmcdi").glob("*/")}
@@ -86,22 +116,8 @@ def test_every_process_has_a_container(nextflow, root, tmp_path):
     assert {process["container"] for process in processes} == {"localhost/stmcdi:0.1.0-cpu"}
 
 
-GPU_OPTION = {
-    "docker": "--gpus all",
-    "podman": "--device nvidia.com/gpu=all",
-    "singularity": "--nv",
-    "apptainer": "--nv",
-}
-STAND_IN = """#!/usr/bin/env bash
-# Stands in for a container engine: runs the task here.
-if [[ $1 != run && $1 != exec ]]; then exit; fi
-until [[ $1 == *stmcdi:0.1.0-c* || $1 == *.sif ]]; do shift; done
-exec "${@:2}"
-"""
-
-
 @pytest.mark.parametrize("profile", [*GPU_OPTION, "awsbatch", "test_full"])
-def test_stub_run_under_a_profile(nextflow, root, tmp_path, profile):
+def test_stub_run_under_a_profile(standing, root, tmp_path, profile):
     """The profile's settings, with the work done here: of engines and queues nothing but their command line is used.
 
     Slurm and Kubernetes have tests of their own.
@@ -111,16 +127,11 @@ def test_stub_run_under_a_profile(nextflow, root, tmp_path, profile):
     if GPU_OPTION.get(profile) == "--nv":
         here += f"process.container = '{tmp_path}/stmcdi.sif'\n"
     (tmp_path / "here.config").write_text(here)
-    programs = tmp_path / "programs"
-    programs.mkdir()
-    for engine in GPU_OPTION:
-        (programs / engine).write_text(STAND_IN)
-        (programs / engine).chmod(0o755)
     # As nf-core's institutions have it: a base with a file that says what the site is.
     (tmp_path / "nfcore_custom.config").write_text("process.afterScript = 'touch institute'\n")
     chosen = profile if profile == "test_full" else f"test,{profile},gpu"
-    arguments = ["-stub-run", "-profile", chosen, "-c", "here.config", "--custom_config_base", tmp_path]
-    done = nextflow(tmp_path, "-q", "run", root, *arguments, path=programs)
+    arguments = ["-stub-run", "-profile", chosen, "-c", tmp_path / "here.config", "--custom_config_base", tmp_path]
+    done = standing("-q", "run", root, *arguments, "-w", tmp_path / "work", "--outdir", tmp_path / "results")
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "results/tissue/tissue_imputed.h5ad").exists()
     assert len(list(tmp_path.glob("work/*/*/institute"))) == 9

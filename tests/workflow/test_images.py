@@ -83,12 +83,19 @@ IMAGES = {  # arguments: images of the steps without and with a GPU
 }
 
 
+@pytest.fixture(scope="module")
+def standing(nextflow, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
+    (folder / "site.config").write_text("process.container = 'theirs'\n")
+    with nextflow.stay(folder) as standing:
+        yield standing
+
+
 @pytest.mark.parametrize("arguments", IMAGES)
-def test_steps_with_a_gpu_get_its_image_and_no_other_step(nextflow, root, tmp_path, arguments):
-    (tmp_path / "site.config").write_text("process.container = 'theirs'\n")
+def test_steps_with_a_gpu_get_its_image_and_no_other_step(standing, root, arguments):
     first = [option for option in arguments if arguments[0] == "-c"]
     rest = [option for option in arguments if not first]
-    done = nextflow(tmp_path, *first, "inspect", root, "-profile", "test,docker,gpu", *rest)
+    done = standing(*first, "inspect", root, "-profile", "test,docker,gpu", *rest)
     assert done.returncode == 0, done.stdout + done.stderr
     processes = json.loads(done.stdout[done.stdout.index("{") :])["processes"]
     images = {process["name"].rpartition(":")[2]: process["container"] for process in processes}

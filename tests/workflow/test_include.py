@@ -43,21 +43,34 @@ exec "${@:2}"
 """
 
 
+@pytest.fixture(scope="module")
+def launch(tmp_path_factory):
+    """Where Nextflow is called, and in `programs` stand-ins for the engines."""
+    folder = tmp_path_factory.mktemp("include")
+    (folder / "left.h5ad").touch()
+    (folder / "programs").mkdir()
+    for engine in OPTION:
+        (folder / "programs" / engine).write_text(STAND_IN)
+        (folder / "programs" / engine).chmod(0o755)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def standing(nextflow, launch):
+    with nextflow.stay(launch, path=launch / "programs") as standing:
+        yield standing
+
+
 @pytest.fixture
-def run(nextflow, root, tmp_path):
+def run(standing, launch, root, tmp_path):
     """Run the pipeline's stubs under an engine; gives each step's line that starts its container, and its folder."""
 
     def run(engine: str, image: str, *arguments: str):
-        (tmp_path / "left.h5ad").touch()
         (tmp_path / "main.nf").write_text(MAIN.format(root=root))
         (tmp_path / "nextflow.config").write_text(CONFIG.format(root=root, engine=engine, image=image))
-        programs = tmp_path / "programs"
-        programs.mkdir()
-        (programs / engine).write_text(STAND_IN)
-        (programs / engine).chmod(0o755)
-        done = nextflow(tmp_path, "-q", "run", "main.nf", "-stub-run", *arguments, path=programs)
+        done = standing("-q", "run", tmp_path / "main.nf", "-stub-run", "-w", tmp_path / "work", *arguments)
         assert done.returncode == 0, done.stdout + done.stderr
-        assert "undefined parameter" not in (tmp_path / ".nextflow.log").read_text()
+        assert "undefined parameter" not in (launch / ".nextflow.log").read_text()
         launches = {}
         for script in tmp_path.glob("work/*/*/.command.run"):
             name = re.search(r"^### name: '(?:STMCDI:)?(\w+)", script.read_text(), re.M)[1]

@@ -41,28 +41,41 @@ def _typed(parameters: dict) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def commands(nextflow, root, tmp_path_factory):
+def launch(tmp_path_factory):
+    """Where Nextflow is called, with an input."""
+    folder = tmp_path_factory.mktemp("parameters")
+    (folder / "a.h5ad").touch()
+    (folder / "samples.csv").write_text("sample,h5ad\nA,a.h5ad\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def standing(nextflow, launch):
+    with nextflow.stay(launch) as standing:
+        yield standing
+
+
+@pytest.fixture(scope="module")
+def commands(nextflow, standing, launch, root):
     """ext.args of every step, for each way of giving all parameters."""
     # A stub does not show its ext.args, so a configuration writes them down.
-    show = "process.beforeScript = { \"echo '${task.ext.args}' > args\" }\n"
+    (launch / "show.config").write_text("process.beforeScript = { \"echo '${task.ext.args}' > args\" }\n")
+    (launch / "all.yaml").write_text(yaml.safe_dump(CHOSEN))
+    (launch / "all.json").write_text(json.dumps(CHOSEN))
     found = {}
     for way in WAYS:
-        folder = tmp_path_factory.mktemp(way.replace(" ", "_"))
-        (folder / "a.h5ad").touch()
-        (folder / "samples.csv").write_text("sample,h5ad\nA,a.h5ad\n")
-        (folder / "show.config").write_text(show)
-        (folder / "all.yaml").write_text(yaml.safe_dump(CHOSEN))
-        (folder / "all.json").write_text(json.dumps(CHOSEN))
         given = _typed(CHOSEN) if way.startswith("typed") else ["-params-file", f"all.{way}"]
-        settings = AS_TEXT if way == "typed as text" else {}
-        done = nextflow(folder, "run", root, "-stub-run", "-c", "show.config", *given, settings=settings)
+        folder = launch / way
+        words = ["run", root, "-stub-run", "-c", "show.config", "-w", folder, *given]
+        done = nextflow(launch, *words, settings=AS_TEXT) if way == "typed as text" else standing(*words)
         assert done.returncode == 0, done.stdout + done.stderr
+        (launch / "out").rename(folder / "out")
         assert (folder / "out/A/A_graph.h5ad").exists()  # --save_intermediates
         found[way] = {
             re.search(r"^### name: '(\S+)", script.read_text(), re.M)[1].rstrip("'"): script.with_name(
                 "args"
             ).read_text()
-            for script in folder.glob("work/*/*/.command.run")
+            for script in folder.glob("*/*/.command.run")
         }
     return found
 
@@ -103,12 +116,12 @@ params.validationSchemaIgnoreParams = 'project'
 
 
 @pytest.mark.parametrize("way", ["custom_config_base", "-c", "pipeline"])
-def test_parameters_of_a_site_s_configuration_are_ignored_if_unknown(nextflow, root, tmp_path, samplesheet, way):
+def test_parameters_of_a_site_s_configuration_are_ignored_if_unknown(standing, root, tmp_path, way):
     arguments = ["--custom_config_base", tmp_path]
     (tmp_path / "nfcore_custom.config").write_text(SITE if way == "custom_config_base" else "")
     if way == "-c":
         (tmp_path / "site.config").write_text(SITE)
-        arguments = ["-c", "site.config"]
+        arguments = ["-c", tmp_path / "site.config"]
     elif way == "pipeline":
         (tmp_path / "conf/pipeline").mkdir(parents=True)
         (tmp_path / "conf/pipeline/site.config").write_text(SITE)
@@ -116,8 +129,8 @@ def test_parameters_of_a_site_s_configuration_are_ignored_if_unknown(nextflow, r
             'profiles { site { includeConfig "${params.custom_config_base}/conf/pipeline/site.config" } }\n'
         )
         arguments += ["-profile", "site"]
-    arguments += ["--input", samplesheet("A,a.h5ad"), "--cluster_options=--project=lab --max_cpus=2"]
-    done = nextflow(tmp_path, "run", root, "-preview", *arguments)
+    arguments += ["--input", "samples.csv", "--cluster_options=--project=lab --max_cpus=2"]
+    done = standing("run", root, "-preview", *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
