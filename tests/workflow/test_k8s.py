@@ -78,14 +78,21 @@ executor.pollInterval = '1 sec'
 """
 
 
-def _asked(nextflow, root: Path, folder: Path, api, *arguments: str) -> dict[str, dict[str, Any]]:
+@pytest.fixture(scope="module")
+def standing(nextflow, tmp_path_factory):
+    with nextflow.stay(tmp_path_factory.mktemp("k8s")) as standing:
+        yield standing
+
+
+def _asked(standing, root: Path, folder: Path, api, *arguments: str) -> dict[str, dict[str, Any]]:
     """Run the workflow's stubs; gives the container of each step's pod."""
     server, pods = api
     (folder / "a.h5ad").touch()
     (folder / "samples.csv").write_text("sample,h5ad\nA,a.h5ad\n")
     (folder / "site.config").write_text(SITE.format(server=server, folder=folder))
-    command = ["run", root, "-stub-run", "-profile", "test,k8s,gpu", "--input", "samples.csv", "-c", "site.config"]
-    done = nextflow(folder, *command, *arguments)
+    command = ["run", root, "-stub-run", "-profile", "test,k8s,gpu", "-c", folder / "site.config"]
+    command += ["--input", folder / "samples.csv", "-w", folder / "work", "--outdir", folder / "results"]
+    done = standing(*command, *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     steps = {}
     for pod in pods.values():
@@ -98,8 +105,8 @@ def _asked(nextflow, root: Path, folder: Path, api, *arguments: str) -> dict[str
 GPU_STEPS = {"TRAIN", "IMPUTE"}
 
 
-def test_two_pods_get_a_gpu(nextflow, root, tmp_path, api):
-    steps = _asked(nextflow, root, tmp_path, api)
+def test_two_pods_get_a_gpu(standing, root, tmp_path, api):
+    steps = _asked(standing, root, tmp_path, api)
     assert len(steps) >= 8 and GPU_STEPS < set(steps)
     for step, container in steps.items():
         assert container["image"] == f"localhost/stmcdi:0.1.0-{'cuda' if step in GPU_STEPS else 'cpu'}"
@@ -112,8 +119,8 @@ def test_two_pods_get_a_gpu(nextflow, root, tmp_path, api):
     assert sum("nvidia.com/gpu" in note.read_text() for note in tmp_path.glob("work/*/*/.command.yaml")) == 2
 
 
-def test_number_and_kind_of_gpus(nextflow, root, tmp_path, api):
-    steps = _asked(nextflow, root, tmp_path, api, "--gpus_per_task", "2", "--gpu_type", "nvidia.com/mig-1g.5gb")
+def test_number_and_kind_of_gpus(standing, root, tmp_path, api):
+    steps = _asked(standing, root, tmp_path, api, "--gpus_per_task", "2", "--gpu_type", "nvidia.com/mig-1g.5gb")
     for kind in ("requests", "limits"):
         assert steps["TRAIN"]["resources"][kind]["nvidia.com/mig-1g.5gb"] == 2
         assert steps["IMPUTE"]["resources"][kind]["nvidia.com/mig-1g.5gb"] == 1

@@ -29,12 +29,35 @@ def folder(stmcdi, tmp_path_factory) -> Path:
     return folder
 
 
+SLURM = {
+    "sbatch": """#!/usr/bin/env bash
+# Stands in for Slurm: runs the job at once.
+bash "${@: -1}" >/dev/null 2>&1
+echo "Submitted batch job $$"
+""",
+    "squeue": "#!/bin/sh\n",
+    "scancel": "#!/bin/sh\n",
+}
+
+
 @pytest.fixture(scope="module")
-def run(nextflow, root, folder) -> Callable[..., list[str]]:
+def standing(nextflow, folder):
+    """Nextflow in that folder, with programs that stand in for Slurm's."""
+    programs = folder / "programs"
+    programs.mkdir()
+    for name, text in SLURM.items():
+        (programs / name).write_text(text)
+        (programs / name).chmod(0o755)
+    with nextflow.stay(folder, path=programs) as standing:
+        yield standing
+
+
+@pytest.fixture(scope="module")
+def run(standing, root, folder) -> Callable[..., list[str]]:
     """Run the workflow into an outdir; gives the steps that were not taken from the cache."""
 
     def run(outdir: str, *arguments: object) -> list[str]:
-        done = nextflow(folder, "run", root, *ARGUMENTS, "--outdir", outdir, *arguments)
+        done = standing("run", root, *ARGUMENTS, "--outdir", outdir, *arguments)
         assert done.returncode == 0, done.stdout + done.stderr
         trace = max((folder / outdir / "pipeline_info").glob("execution_trace_*.txt"))
         with open(trace, newline="") as file:
@@ -159,27 +182,8 @@ def _requests(work: Path) -> dict[str, str]:
     return found
 
 
-SBATCH = """#!/usr/bin/env bash
-# Stands in for Slurm: runs the job at once.
-bash "${@: -1}" >/dev/null 2>&1
-echo "Submitted batch job $$"
-"""
-
-
-@pytest.fixture
-def queue(tmp_path) -> Path:
-    """A folder of programs that stand in for Slurm's."""
-    programs = tmp_path / "programs"
-    programs.mkdir()
-    for name, text in {"sbatch": SBATCH, "squeue": "#!/bin/sh\n", "scancel": "#!/bin/sh\n"}.items():
-        (programs / name).write_text(text)
-        (programs / name).chmod(0o755)
-    return programs
-
-
 @pytest.mark.parametrize("through", ["their configuration", "our modules.config"])
-def test_a_foreign_pipeline_keeps_the_gpu_under_a_site_s_own_label(nextflow, root, tmp_path, queue, through):
-    (tmp_path / "left.h5ad").touch()
+def test_a_foreign_pipeline_keeps_the_gpu_under_a_site_s_own_label(standing, root, tmp_path, through):
     (tmp_path / "main.nf").write_text(FOREIGN.format(root=root))
     if through == "our modules.config":
         # What our workflow asks for, under the parameters that our configuration declares.
@@ -194,7 +198,8 @@ def test_a_foreign_pipeline_keeps_the_gpu_under_a_site_s_own_label(nextflow, roo
         )
     (tmp_path / "nextflow.config").write_text(f"{gpu}\nexecutor {{ {FAST} }}\n")
     (tmp_path / "site.config").write_text(SITE)
-    done = nextflow(tmp_path, "-q", "run", "main.nf", "-stub-run", "-c", "site.config", path=queue)
+    script, site, work = (tmp_path / name for name in ("main.nf", "site.config", "work"))
+    done = standing("-q", "run", script, "-stub-run", "-c", site, "-w", work)
     assert done.returncode == 0, done.stdout + done.stderr
     assert set(done.stdout.split("\n")) >= {"imputed 7 whole_imputed.h5ad", "normalized single single_normalized.h5ad"}
     asked = _requests(tmp_path / "work")
@@ -223,13 +228,14 @@ workflow {{
     assert done.stdout == "1 GB, 5 GB, 15 GB, 2 GB, 3 GB\n", done.stdout + done.stderr
 
 
-def test_a_large_sample_asks_for_more_memory(nextflow, root, tmp_path, samplesheet, queue):
+def test_a_large_sample_asks_for_more_memory(standing, root, tmp_path, samplesheet):
     sheet = samplesheet("small,a.h5ad", "large,large.h5ad")
     with open(tmp_path / "large.h5ad", "wb") as file:
         file.truncate(2**28)
     (tmp_path / "fast.config").write_text(f"executor {{ {FAST} }}")
-    arguments = ["-stub-run", "-profile", "slurm", "-c", "fast.config", "--input", sheet]
-    done = nextflow(tmp_path, "-q", "run", root, *arguments, path=queue)
+    arguments = ["-stub-run", "-profile", "slurm", "-c", tmp_path / "fast.config", "--input", sheet]
+    arguments += ["-w", tmp_path / "work", "--outdir", tmp_path / "results"]
+    done = standing("-q", "run", root, *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     asked = {
         re.search(r"^#SBATCH -J nf-(\S+)", text, re.M)[1]: re.search(r"^#SBATCH --mem (\w+)", text, re.M)[1]
