@@ -1,4 +1,5 @@
 import os
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,7 +11,7 @@ from helpers import make_raw
 import stmcdi_cli as stmcdi
 from stmcdi_cli.cli import main
 
-FIRST = ("test_podman.py", "test_slurm.py", "test_reuse.py", "test_configuration.py")
+FIRST = ("test_podman.py", "test_slurm.py", "test_reuse.py", "test_parameters.py", "test_kill_train_impute.py")
 """What takes longest begins first where files are shared out over processes, or one would end long after the others."""
 
 SHARED = Path(os.environ.get("STMCDI_SHARED", Path(__file__).parents[1] / "../shared")).resolve()
@@ -19,6 +20,16 @@ SHARED = Path(os.environ.get("STMCDI_SHARED", Path(__file__).parents[1] / "../sh
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if hasattr(config, "workerinput"):
         items.sort(key=lambda item: FIRST.index(item.path.name) if item.path.name in FIRST else len(FIRST))
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Undo what scanpy's neighbours did in a test before: they leave torch a thread for each core.
+
+    Its small operations then take many times as long, most of it waiting for each other.
+    """
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
