@@ -22,7 +22,7 @@ def folder(stmcdi, tmp_path_factory) -> Path:
     """Two tissues: one by itself, and the samplesheets that the tests need."""
     folder = tmp_path_factory.mktemp("reuse")
     for name, seed in (("left", 1), ("right", 2)):
-        stmcdi(folder, "simulate", f"{name}.h5ad", "--n-spots", 150, "--n-genes", 60, "--depth", 600, "--seed", seed)
+        stmcdi(folder, "simulate", f"{name}.h5ad", "--n-spots", 100, "--n-genes", 60, "--depth", 600, "--seed", seed)
     (folder / "samples.csv").write_text("sample,h5ad\nleft,left.h5ad\n")
     (folder / "group.csv").write_text("sample,h5ad,group\nright,right.h5ad,brain\nleft,left.h5ad,brain\n")
     (folder / "right.csv").write_text("sample,h5ad\nright,right.h5ad\n")
@@ -118,7 +118,7 @@ def test_a_trained_model_is_applied_to_another_sample(run, whole, folder):
     assert "TRAIN" not in steps and "IMPUTE" in steps
     right = anndata.read_h5ad(folder / "applied/right/right_imputed.h5ad")
     left = anndata.read_h5ad(whole / "left/left_imputed.h5ad")
-    assert right.var_names.equals(left.var_names) and right.n_obs == 150
+    assert right.var_names.equals(left.var_names) and right.n_obs == 100
     assert "imputed" in right.layers
 
 
@@ -143,7 +143,7 @@ def test_samples_of_a_group_get_one_model(run, folder):
     assert run("group", "--input", "group.csv") == sorted([*ALL_STEPS, "JOIN"])
     assert {path.name for path in (folder / "group").iterdir()} == {"brain", "pipeline_info", "metrics.tsv"}
     brain = anndata.read_h5ad(folder / "group/brain/brain_imputed.h5ad")
-    assert brain.obs["stmcdi_sample"].value_counts().to_dict() == {"left": 150, "right": 150}
+    assert brain.obs["stmcdi_sample"].value_counts().to_dict() == {"left": 100, "right": 100}
     assert list(brain.obs["stmcdi_sample"][:1]) == ["left"]  # by name, not by who came first
     graph = brain.obsp["spatial_connectivities"].tocoo()
     sample = brain.obs["stmcdi_sample"].to_numpy()

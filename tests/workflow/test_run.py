@@ -21,7 +21,7 @@ ARGUMENTS = ["-profile", "test", "--input", "samples.csv", "--n_genes", "60", "-
 def folder(nextflow, stmcdi, root, tmp_path_factory) -> Path:
     """Where the workflow has run, with evaluation."""
     folder = tmp_path_factory.mktemp("run")
-    stmcdi(folder, "simulate", "raw.h5ad", "--n-spots", 300, "--n-genes", 100, "--n-sections", 2, "--depth", 800)
+    stmcdi(folder, "simulate", "raw.h5ad", "--n-spots", 150, "--n-genes", 100, "--n-sections", 2, "--depth", 800)
     (folder / "samples.csv").write_text(
         f"sample,h5ad,section_key,patient\ntissue,raw.h5ad,section,{PATIENT}\n", "utf-8"
     )
@@ -55,7 +55,7 @@ def test_further_columns_of_the_sheet_are_in_the_report(results):
 def test_imputed_file_keeps_the_contract(results):
     imputed = anndata.read_h5ad(results / "tissue/tissue_imputed.h5ad")
     truth = anndata.read_h5ad(results / "tissue/tissue_truth.h5ad")
-    assert imputed.shape == (300, 60)
+    assert imputed.shape == (150, 60)
     assert imputed.obs_names.equals(truth.obs_names) and imputed.var_names.equals(truth.var_names)
     values = _dense(imputed.layers["imputed"])
     assert np.isfinite(values).all() and (values >= 0).all()

@@ -125,7 +125,7 @@ process {
 def folder(slurm, nextflow, stmcdi, root, tmp_path_factory) -> Path:
     """Where the workflow has run under Slurm, its training cancelled once."""
     folder = tmp_path_factory.mktemp("slurm_run")
-    stmcdi(folder, "simulate", "raw.h5ad", "--n-spots", 400, "--n-genes", 120, "--depth", 800)
+    stmcdi(folder, "simulate", "raw.h5ad", "--n-spots", 250, "--n-genes", 120, "--depth", 800)
     (folder / "samples.csv").write_text("sample,h5ad\ntissue,raw.h5ad\n")
     (folder / "site.config").write_text(SITE)
     arguments = [
