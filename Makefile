@@ -18,7 +18,7 @@ BIN := $(VENV)/bin
 TORCH_INDEX_URL ?=
 
 .PHONY: env demo test test-podman test-slurm test-k8s benchmark paper lint image publish clean
-.PHONY: test-newest test-oldest check-newest check-oldest
+.PHONY: programs test-newest test-oldest check-newest check-oldest
 
 # Stamps are written last, so an interrupted install is taken up again and a finished one costs nothing.
 env: $(VENV)/.python-done $(VENV)/.nextflow-done
@@ -46,9 +46,14 @@ demo: env
 # cores have: some tests wait for an image to be built, or for a scheduler.
 JOBS ?= 3
 
-test: env
-	@tools/install-test-programs.sh podman slurm chromium strict-syntax
+test:
+	@$(MAKE) --no-print-directory -j 2 env programs
+	@tools/install-test-programs.sh strict-syntax
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+
+# Beside `env`, while packages are fetched.
+programs:
+	@tools/install-test-programs.sh podman slurm chromium
 
 test-podman test-slurm: test-%: env
 	@tools/install-test-programs.sh $*
