@@ -63,7 +63,8 @@ def step(network: Denoiser, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """One training step without the optimizer: prediction and a gradient."""
     network.zero_grad(set_to_none=True)
     condition = network.encoder(inputs["x_co"], inputs["around"])
-    out = network(inputs["x_t"], inputs["t"], inputs["x_co"], 1 - inputs["target"], inputs["target"], condition)
+    x_co, target = inputs["x_co"], inputs["target"]
+    out = network(inputs["x_t"], inputs["t"], x_co, 1 - target, target, x_co, condition)
     ((out - inputs["noise"]).square() * inputs["target"]).sum().backward()
     return out.detach(), network.genes.grad
 

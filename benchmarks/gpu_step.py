@@ -80,7 +80,7 @@ def prepare(mode: str, network: Denoiser, schedule: Schedule, inputs: dict) -> t
         with context():
             x_co = inputs["x_0"] * (1 - inputs["target"])
             condition = network.encoder(x_co, inputs["around"])
-            v = network(x_t, t, x_co, 1 - inputs["target"], inputs["target"], condition)
+            v = network(x_t, t, x_co, 1 - inputs["target"], inputs["target"], x_co, condition)
         return schedule.noise_from_v(x_t, v.float(), t)
 
     def loss():

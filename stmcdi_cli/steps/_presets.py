@@ -152,7 +152,7 @@ def _changed(config: dict[str, Any], content: Mapping[Any, Any], base: str) -> d
             if key not in known or not isinstance(name, str):
                 _refuse_unknown(key, variant, base)
             try:
-                config[section][name] = known[key].read(value)
+                config.setdefault(section, {})[name] = known[key].read(value)
             except ValueError as error:
                 raise OptionError(f"expected {key} to be {known[key].needs}, found {_shown(value)}") from error
     # Two words for the length of the training: the one that a file gives does away with that of the built-in preset.

@@ -121,6 +121,9 @@ def _even(value: Any) -> int:
 
 
 _BOTH = {
+    "encoder.rank": whole(1, 1000),
+    "encoder.full_depth": POSITIVE,
+    "encoder.sweeps": whole(1, 10_000),
     "diffusion.T": whole(2, 10_000),
     "diffusion.beta_1": BETWEEN,
     "diffusion.beta_T": BETWEEN,
@@ -145,9 +148,6 @@ SETTINGS: Mapping[str, Mapping[str, Setting]] = {
     "latent": _BOTH
     | {
         "encoder.links": Setting("a list of linear, log or both", _links),
-        "encoder.rank": whole(1, 1000),
-        "encoder.full_depth": POSITIVE,
-        "encoder.sweeps": whole(1, 10_000),
         "network.width": whole(1, 10_000),
         "network.depth": whole(0, 1000),
         "network.dropout": PART,
@@ -188,6 +188,9 @@ def check_fit(config: Mapping[str, Any]) -> None:
             f"expected diffusion.T steps to leave at least {_LEAST_SIGNAL:g} of the data's variance, "
             f"found `{left:.1g}`; lower diffusion.beta_T or diffusion.T"
         )
+    encoder = config.get("encoder")
+    if encoder and (absent := [name for name in ("rank", "full_depth", "sweeps") if name not in encoder]):
+        raise OptionError(f"encoder.{absent[0]} is missing; this preset has no encoder of its own, so give all of it")
     if "heads" in network and network["channels"] % network["heads"]:
         channels, heads = network["channels"], network["heads"]
         raise OptionError(f"expected network.heads to divide network.channels, found `{heads}` and `{channels}`")

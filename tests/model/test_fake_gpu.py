@@ -24,6 +24,7 @@ from stmcdi_cli.model.training.trainer import Trainer
 train_step = importlib.import_module("stmcdi_cli.steps.train")  # `stmcdi_cli.steps` may name its function so
 
 PRESETS = {"default": {"epochs": 2, "batch_size": 16}, "paper": {"preset": "paper", "epochs": 2, "batch_size": 16}}
+FROM_ENCODER = {"attention": {"preset": "attention", "epochs": 2, "batch_size": 16}}
 OPTIONS = DrawOptions(n_samples=2, seed=1, sampler="dpm", n_steps=4)
 
 
@@ -39,9 +40,9 @@ def train(masked, path, preset, **options):
     def short(*arguments, **changes):
         config = configuration(*arguments, **changes)
         config["diffusion"]["T"] = 6
-        if preset == "default":
+        if "encoder" in config:
             config["encoder"]["sweeps"] = 2
-        else:
+        if preset != "default":
             config["network"]["layers"] = 1
         return config
 
@@ -49,7 +50,9 @@ def train(masked, path, preset, **options):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train_step, "_configuration", short)
         patch.setattr(Masking, "rounds", lambda self, n_spots: 1)
-        return stmcdi.train(masked, path, **{"device": "cuda", "quiet": True, **PRESETS[preset], **options})
+        return stmcdi.train(
+            masked, path, **{"device": "cuda", "quiet": True, **(PRESETS | FROM_ENCODER)[preset], **options}
+        )
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +83,7 @@ def devices(model):
     return {value.device.type for network in networks(model) for value in network.state_dict().values()}
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", [*PRESETS, *FROM_ENCODER])
 def test_a_training_runs_and_leaves_its_state_on_the_cpu(masked, tmp_path, preset):
     with fake_gpu() as gpu:
         model = train(masked, tmp_path / "model", preset)

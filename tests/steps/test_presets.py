@@ -55,7 +55,7 @@ def test_the_table_has_what_the_models_take():
         assert {key[9:] for key in settings if key.startswith("training.")} - {"spots", "updates"} == training
         assert {key[10:] for key in settings if key.startswith("diffusion.")} == arguments(Schedule)
     latent, attention = SETTINGS["latent"], SETTINGS["attention"]
-    assert {key[8:] for key in attention if key.startswith("network.")} == arguments(Denoiser) - {"n_genes"}
+    assert {key[8:] for key in attention if key.startswith("network.")} == arguments(Denoiser) - {"n_genes", "expects"}
     assert {key[8:] for key in latent if key.startswith("network.")} == arguments(LatentDenoiser) - {"rank", "steps"}
     encoder = {key[8:] for key in latent if key.startswith("encoder.")}
     assert encoder - {"links", "sweeps"} == arguments(SpatialFactorModel) - {"link"}
@@ -172,8 +172,8 @@ UNKNOWN = {
     "training.lr: 1": "training.lr stands at the top; write lr below training:",
     "network: {heads: 2}": "network.heads is no setting of the variant latent, but of attention; name the preset to "
     "change, as in `preset: paper`",
-    "preset: paper\nencoder: {rank: 3}": "encoder is no setting of the variant attention, but of latent; name the "
-    "preset to change, as in `preset: default`",
+    "preset: paper\nencoder: {rank: 3}": "encoder.full_depth is missing; this preset has no encoder of its own, "
+    "so give all of it",
     "trainng: {epochs: 1}": "trainng is no setting; did you mean training?",
     "zzz: {a: 1}": "zzz is no setting; `stmcdi presets show default` prints those there are",
     "training: {1: 1}": "training.1 is no setting; `stmcdi presets show default` prints those there are",

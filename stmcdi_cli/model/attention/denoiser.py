@@ -139,6 +139,8 @@ class Denoiser(nn.Module):
         Widths of the embeddings of the diffusion step and of the genes.
     hops, graph_hidden, graph_condition
         Rings of neighbours, and widths of the graph encoder and its result.
+    expects
+        Whether the network sees what a factor model expects of each entry (`Expectation`).
     """
 
     def __init__(
@@ -153,12 +155,14 @@ class Denoiser(nn.Module):
         hops: int,
         graph_hidden: int,
         graph_condition: int,
+        expects: bool = False,
     ) -> None:
         super().__init__()
+        self.expects = expects
         self.encoder = GraphEncoder(n_genes, hops, graph_hidden, graph_condition)
         self.genes = nn.Parameter(torch.randn(n_genes, gene_embedding))
         self.step = StepEmbedding(step_embedding)
-        self.input = Channels(3, channels)
+        self.input = Channels(4 if expects else 3, channels)
         self.blocks = nn.ModuleList(
             ResidualBlock(channels, heads, step_embedding, gene_embedding, graph_condition) for _ in range(layers)
         )
@@ -166,7 +170,21 @@ class Denoiser(nn.Module):
         self.output = Channels(channels, 1)
         nn.init.zeros_(self.output.weight)
 
-    def forward(self, x_t: Tensor, t: Tensor, x_co: Tensor, visible: Tensor, target: Tensor, condition: Tensor):
+    def reset_output(self) -> None:
+        """Set the output layer to 0, so that v is 0 for every input."""
+        nn.init.zeros_(self.output.weight)
+        nn.init.zeros_(self.output.bias)
+
+    def forward(
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        x_co: Tensor,
+        visible: Tensor,
+        target: Tensor,
+        expected: Tensor,
+        condition: Tensor,
+    ) -> Tensor:
         """Predict v = sqrt(abar_t) noise - sqrt(1 - abar_t) x_0.
 
         Parameters
@@ -179,10 +197,13 @@ class Denoiser(nn.Module):
             Visible expression, 0 elsewhere [B, G].
         visible, target
             1 where `x_co` and where `x_t` have values; an entry may be in neither [B, G].
+        expected
+            Expression that a factor model expects [B, G]; not used without one.
         condition
             Output of `encoder` for the visible expression of the spot and its neighbours [B, graph_condition].
         """
-        x = F.relu(self.input(torch.stack([x_t, x_co, target], 1)))
+        given = [x_t, x_co, target, expected] if self.expects else [x_t, x_co, target]
+        x = F.relu(self.input(torch.stack(given, 1)))
         step = self.step(t)
         total: Tensor | float = 0.0
         for block in self.blocks:

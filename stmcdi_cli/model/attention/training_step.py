@@ -7,12 +7,15 @@ from torch import Tensor, nn
 
 from stmcdi_cli.model.attention.denoiser import Denoiser
 from stmcdi_cli.model.device import parallel_map
-from stmcdi_cli.model.diffusion.loss import noise_loss
+from stmcdi_cli.model.diffusion.loss import noise_loss, v_loss
 from stmcdi_cli.model.diffusion.schedule import Schedule
 
 
 class TrainingStep(nn.Module):
     """Loss of predicting the noise in hidden entries of some spots (eq. 8).
+
+    A network that starts from a factor model is trained with the weights of `v_loss`: what is expected of an entry is
+    learnt at the steps with the most noise, which hardly count in eq. 8.
 
     Parameters
     ----------
@@ -39,7 +42,8 @@ class TrainingStep(nn.Module):
         rows = torch.zeros(n_spots, n_genes, device=device)
         t = torch.ones(n_spots, dtype=torch.int64, device=device)
         around = torch.zeros(n_spots, hops, n_genes, device=device)
-        torch.cuda.make_graphed_callables(self, (rows, rows + 1, around, rows + 1, t, rows.clone()))
+        start = rows.clone(), rows + 1
+        torch.cuda.make_graphed_callables(self, (rows, rows + 1, around, rows + 1, *start, t, rows.clone()))
         self.n_recorded = n_spots
 
     def __call__(self, *batch: Tensor) -> Tensor:
@@ -56,33 +60,48 @@ class TrainingStep(nn.Module):
         n_more = self.n_recorded - len(batch[0])
         if not self.n_recorded or not n_more:
             return batch
-        x_0, visible, around, target, t, eps = (
-            torch.cat([part, part.new_ones(n_more, *part.shape[1:])]) for part in batch
-        )
-        target[-n_more:] = 0
-        return x_0, visible, around, target, t, eps
+        more = [torch.cat([part, part.new_ones(n_more, *part.shape[1:])]) for part in batch]
+        more[3][-n_more:] = 0
+        return tuple(more)
 
-    def forward(self, x_0: Tensor, visible: Tensor, around: Tensor, target: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-        """Loss on the `target` entries of `x_0`; the network sees the `visible` ones alone.
+    def forward(
+        self,
+        x: Tensor,
+        visible: Tensor,
+        around: Tensor,
+        target: Tensor,
+        expected: Tensor,
+        sd: Tensor,
+        t: Tensor,
+        eps: Tensor,
+    ) -> Tensor:
+        """Loss on the `target` entries of `x`; the network sees the `visible` ones alone.
 
         Parameters
         ----------
-        x_0, eps
-            Standardised expression, and the noise to add to it [B, G].
+        x, eps
+            Standardised expression, and the noise to add to x_0 [B, G].
         visible, target
             1 for the entries that the network sees, and for those it predicts [B, G].
         around
             Expression of the rings around each spot [B, hops, G].
+        expected, sd
+            Mean and standard deviation of the entries by which x_0 is scaled (`Expectation`); else 0 and 1 [B, G].
         t
             The diffusion step of each spot [B].
         """
-        x_co = x_0 * visible
+        x_co = x * visible
         condition = self.network.encoder(x_co, around)
 
-        def predict(x_t: Tensor, t: Tensor) -> Tensor:
-            return self.schedule.noise_from_v(x_t, self.network(x_t, t, x_co, visible, target, condition), t)
+        def predict_v(x_t: Tensor, t: Tensor) -> Tensor:
+            return self.network(x_t, t, x_co, visible, target, expected, condition)
 
-        return noise_loss(predict, self.schedule, x_0, target, t, eps)
+        def predict(x_t: Tensor, t: Tensor) -> Tensor:
+            return self.schedule.noise_from_v(x_t, predict_v(x_t, t), t)
+
+        if self.network.expects:
+            return v_loss(predict_v, self.schedule, (x - expected) / sd, t, eps, target)
+        return noise_loss(predict, self.schedule, x, target, t, eps)
 
 
 class _InBlocks(torch.autograd.Function):

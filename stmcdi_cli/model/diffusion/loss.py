@@ -38,16 +38,20 @@ def noise_loss(predict: Predict, schedule: Schedule, x_0: Tensor, target: Tensor
     return ((eps_hat - noise).square() * target).sum() / target.sum().clamp(min=1)
 
 
-def v_loss(predict: Predict, schedule: Schedule, x_0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-    """Mean squared error of the predicted v, that is of eq. 8 with weight 1 / abar_t; every entry is a target.
+def v_loss(
+    predict: Predict, schedule: Schedule, x_0: Tensor, t: Tensor, noise: Tensor, target: Tensor | None = None
+) -> Tensor:
+    """Mean squared error of the predicted v, that is of eq. 8 with weight 1 / abar_t, on the targets only.
 
     Parameters
     ----------
     predict
         Predicts v from x_t.
-    schedule, x_0, t, noise
-        See `noise_loss`.
+    schedule, x_0, t, noise, target
+        See `noise_loss`; without `target` every entry is one.
     """
     x_t = schedule.q_sample(x_0, t, noise)
     v = schedule.v_from_noise(x_t, noise, t)
-    return (predict(x_t, t) - v).square().mean()
+    if target is None:
+        return (predict(x_t, t) - v).square().mean()
+    return ((predict(x_t * target, t) - v).square() * target).sum() / target.sum().clamp(min=1)

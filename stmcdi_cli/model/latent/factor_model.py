@@ -105,9 +105,7 @@ class SpatialFactorModel:
     def __init__(self, *, rank: int, full_depth: float, link: str = "linear") -> None:
         if link not in LINKS:
             raise ValueError(f"no link '{link}'; there are {', '.join(LINKS)}")
-        self.rank = rank
-        self.link = link
-        self.full_depth = full_depth
+        self.rank, self.link, self.full_depth = rank, link, full_depth
         self._alpha = torch.ones(rank + 1)
         self._adjacency: sp.csr_matrix | None = None
 
@@ -364,12 +362,16 @@ class SpatialFactorModel:
                 return torch.from_numpy(expected(eta + log_mean))
 
             return decode_rate
-        a, b, _ = (torch.from_numpy(np.ascontiguousarray(m)) for m in self._noise.moments(depth))
+        a, b, _ = self.moments(depth)
 
         def decode(latents: Tensor) -> Tensor:
             return torch.addcmul(a, b, with_constant(latents) @ self.loadings.T).clamp_(min=0)
 
         return decode
+
+    def moments(self, depth: np.ndarray) -> tuple[Tensor, ...]:
+        """a, b and v of the linear link in spots of some depths, each [B, G]."""
+        return tuple(torch.from_numpy(np.ascontiguousarray(part)) for part in self._noise.moments(depth))
 
     def state(self) -> dict[str, Tensor]:
         """Everything fitted, by name."""

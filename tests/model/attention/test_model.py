@@ -10,6 +10,7 @@ from anndata import AnnData
 
 import stmcdi_cli
 from stmcdi_cli.errors import InputError
+from stmcdi_cli.model.attention.expectation import Expectation
 from stmcdi_cli.model.attention.graph_encoder import Neighbourhood, rings
 from stmcdi_cli.model.attention.model import AttentionModel, validation_entries
 from stmcdi_cli.model.attention.training_step import TrainingStep
@@ -51,18 +52,33 @@ def tissue(garbage=None, n=45, genes=13):
     return Tissue.from_anndata(adata), x, missing
 
 
-def trained(data):
-    model = AttentionModel(CONFIG, data.genes)
+def trained(data, config=CONFIG):
+    model = AttentionModel(config, data.genes)
     rows = []
     model.fit(data, seed=3, device=CPU, report=rows.append)
     model.prepare(data, device=CPU)
     return model, rows
 
 
+FROM_ENCODER = {**CONFIG, "encoder": {"rank": 3, "full_depth": 0.25, "sweeps": 3}}
+
+
 @pytest.fixture(scope="module")
-def fitted():
+def plain():
+    """The paper's network, trained; its history, and the data."""
     data, x, missing = tissue()
     return (*trained(data), data, x, missing)
+
+
+@pytest.fixture(scope="module", params=[CONFIG, FROM_ENCODER], ids=["plain", "from_encoder"])
+def fitted(request):
+    """The same, and a network that starts from a factor model, with an output that is not 0."""
+    data, x, missing = tissue()
+    model, rows = trained(data, request.param)
+    if model.encoder:
+        torch.nn.init.normal_(model.network.output.weight, std=0.01)
+        model.point_part = torch.tensor(0.5)
+    return model, rows, data, x, missing
 
 
 OPTIONS = DrawOptions(n_samples=2, seed=1, sampler="dpm", n_steps=4)
@@ -133,20 +149,22 @@ def test_hidden_targets_of_a_spot_reach_the_network_only_as_noise():
     target = visible * (torch.rand(visible.shape, generator=torch.Generator().manual_seed(0)) < 0.5)
     for value in (0.0, 5.0):
         x_0 = torch.from_numpy(inputs.own(spots)) + value * target
-        t = torch.full((16,), 20)
-        TrainingStep(model.network, model.schedule)(x_0, visible - target, around, target, t, torch.zeros_like(x_0))
+        t, zeros = torch.full((16,), 20), torch.zeros_like(x_0)
+        batch = x_0, visible - target, around, target, zeros, zeros + 1, t, zeros
+        TrainingStep(model.network, model.schedule)(*batch)
     for a, b in zip(*seen, strict=True):
         assert torch.equal(a, b)
 
 
 def test_values_at_missing_entries_change_no_bit(fitted):
     model, rows, data, _, _ = fitted
-    other, other_rows = trained(tissue(garbage=1)[0])
+    other, other_rows = trained(tissue(garbage=1)[0], model.config)
+    other.network.load_state_dict(model.network.state_dict())
     assert rows == other_rows
     spots = np.arange(20)
-    a = model.draw(spots, DENOISE).samples
-    b = other.draw(spots, DENOISE).samples
-    assert a.tobytes() == b.tobytes()
+    other.point_part = model.point_part
+    a, b = model.draw(spots, DENOISE), other.draw(spots, DENOISE)
+    assert a.samples.tobytes() == b.samples.tobytes() and a.mean.tobytes() == b.mean.tobytes()
 
 
 def test_draws_do_not_depend_on_the_batch(fitted):
@@ -171,7 +189,7 @@ def test_draws_are_on_the_scale_of_x(fitted, sampler):
     assert np.isfinite(samples).all()
     for sample in samples:
         np.testing.assert_array_equal(sample[~missing], x[~missing])
-    assert (samples[0][missing] != samples[1][missing]).mean() > 0.5
+    assert (samples[0][missing] != samples[1][missing]).mean() > 0.4
     assert abs(samples[:, missing].mean() - x.mean()) < 0.4
 
 
@@ -181,12 +199,12 @@ def test_denoising_leaves_missing_entries_and_redraws_the_others(fitted):
     plain = model.draw(spots, OPTIONS).samples
     denoised = model.draw(spots, DENOISE).samples
     np.testing.assert_array_equal(denoised[:, missing], plain[:, missing])
-    assert (denoised[:, ~missing] != plain[:, ~missing]).mean() > 0.8
+    assert (denoised[:, ~missing] != plain[:, ~missing]).mean() > (0.5 if model.encoder else 0.8)  # whole counts
 
 
-def test_a_denoised_value_does_not_see_itself(fitted):
+def test_a_denoised_value_does_not_see_itself(plain):
     """Change one visible entry: its own draws stay, for it was hidden when they were made."""
-    model, _, data, x, missing = fitted
+    model, _, data, x, missing = plain
     spot, gene = np.argwhere(~missing)[40]
     before = model.draw(np.array([spot]), DENOISE).samples
     changed = x.copy()
@@ -222,3 +240,72 @@ def test_paper_preset_has_the_papers_values_and_size():
 def test_a_preset_that_does_not_fit_is_refused():
     with pytest.raises(InputError, match="does not fit the variant 'attention'"):
         AttentionModel({**CONFIG, "training": {"epochs": 2, "bach_size": 3}}, ("a",))
+
+
+# From the posterior of a factor model
+
+
+def entries_of(model, data, spots):
+    """Expected expression and standard deviation of every entry of some spots, on the scale of X."""
+    inputs = Neighbourhood(data, 2, scaler=model.scaler)
+    expected, sd = Expectation(model.encoder, data, model.scaler).of(spots, torch.from_numpy(inputs.visible(spots)))
+    return model.scaler.inverse(expected.numpy()), sd.numpy() * model.scaler.scale
+
+
+@pytest.fixture(scope="module")
+def untrained():
+    data, x, missing = tissue(n=200)
+    model, rows = trained(data, {**FROM_ENCODER, "training": {"epochs": 1, "batch_size": 200, "lr": 1e-30}})
+    return model, rows, data, x, missing
+
+
+def test_without_training_it_is_the_factor_model(untrained):
+    model, rows, data, x, missing = untrained
+    assert [row["epoch"] for row in rows] == [0, 1] and rows[0]["validation_loss"] == rows[1]["validation_loss"]
+    assert not model.network.output.weight.any()
+    spots = np.arange(data.n_spots)
+    expected, sd = entries_of(model, data, spots)
+    draws = model.draw(spots, replace(OPTIONS, n_samples=200, n_steps=None))
+    np.testing.assert_allclose(draws.mean[missing], np.maximum(expected, 0)[missing], atol=1e-5)
+    far = missing & (expected > 2 * sd)  # draws are not cut at 0
+    np.testing.assert_allclose(draws.samples.mean(0)[far], expected[far], atol=0.1)
+    # Rounding to whole counts adds to the spread.
+    assert (draws.samples.std(0)[far] / sd[far]).mean() == pytest.approx(1, abs=0.15)
+
+
+def test_the_expected_deviation_is_that_of_hidden_entries(untrained):
+    model, _, data, x, missing = untrained
+    expected, sd = entries_of(model, data, np.arange(data.n_spots))
+    z = ((x - expected) / sd)[missing]
+    assert np.sqrt(np.square(z).mean()) == pytest.approx(1, abs=0.2)
+
+
+def test_draws_from_an_encoder_are_whole_counts(fitted):
+    model, _, data, _, missing = fitted
+    if not model.encoder:
+        return
+    counts = np.expm1(model.draw(np.arange(data.n_spots), OPTIONS).samples[:, missing])
+    np.testing.assert_allclose(counts, np.round(counts), atol=1e-4)
+
+
+def test_a_hidden_target_does_not_reach_its_own_expectation():
+    data, _, _ = tissue()
+    model, _ = trained(data, FROM_ENCODER)
+    expectation = Expectation(model.encoder, data, model.scaler)
+    visible = torch.from_numpy(model._data.visible(np.arange(16)))
+    visible[:, 4] = 0
+    before = expectation.of(np.arange(16), visible)
+    x = data.x.toarray()
+    x[:16, 4] += 3
+    changed = replace(data, x=sp.csr_matrix(x))
+    after = Expectation(model.encoder, changed, model.scaler, expectation.latents).of(np.arange(16), visible)
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_a_model_from_an_encoder_is_kept_whole(fitted, tmp_path):
+    model, _, data, _, _ = fitted
+    other = AttentionModel(model.config, model.genes)
+    other.load_state(model.state())
+    other.prepare(data, device=CPU, encoded=model.encoded())
+    spots = np.arange(data.n_spots)
+    assert other.draw(spots, OPTIONS).mean.tobytes() == model.draw(spots, OPTIONS).mean.tobytes()
