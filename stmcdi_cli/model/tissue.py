@@ -110,6 +110,11 @@ class Tissue:
         """The cells of the reference alone; None where there is none."""
         return None if self.n_target is None else self._rows(slice(self.n_target, self.n_spots))
 
+    def in_memory(self) -> "Tissue":
+        """The same with matrices that are in memory."""
+        every = np.arange(self.n_spots)
+        return replace(self, x=self.x[every], missing=self.missing[every])
+
     def _rows(self, spots: slice) -> "Tissue":
         lengths = None if self.lengths is None else self.lengths[spots, spots]
         return replace(
@@ -136,7 +141,10 @@ class Tissue:
     @cached_property
     def n_visible(self) -> np.ndarray:
         """Visible entries per gene."""
-        return self.n_spots - np.asarray(self.missing.sum(0)).ravel()
+        visible = np.full(self.n_genes, self.n_spots)
+        for rows in row_chunks(self.x.shape):
+            visible -= np.asarray(self.missing[np.arange(rows.start, rows.stop)].sum(0)).ravel()
+        return visible
 
     def counts(self) -> sp.csr_matrix:
         """Visible counts from which `x` was computed, CSR float64."""

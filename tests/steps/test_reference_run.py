@@ -6,10 +6,12 @@ from types import SimpleNamespace
 import anndata as ad
 import numpy as np
 import pytest
+import torch
 from helpers import dense, same, untimed
 
 import stmcdi_cli as stmcdi
 from stmcdi_cli.errors import InputError, OptionError
+from stmcdi_cli.model import save_load
 from stmcdi_cli.steps.evaluate import evaluate_genes
 
 OPTIONS = {"n_samples": 4, "device": "cpu", "quiet": True, "seed": 2}
@@ -106,6 +108,32 @@ def test_shards_and_the_report(done, tmp_path):
     same(whole, done.imputed)
     table = stmcdi.report(done.imputed, tmp_path / "report.html", truth=done.truth, model_dir=done.model)
     assert len(table) == done.imputed.n_vars and (table["n_filled"].iloc[30:] == done.imputed.n_obs).all()
+
+
+def test_the_nearest_cells_count_the_same_from_disk_and_in_shards(done, cli, h5ad, tmp_path):
+    model = save_load.load(done.model)
+    without = {}
+    for part in (0.0, 0.5):
+        model.nearest_part = torch.tensor(part)
+        without[part] = stmcdi.impute(done.masked, model, **OPTIONS)
+    genes = dense(without[0.5].layers["imputed"]) != dense(without[0.0].layers["imputed"])
+    assert genes[:, 30:].mean() > 0.9 and not genes[:, :30].any()  # only what the panel lacks
+    save_load.save(model, tmp_path / "model", [])
+    files = h5ad(done.masked), tmp_path / "model", tmp_path / "out.h5ad"
+    assert cli("impute", *files, "--n-samples", 4, "--device", "cpu", "--quiet", "--seed", 2).exit_code == 0
+    from_disk = ad.read_h5ad(tmp_path / "out.h5ad")
+    parts = [stmcdi.impute(done.masked, model, shard=f"{i}/2", **OPTIONS) for i in (1, 2)]
+    for other in (from_disk, stmcdi.merge(parts)):
+        for layer in ("imputed", "imputed_sd"):
+            np.testing.assert_array_equal(dense(other.layers[layer]), dense(without[0.5].layers[layer]))
+
+
+def test_the_nearest_cells_need_the_reference(done):
+    model = save_load.load(done.model)
+    model.nearest_part = torch.tensor(0.5)
+    alone = done.masked[done.masked.obs["stmcdi_role"] == "target"].copy()
+    with pytest.raises(InputError, match="needs the cells of its reference; impute the file it was trained on"):
+        stmcdi.impute(alone, model, **OPTIONS)
 
 
 def test_what_genes_achieved_when_left_out_is_in_the_file_and_the_report(done, tmp_path, caplog):

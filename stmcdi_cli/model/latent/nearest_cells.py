@@ -41,6 +41,7 @@ class NearestCells:
     def __init__(
         self, encoder: SpatialFactorModel, reference: Tissue, target: Tissue, wanted: np.ndarray | None = None
     ) -> None:
+        reference = reference.in_memory()
         measured, known = target.n_visible > 0, reference.n_visible > 0
         self._shared = np.flatnonzero(measured & known)
         self.genes = np.flatnonzero(~measured & known & (True if wanted is None else wanted))
