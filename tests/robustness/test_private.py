@@ -52,7 +52,7 @@ def test_what_is_not_complete_is_closed_to_others(step, mask, files, tmp_path, m
     for path in out.rglob("*"):
         whole = 0o777 if path.is_dir() else 0o666
         assert stat.S_IMODE(path.stat().st_mode) == whole & ~mask, path
-    assert not any(scratch.iterdir())
+    assert not [path for path in scratch.iterdir() if "torchinductor" not in path.name]  # a cache of torch
 
 
 def modes(path):
