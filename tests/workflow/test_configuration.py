@@ -5,6 +5,7 @@ import re
 from functools import cache
 
 import pytest
+import stand_ins
 
 ENGINES = ["docker", "podman", "singularity", "apptainer", "charliecloud", "conda"]
 GPU_OPTION = {
@@ -13,22 +14,13 @@ GPU_OPTION = {
     "singularity": "--nv",
     "apptainer": "--nv",
 }
-STAND_IN = """#!/usr/bin/env bash
-# Stands in for a container engine: runs the task here.
-if [[ $1 != run && $1 != exec ]]; then exit; fi
-until [[ $1 == *stmcdi:0.1.0-c* || $1 == *.sif ]]; do shift; done
-exec "${@:2}"
-"""
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Where Nextflow is called, and in `programs` stand-ins for the engines."""
     folder = tmp_path_factory.mktemp("configuration")
-    (folder / "programs").mkdir()
-    for engine in GPU_OPTION:
-        (folder / "programs" / engine).write_text(STAND_IN)
-        (folder / "programs" / engine).chmod(0o755)
+    stand_ins.write(folder, dict.fromkeys(GPU_OPTION, stand_ins.ENGINE))
     return folder
 
 

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import stand_ins
 
 ABSENT = """#!/usr/bin/env bash
 # Stands in for a container engine without images.
@@ -22,12 +23,7 @@ SAID = {  # engine and device: the images and how to get them
 
 @pytest.fixture
 def programs(tmp_path):
-    folder = tmp_path / "programs"
-    folder.mkdir()
-    for engine in ("docker", "podman", "singularity", "apptainer"):
-        (folder / engine).write_text(ABSENT)
-        (folder / engine).chmod(0o755)
-    return folder
+    return stand_ins.write(tmp_path, dict.fromkeys(("docker", "podman", "singularity", "apptainer"), ABSENT))
 
 
 def test_an_image_that_was_never_built_ends_the_run_in_one_line(nextflow, root, tmp_path, samplesheet, programs):

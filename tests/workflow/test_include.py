@@ -3,6 +3,7 @@
 import re
 
 import pytest
+import stand_ins
 
 MAIN = """
 include {{ STMCDI }} from '{root}/workflows/stmcdi'
@@ -35,12 +36,6 @@ process {{
 }}
 """
 OPTION = {"docker": "--gpus all", "apptainer": "--nv"}
-STAND_IN = """#!/usr/bin/env bash
-# Stands in for a container engine: runs the task here.
-if [[ $1 != run && $1 != exec ]]; then exit; fi
-until [[ $1 == *stmcdi:2-c* || $1 == *.sif ]]; do shift; done
-exec "${@:2}"
-"""
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +43,7 @@ def launch(tmp_path_factory):
     """Where Nextflow is called, and in `programs` stand-ins for the engines."""
     folder = tmp_path_factory.mktemp("include")
     (folder / "left.h5ad").touch()
-    (folder / "programs").mkdir()
-    for engine in OPTION:
-        (folder / "programs" / engine).write_text(STAND_IN)
-        (folder / "programs" / engine).chmod(0o755)
+    stand_ins.write(folder, dict.fromkeys(OPTION, stand_ins.ENGINE))
     return folder
 
 

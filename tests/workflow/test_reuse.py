@@ -8,6 +8,7 @@ from pathlib import Path
 import anndata
 import numpy as np
 import pytest
+import stand_ins
 import yaml
 from helpers import dense, same_results, untimed
 
@@ -43,12 +44,7 @@ echo "Submitted batch job $$"
 @pytest.fixture(scope="module")
 def standing(nextflow, folder):
     """Nextflow in that folder, with programs that stand in for Slurm's."""
-    programs = folder / "programs"
-    programs.mkdir()
-    for name, text in SLURM.items():
-        (programs / name).write_text(text)
-        (programs / name).chmod(0o755)
-    with nextflow.stay(folder, path=programs) as standing:
+    with nextflow.stay(folder, path=stand_ins.write(folder, SLURM)) as standing:
         yield standing
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from stmcdi_cli.model.gene_scaler import GeneScaler
 from stmcdi_cli.model.latent.factor_model import SpatialFactorModel
-from stmcdi_cli.model.latent.gaussian import LatentPosterior, pack, pad_to_cache_lines, variance_along, with_constant
+from stmcdi_cli.model.latent.gaussian import LatentPosterior, covariances, pack, variance_along, with_constant
 from stmcdi_cli.model.tissue import Tissue
 
 
@@ -60,9 +60,8 @@ class Expectation:
         response, weight = encoder.evidence(self._tissue, spots)
         prior = latents.prior_mean(encoder.field.nugget), latents.prior_variance
         mean, factor = encoder.posterior(response, weight * visible.cpu(), *prior)
-        covariance = torch.cholesky_inverse(pad_to_cache_lines(factor))[:, : encoder.rank, : encoder.rank]
         eta = with_constant(mean) @ encoder.loadings.T
-        spread = variance_along(pack(covariance), encoder.loadings[:, :-1]).clamp(min=0)
+        spread = variance_along(pack(covariances(factor)), encoder.loadings[:, :-1]).clamp(min=0)
         a, b, v = encoder.moments(depth)
         scale = torch.from_numpy(self._scaler.scale)
         expected = (torch.addcmul(a, b, eta).clamp(min=0) - torch.from_numpy(self._scaler.mean)) / scale

@@ -41,7 +41,7 @@ MOST_VALIDATION_SPOTS = 512
 # Streams of the keyed random numbers. Those of samplers come after: one range for the missing entries, one per fold.
 _VALIDATION_ORDER, _VALIDATION_STEP, _VALIDATION_NOISE, _FOLDS, _SAMPLING = range(5)
 _SAMPLER_RANGE = 2**16
-_FACTORS = "factors."  # of the names of the encoder's state
+_ENCODER = "encoder."  # of the names of the encoder's state
 _POINT_PARTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
@@ -322,7 +322,7 @@ class AttentionModel(ImputationModel):
         mean, sd = torch.from_numpy(self.scaler.mean), torch.from_numpy(self.scaler.scale)
         state = weights | {"scale.mean": mean, "scale.sd": sd}
         if self.encoder:
-            state |= {f"{_FACTORS}{name}": value for name, value in self.encoder.state().items()}
+            state |= {f"{_ENCODER}{name}": value for name, value in self.encoder.state().items()}
             state["point_part"] = self.point_part
         return state
 
@@ -332,7 +332,7 @@ class AttentionModel(ImputationModel):
         self.network.load_state_dict(weights)
         self.scaler = GeneScaler(state["scale.mean"].numpy(), state["scale.sd"].numpy())
         if self.encoder:
-            factors = {name.removeprefix(_FACTORS): v for name, v in state.items() if name.startswith(_FACTORS)}
+            factors = {name.removeprefix(_ENCODER): v for name, v in state.items() if name.startswith(_ENCODER)}
             self.encoder.load_state(factors)
             self.point_part = state["point_part"]
 

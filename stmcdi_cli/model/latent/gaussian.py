@@ -99,9 +99,15 @@ def unwhiten(factor: Tensor, u: Tensor) -> Tensor:
     return torch.linalg.solve_triangular(pad_to_cache_lines(factor).mT, u[..., None], upper=True)[:, :rank, 0]
 
 
+def covariances(factor: Tensor) -> Tensor:
+    """Covariances [B, r, r] whose inverse is R R', for factors R [B, r, r]."""
+    rank = factor.shape[-1]
+    return torch.cholesky_inverse(pad_to_cache_lines(factor))[:, :rank, :rank]
+
+
 def variances(factor: Tensor) -> Tensor:
     """Diagonals [B, r] of the covariances whose inverse is R R', for factors R [B, r, r]."""
-    return torch.cholesky_inverse(pad_to_cache_lines(factor)).diagonal(dim1=-2, dim2=-1)[:, : factor.shape[-1]]
+    return covariances(factor).diagonal(dim1=-2, dim2=-1)
 
 
 def with_constant(latents: Tensor) -> Tensor:
