@@ -105,6 +105,10 @@ class ImputationModel(ABC):
         """What is known of the genes, float32 [G], by columns of ``var``."""
         return {}
 
+    def remarks(self) -> list[str]:
+        """What a user should know of the training: sentences for its log."""
+        return []
+
     @property
     def interval_tail(self) -> float:
         """Share of the draws that the 90 % interval excludes at each end."""

@@ -122,6 +122,8 @@ def train(
         if not quiet:
             _log_end(history)
             _log_left_out(model)
+            for remark in model.remarks():
+                logger.info("train: %s", remark)
         save_load.save(model, model_dir, history)
         checkpoint_file.remove()
     return model

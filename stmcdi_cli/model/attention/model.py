@@ -186,9 +186,12 @@ class AttentionModel(ImputationModel):
         """Choose how much of what the network adds belongs in the point value: the least error on validation entries.
 
         The network fits the shape of the noise better than the encoder does, but from few spots not always the mean.
+        All of it is taken where there are no such entries.
         """
         self.network.eval()
         spots = _validation_spots(validation_mask, seed)
+        if not len(spots):
+            return torch.tensor(1.0)
         errors = np.zeros(len(_POINT_PARTS))
         for i in range(0, len(spots), self.block):
             some = spots[i : i + self.block]
@@ -221,6 +224,13 @@ class AttentionModel(ImputationModel):
     def encoded(self) -> dict[str, Tensor]:
         """Posterior of the latents that `prepare` has computed, by name; none without an encoder."""
         return self._expectation.latents._asdict() if self._expectation else {}
+
+    def remarks(self) -> list[str]:
+        """Say how much the network adds to the factor model that it starts from."""
+        if self.encoder is None:
+            return []
+        part = f"{100 * float(self.point_part):.0f} % of what the network adds to the factor model is in imputed values"
+        return [f"{part}, all of it in draws"]
 
     def draw_each(self, spots: np.ndarray, options: DrawOptions, on_draw: DrawCallback | None = None) -> np.ndarray:
         """Draw every gene of some spots of the prepared tissue; the point value is the mean of the draws."""

@@ -309,3 +309,17 @@ def test_a_model_from_an_encoder_is_kept_whole(fitted, tmp_path):
     other.prepare(data, device=CPU, encoded=model.encoded())
     spots = np.arange(data.n_spots)
     assert other.draw(spots, OPTIONS).mean.tobytes() == model.draw(spots, OPTIONS).mean.tobytes()
+
+
+def test_the_part_of_the_network_in_point_values_is_chosen_and_said(untrained):
+    model, _, _, _, _ = untrained
+    assert model.point_part == 0  # of several that are as good, the least
+    said = "0 % of what the network adds to the factor model is in imputed values, all of it in draws"
+    assert model.remarks() == [said]
+
+
+def test_without_validation_entries_all_that_the_network_adds_is_taken():
+    data, _, _ = tissue()
+    config = {**FROM_ENCODER, "masking": {**CONFIG["masking"], "validation": 0}}
+    model, rows = trained(data, config)
+    assert model.point_part == 1 and "validation_loss" not in rows[0]
