@@ -46,13 +46,12 @@ class NearestCells:
         self._shared = np.flatnonzero(measured & known)
         self.genes = np.flatnonzero(~measured & known & (True if wanted is None else wanted))
         self._target, self._mean, self._scale = target, encoder.rate.numpy(), encoder.scale.numpy()
-        cells = np.arange(reference.n_spots)
         self._cell_mean, self._cell_scale = (
             part.numpy() for part in gene_rates(reference, encoder.weight_of_depth(reference.depth))
         )
-        self._values = sp.csr_matrix(reference.x[cells][:, self.genes], dtype=np.float64)
-        self._directions = self._direction(reference, cells, self._cell_mean, self._cell_scale)
-        self._n_nearest = max(1, min(_CELLS, len(cells) // 10))
+        self._values = sp.csr_matrix(reference.x[:, self.genes], dtype=np.float64)
+        self._directions = self._direction(reference, np.arange(reference.n_spots), self._cell_mean, self._cell_scale)
+        self._n_nearest = max(1, min(_CELLS, reference.n_spots // 10))
 
     def _direction(self, tissue: Tissue, spots: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> Tensor:
         """Standardised values of the shared genes, 0 where there is none, at length 1 [B, S]."""
