@@ -24,6 +24,7 @@ from benchmarks.markdown import markdown
 from benchmarks.scoring import SAMPLE, Z90, dense, joint, score
 from stmcdi_cli.model.base import DrawOptions
 from stmcdi_cli.model.device import single_threaded
+from stmcdi_cli.model.draw_summary import interval
 from stmcdi_cli.model.latent.model import LatentModel
 from stmcdi_cli.model.tissue import Tissue
 
@@ -141,7 +142,7 @@ def impute(model: LatentModel, tissue: Tissue, masked: ad.AnnData) -> ad.AnnData
     model.prepare(tissue, device=CPU)
     draws = model.draw(np.arange(tissue.n_spots), DrawOptions(n_samples=50, seed=0, sampler="dpm"))
     hidden = tissue.missing.toarray()
-    low, median, high = np.quantile(draws.samples, (draws.tail, 0.5, 1 - draws.tail), axis=0).astype(np.float32)
+    (low, high), median = interval(draws.samples, draws.tail), np.median(draws.samples, axis=0)
     imputed = ad.AnnData(masked.X, obs=masked.obs[[]], var=masked.var[[]])
     layers = {"imputed": draws.mean, "imputed_sd": draws.samples.std(0), "imputed_median": median}
     layers |= {"imputed_q05": low, "imputed_q95": high}

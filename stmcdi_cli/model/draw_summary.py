@@ -8,6 +8,26 @@ from stmcdi_cli import anndata_keys as keys
 
 QUANTILES = (keys.IMPUTED_MEDIAN, keys.IMPUTED_Q05, keys.IMPUTED_Q95)
 SPREAD = (keys.IMPUTED_SD, *QUANTILES)
+_ROUNDING = 2e-6
+"""What float32 can change in a value, relative to it."""
+
+
+def interval(draws: np.ndarray, tail: float) -> tuple[np.ndarray, np.ndarray]:
+    """Ends of the interval that excludes a share `tail` of the distribution of some draws [draws, n] at each end, [n].
+
+    A further draw from the same distribution is below the k-th smallest of m with probability k / (m + 1), however
+    many they are: few draws and many give intervals that hold equally often. The ends are draws themselves, so they are
+    values that can occur: a count on the scale of ``X``, however another program rounds it. Beyond the smallest and the
+    largest draw nothing is known.
+    """
+    k = max(1, int(round(tail * (len(draws) + 1), 6)))
+    ends = np.partition(draws, (k - 1, len(draws) - k), axis=0)
+    return _rounded(ends[k - 1], -1), _rounded(ends[len(draws) - k], 1)
+
+
+def _rounded(values: np.ndarray, sign: int) -> np.ndarray:
+    """Move values that are no whole numbers [n] by what rounding can change, down (-1) or up (1)."""
+    return np.where(values == np.rint(values), values, values + np.float32(sign * _ROUNDING) * values)
 
 
 class DrawSummary:
@@ -51,9 +71,7 @@ class DrawSummary:
         if keys.IMPUTED_SD in self.names:
             statistics[keys.IMPUTED_SD] = np.sqrt(self._squares / max(self._n.values(), default=1))
         if self._draws is not None:
-            quantiles = [name for name in QUANTILES if name in self.names]
-            at = {keys.IMPUTED_Q05: tail, keys.IMPUTED_MEDIAN: 0.5, keys.IMPUTED_Q95: 1 - tail}
-            statistics |= zip(
-                quantiles, np.quantile(self._draws, [at[name] for name in quantiles], axis=0), strict=True
-            )
+            low, high = interval(self._draws, tail)
+            found = {keys.IMPUTED_MEDIAN: np.median(self._draws, axis=0), keys.IMPUTED_Q05: low, keys.IMPUTED_Q95: high}
+            statistics |= {name: values for name, values in found.items() if name in self.names}
         return {name: values.astype(np.float32) for name, values in statistics.items()}

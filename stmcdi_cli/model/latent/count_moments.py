@@ -8,7 +8,7 @@ once, then interpolated.
 from collections.abc import Callable
 
 import numpy as np
-from scipy import stats
+from scipy.special import betainc, pdtr
 
 from stmcdi_cli.model.scales import SCALES, SHALLOWEST
 
@@ -57,9 +57,9 @@ class CountTable:
         first = np.concatenate([[0], last[:-1] + 1])
         mu = np.exp(self.log_mu)[:, None]
         if dispersion == 0:
-            cdf = stats.poisson.cdf(last, mu)
+            cdf = pdtr(last, mu)
         else:
-            cdf = stats.nbinom.cdf(last, 1 / dispersion, 1 / (1 + dispersion * mu))
+            cdf = betainc(1 / dispersion, last + 1, 1 / (1 + dispersion * mu))
         probability = np.diff(cdf, axis=1, prepend=0)
         self._value = SCALES[scale][0]
         value = self._value((first + last)[None, :] / 2, np.exp(self.log_s)[:, None])

@@ -209,14 +209,15 @@ class LatentModel(ImputationModel):
         -------
         Of each case of genes that were left out, the correlation that the draws let expect of each [genes].
         """
-        drawn, true, expected = [], [], []
+        drawn, true, of, expected = [], [], [], []
         for case in cases:
             genes, values, samples, means = self._draw_entries(case, tissue, len(cases), seed=seed, device=device)
             drawn.append(samples)
             true.append(values)
+            of.append(genes)
             if case.genes is not None:
                 expected.append(expected_correlation(genes, means, samples.var(0), tissue.n_genes)[case.genes])
-        self.tail = torch.tensor(interval_tail(np.concatenate(drawn, axis=1), np.concatenate(true)))
+        self.tail = torch.tensor(interval_tail(np.concatenate(drawn, axis=1), np.concatenate(true), np.concatenate(of)))
         return expected
 
     def _draw_entries(

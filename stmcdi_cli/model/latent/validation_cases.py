@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
+from stmcdi_cli.model.draw_summary import interval
 from stmcdi_cli.model.latent.blocks import BLOCK
 from stmcdi_cli.model.latent.diffusion import LatentDiffusion
 from stmcdi_cli.model.latent.mixture import possible_shares
@@ -22,7 +23,7 @@ N_FOLDS = 4
 _MOST_SPOTS = 4096
 _TAILS = (0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.09, 0.1)
 _LEAST_SHARE = 0.05  # of a prediction that has one at all
-_COVERAGE = 0.92  # a little over 90 %, because it is measured on few entries
+_COVERAGE = 0.9
 
 
 class Moments(NamedTuple):
@@ -169,16 +170,23 @@ def _correlations(cases: Sequence[Case], moments: Sequence[Moments], shares: Seq
     return np.concatenate([found.correlations(shares)[case.genes] for case, found in zip(cases, moments, strict=True)])
 
 
-def interval_tail(samples: np.ndarray, truth: np.ndarray) -> float:
-    """Give the largest tail with which the interval of some draws [draws, n] still covers 90 % of the true values [n].
+def interval_tail(samples: np.ndarray, truth: np.ndarray, genes: np.ndarray) -> float:
+    """Give the largest tail with which the interval of some draws [draws, n] surely covers 90 % of the true values [n].
 
-    Counts are discrete: the interval between the 5 % and 95 % quantiles often contains far more than 90 %.
+    Counts are discrete: the interval between the 5 % and 95 % quantiles often contains far more than 90 %. Genes [n]
+    are covered unequally well, and a few of them say little about others: the coverage less its standard error between
+    genes counts.
     """
     best = _TAILS[0]
     if not len(truth):
         return best
-    lows, highs = np.quantile(samples, _TAILS, axis=0), np.quantile(samples, [1 - tail for tail in _TAILS], axis=0)
-    for tail, low, high in zip(_TAILS, lows.astype(np.float32), highs.astype(np.float32), strict=True):
-        if np.mean((low <= truth) & (truth <= high)) >= _COVERAGE:
+    n = np.bincount(genes)
+    n_genes = np.count_nonzero(n)
+    for tail in _TAILS:
+        low, high = interval(samples, tail)
+        inside = np.bincount(genes, (low <= truth) & (truth <= high))
+        coverage = inside.sum() / len(truth)
+        error = np.sqrt(np.sum((inside - coverage * n) ** 2) * n_genes / max(n_genes - 1, 1)) / len(truth)
+        if coverage - error >= _COVERAGE:
             best = tail
     return best

@@ -1,0 +1,52 @@
+"""The interval of some draws holds equally often whatever their number, and its ends are values that can occur."""
+
+import numpy as np
+import pytest
+
+from stmcdi_cli.model.draw_summary import interval
+
+
+@pytest.mark.parametrize("n_draws", [19, 20, 50, 200])
+@pytest.mark.parametrize("tail", [0.05, 0.1])
+def test_a_further_draw_is_within_as_often_as_is_said(n_draws, tail):
+    draws = np.random.default_rng(0).normal(size=(n_draws + 1, 40_000)).astype(np.float32)
+    low, high = interval(draws[1:], tail)
+    within = np.mean((low <= draws[0]) & (draws[0] <= high))
+    k = int(round(tail * (n_draws + 1), 6))
+    assert within == pytest.approx(1 - 2 * k / (n_draws + 1), abs=0.006)
+    assert 1 - 2 * tail - 0.006 < within < 1 - 2 * tail + 2 / n_draws
+
+
+@pytest.mark.parametrize("tail", [0.05, 0.1])
+def test_the_ends_are_counts_where_the_draws_are(tail):
+    draws = np.random.default_rng(0).poisson(0.7, (20, 5000)).astype(np.float32)
+    low, high = interval(draws, tail)
+    np.testing.assert_array_equal(np.rint(low), low)
+    np.testing.assert_array_equal(np.rint(high), high)
+    assert ((low == draws).any(0) & (high == draws).any(0)).all()
+
+
+def test_a_few_draws_give_their_smallest_and_largest():
+    draws = np.random.default_rng(0).poisson(5, (4, 100)).astype(np.float32)
+    np.testing.assert_array_equal(interval(draws, 0.05), (draws.min(0), draws.max(0)))
+
+
+def test_the_same_count_rounded_by_another_program_is_within():
+    """scanpy divides and takes logarithms in float32: one bit more or less than the draw of the same count."""
+    value = np.log1p(np.arange(1, 200) / 0.37)
+    draws = np.tile(value.astype(np.float32), (20, 1))
+    elsewhere = np.log1p(np.arange(1, 200, dtype=np.float32) / np.float32(0.37))
+    assert (elsewhere != draws[0]).any()
+    low, high = interval(draws, 0.05)
+    assert low.dtype == high.dtype == np.float32
+    of_a_fraction = draws[0] != np.rint(draws[0])  # one logarithm in 200 is 5.0 by chance
+    assert of_a_fraction.sum() > 195
+    assert ((low <= elsewhere) & (elsewhere <= high))[of_a_fraction].all()
+    np.testing.assert_allclose(high, low, rtol=1e-5)
+
+
+def test_draws_are_left_as_they_are():
+    draws = np.random.default_rng(0).normal(size=(20, 50))
+    before = draws.copy()
+    interval(draws, 0.05)
+    np.testing.assert_array_equal(draws, before)
