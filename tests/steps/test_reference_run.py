@@ -12,6 +12,7 @@ from helpers import dense, same, untimed
 import stmcdi_cli as stmcdi
 from stmcdi_cli.errors import InputError, OptionError
 from stmcdi_cli.model import save_load
+from stmcdi_cli.model.latent.reference_predictions import PREDICTORS
 from stmcdi_cli.steps.evaluate import evaluate_genes
 
 OPTIONS = {"n_samples": 4, "device": "cpu", "quiet": True, "seed": 2}
@@ -110,11 +111,13 @@ def test_shards_and_the_report(done, tmp_path):
     assert len(table) == done.imputed.n_vars and (table["n_filled"].iloc[30:] == done.imputed.n_obs).all()
 
 
-def test_the_nearest_cells_count_the_same_from_disk_and_in_shards(done, cli, h5ad, tmp_path):
+@pytest.mark.parametrize("predictor", PREDICTORS)
+def test_cells_of_the_reference_count_the_same_from_disk_and_in_shards(done, cli, h5ad, tmp_path, predictor):
     model = save_load.load(done.model)
+    model.nearest_part = model.regression_part = torch.tensor(0.0)
     without = {}
     for part in (0.0, 0.5):
-        model.nearest_part = torch.tensor(part)
+        setattr(model, predictor, torch.tensor(part))
         without[part] = stmcdi.impute(done.masked, model, **OPTIONS)
     genes = dense(without[0.5].layers["imputed"]) != dense(without[0.0].layers["imputed"])
     assert genes[:, 30:].mean() > 0.9 and not genes[:, :30].any()  # only what the panel lacks
@@ -128,9 +131,11 @@ def test_the_nearest_cells_count_the_same_from_disk_and_in_shards(done, cli, h5a
             np.testing.assert_array_equal(dense(other.layers[layer]), dense(without[0.5].layers[layer]))
 
 
-def test_the_nearest_cells_need_the_reference(done):
+@pytest.mark.parametrize("predictor", PREDICTORS)
+def test_predictions_from_the_cells_need_the_reference(done, predictor):
     model = save_load.load(done.model)
-    model.nearest_part = torch.tensor(0.5)
+    model.nearest_part = model.regression_part = torch.tensor(0.0)
+    setattr(model, predictor, torch.tensor(0.5))
     alone = done.masked[done.masked.obs["stmcdi_role"] == "target"].copy()
     with pytest.raises(InputError, match="needs the cells of its reference; impute the file it was trained on"):
         stmcdi.impute(alone, model, **OPTIONS)

@@ -7,8 +7,8 @@ entries. A draw takes the latents from the diffusion of its branch (`latent.diff
 from them, and draws an observation around it with the counting noise of its gene and depth.
 
 With a reference (`steps.add_reference`) the loadings come from its cells (`target_model`), a third branch has the
-gaussian link, a part of what is expected of a gene that was not measured comes from the nearest cells
-(`nearest_cells`), and weights and intervals are chosen on genes left out whole (`validation_cases`).
+gaussian link, parts of what is expected of a gene that was not measured come from the nearest cells (`nearest_cells`)
+and a regression (`gene_regression`), and weights and intervals are chosen on genes left out whole (`validation_cases`).
 """
 
 import copy
@@ -33,9 +33,9 @@ from stmcdi_cli.model.latent.gaussian import LatentPosterior
 from stmcdi_cli.model.latent.left_out import LeftOut, expected_correlation
 from stmcdi_cli.model.latent.masking import Masking
 from stmcdi_cli.model.latent.mixture import share_draws
-from stmcdi_cli.model.latent.nearest_cells import NearestCells
 from stmcdi_cli.model.latent.observation import GaussianObserver, Observer, observation_of
 from stmcdi_cli.model.latent.own_count import choose_part
+from stmcdi_cli.model.latent.reference_predictions import PREDICTORS, ReferencePredictions
 from stmcdi_cli.model.latent.target_model import TargetFactorModel
 from stmcdi_cli.model.latent.training import train_denoisers
 from stmcdi_cli.model.latent.validation_cases import Case, best_shares, interval_tail, left_out_genes, some_spots
@@ -47,8 +47,8 @@ _OBSERVATION_STREAM = VALIDATION_STREAM + 1
 _CALIBRATION_ENTRIES, _CALIBRATION_SPOTS = 20_000, (512, 1024)
 """Entries by which the interval is calibrated; and the fewest and most spots to draw for them."""
 _DISPERSION_SPOTS = 2048
-_CALIBRATED = ("weights", "dispersion", "tail", "own_part", "nearest_part")
-_LATER = ("own_part", "nearest_part")  # 0 in models of earlier versions
+_CALIBRATED = ("weights", "dispersion", "tail", "own_part", *PREDICTORS)
+_LATER = ("own_part", *PREDICTORS)  # 0 in models of earlier versions
 
 
 class LatentModel(ImputationModel):
@@ -84,8 +84,8 @@ class LatentModel(ImputationModel):
         self.dispersion = torch.zeros(len(genes), dtype=torch.int64)
         self.tail = torch.tensor(0.05)
         self.own_part = torch.tensor(0.0)
-        self.nearest_part = torch.tensor(0.0)
-        self._nearest: NearestCells | None = None
+        self.nearest_part = self.regression_part = torch.tensor(0.0)
+        self._predictions: ReferencePredictions | None = None
         self._left_out_dispersion = 0
         self.left_out = LeftOut.none()
 
@@ -137,7 +137,8 @@ class LatentModel(ImputationModel):
             if reference is not None:
                 cases = list(left_out_genes(self.branches, partial, reference, seed))
             moments = [case.moments(tissue) for case in cases]
-            self.weights, self.nearest_part = map(torch.tensor, best_shares(cases, moments))
+            weights, parts = best_shares(cases, moments)
+            self.weights, (self.nearest_part, self.regression_part) = torch.tensor(weights), torch.tensor(parts)
             if tissue.count_scale is not None:
                 self._fit_dispersion(tissue, chosen, cases, seed)
             expected = self._calibrate(tissue, cases, seed=seed, device=device)
@@ -160,8 +161,13 @@ class LatentModel(ImputationModel):
         for branch in self.branches:
             branch.encoder = TargetFactorModel(branch.encoder, target, reference.n_visible > 0)
 
+    @property
+    def parts(self) -> list[float]:
+        """Parts of what is expected of genes not measured that come from the `PREDICTORS`."""
+        return [float(getattr(self, name)) for name in PREDICTORS]
+
     def _shares(self, case: Case) -> list[float]:
-        return case.shares(self.weights.tolist(), float(self.nearest_part))
+        return case.shares(self.weights.tolist(), self.parts)
 
     def _fit_dispersion(self, tissue: Tissue, chosen: Case, cases: Sequence[Case], seed: int) -> None:
         """Choose the dispersion of each gene on the training entries, then shift all on the validation entries.
@@ -217,7 +223,8 @@ class LatentModel(ImputationModel):
             of.append(genes)
             if case.genes is not None:
                 expected.append(expected_correlation(genes, means, samples.var(0), tissue.n_genes)[case.genes])
-        self.tail = torch.tensor(interval_tail(np.concatenate(drawn, axis=1), np.concatenate(true), np.concatenate(of)))
+        every = np.concatenate(drawn, axis=1), np.concatenate(true), np.concatenate(of)
+        self.tail = torch.tensor(interval_tail(*every, left_out=cases[0].genes is not None))
         return expected
 
     def _draw_entries(
@@ -229,7 +236,7 @@ class LatentModel(ImputationModel):
             other = copy.copy(self)
             other.branches, other.dispersion = list(case.branches), self.dispersion.clone()
             other.dispersion[torch.from_numpy(case.genes)] = self._left_out_dispersion
-        other._draw_from(case.visible, case.nearest, device)
+        other._draw_from(case.visible, case.predictions, device)
         per_spot = case.entries.nnz / tissue.n_spots
         enough = int(np.clip(_CALIBRATION_ENTRIES / max(per_spot, 1), *_CALIBRATION_SPOTS))
         spots, parts = some_spots(tissue, enough // n_cases), []
@@ -255,12 +262,12 @@ class LatentModel(ImputationModel):
         for link, branch in self._drawing():
             known = None if encoded is None else LatentPosterior(**_part(encoded, f"{link}."))
             branch.encode(tissue, known)
-        nearest = None
-        if self.nearest_part > 0:
+        predictions = None
+        if any(self.parts):
             if reference is None:
                 raise InputError("the model needs the cells of its reference; impute the file it was trained on")
-            nearest = NearestCells(self.branches[-1].encoder, reference, tissue)
-        self._draw_from(tissue, nearest, device)
+            predictions = ReferencePredictions(self.branches[-1].encoder, reference, tissue)
+        self._draw_from(tissue, predictions, device)
 
     def encoded(self) -> dict[str, Tensor]:
         """Posteriors that `prepare` has computed, by name."""
@@ -287,9 +294,9 @@ class LatentModel(ImputationModel):
             (link, branch) for link, branch, share in zip(self.links, self.branches, shares, strict=True) if share > 0
         ]
 
-    def _draw_from(self, tissue: Tissue, nearest: NearestCells | None, device: torch.device) -> None:
+    def _draw_from(self, tissue: Tissue, predictions: ReferencePredictions | None, device: torch.device) -> None:
         """Make the next draws from a tissue that is encoded."""
-        self._tissue, self._nearest = tissue, nearest
+        self._tissue, self._predictions = tissue, predictions
         for branch in self.branches:
             branch.to(device)
         self._observe = None
@@ -314,11 +321,11 @@ class LatentModel(ImputationModel):
             wanted[: len(block)] = True if options.denoise else self._tissue.missing[block].toarray()
             observer = self._observer(padded, wanted, options) if on_draw or options.denoise else None
             total = np.zeros((len(self.branches), BLOCK, len(self.genes)), dtype=np.float64)
-            near = self._nearest.expected(padded) if self._nearest else None
+            predicted = self._predictions.expected(padded) if self._predictions else None
             for m, (branch, pairs) in enumerate(zip(self.branches, shares, strict=True)):
                 for pair, *both in branch.draw_expected(padded, pairs, options) if pairs else ():
                     numbers = range(2 * pair, min(2 * pair + 2, options.n_samples))
-                    means = [self._with_nearest(expected.numpy(), near) for expected in both]
+                    means = [self._with_predictions(expected.numpy(), predicted) for expected in both]
                     for _, expected in zip(numbers, means, strict=False):
                         total[m] += expected
                     if not on_draw or not observer:
@@ -329,13 +336,10 @@ class LatentModel(ImputationModel):
             mean[rows] = (observer.revise(point) if observer else point)[: len(block)]
         return mean
 
-    def _with_nearest(self, expected: np.ndarray, near: np.ndarray | None) -> np.ndarray:
-        """Replace a part of what is expected of genes not measured [B, G] by what the nearest cells say of them."""
-        if near is not None:
-            assert self._nearest is not None
-            part, genes = float(self.nearest_part), self._nearest.genes
-            expected[:, genes] = (1 - part) * expected[:, genes] + part * near
-        return expected
+    def _with_predictions(self, expected: np.ndarray, predicted: np.ndarray | None) -> np.ndarray:
+        if self._predictions is None or predicted is None:
+            return expected
+        return self._predictions.mix(expected, predicted, self.parts)
 
     def _uniform(self, spots: np.ndarray, pair: int, options: DrawOptions) -> tuple[np.ndarray, np.ndarray]:
         """Keyed uniform numbers [B, G] for the observations of the two draws of a pair, mirror images of each other."""

@@ -15,13 +15,15 @@ from stmcdi_cli.model.draw_summary import interval
 from stmcdi_cli.model.latent.blocks import BLOCK
 from stmcdi_cli.model.latent.diffusion import LatentDiffusion
 from stmcdi_cli.model.latent.mixture import possible_shares
-from stmcdi_cli.model.latent.nearest_cells import NearestCells
+from stmcdi_cli.model.latent.reference_predictions import PREDICTORS, ReferencePredictions
 from stmcdi_cli.model.latent.target_model import TargetFactorModel
 from stmcdi_cli.model.tissue import Tissue
 
 N_FOLDS = 4
 _MOST_SPOTS = 4096
-_TAILS = (0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.09, 0.1)
+_TAILS = tuple(percent / 100 for percent in range(1, 11))
+_TAILS_OF_GENES = tuple(percent / 100 for percent in range(1, 16))
+"""Shares to exclude at each end: of genes that were never measured more, as no dispersion of their own was fitted."""
 _LEAST_SHARE = 0.05  # of a prediction that has one at all
 _COVERAGE = 0.9
 
@@ -68,8 +70,8 @@ class Case(NamedTuple):
         Spots to look at, ascending.
     genes
         Which genes were left out whole, bool [G]; None where the entries were chosen at random.
-    nearest
-        What the nearest cells of the reference say of these genes; None where the entries were chosen at random.
+    predictions
+        Predictions of these genes from the cells of the reference; None where the entries were chosen at random.
     """
 
     branches: Sequence[LatentDiffusion]
@@ -77,18 +79,18 @@ class Case(NamedTuple):
     entries: sp.csr_matrix
     spots: np.ndarray
     genes: np.ndarray | None = None
-    nearest: NearestCells | None = None
+    predictions: ReferencePredictions | None = None
 
     @property
     def n_predictions(self) -> int:
-        """Number of predictions of an entry: one of each branch, the last of the nearest cells."""
-        return len(self.branches) + (self.nearest is not None)
+        """Number of predictions of an entry: one of each branch, then one of each predictor."""
+        return len(self.branches) + (len(PREDICTORS) if self.predictions else 0)
 
-    def shares(self, weights: Sequence[float], nearest_part: float) -> list[float]:
-        """Share of each prediction, given those of the branches, and the part taken from the nearest cells."""
-        if self.nearest is None:
+    def shares(self, weights: Sequence[float], parts: Sequence[float]) -> list[float]:
+        """Share of each prediction, given those of the branches, and the parts taken from the predictors."""
+        if self.predictions is None:
             return list(weights)
-        return [*((1 - nearest_part) * share for share in weights), nearest_part]
+        return [*((1 - sum(parts)) * share for share in weights), *parts]
 
     def expected(self, tissue: Tissue) -> Iterator[tuple[np.ndarray, list[np.ndarray], np.ndarray, np.ndarray]]:
         """Yield some spots [B], every prediction [B, G], which entries [B, G], and the true x."""
@@ -96,9 +98,10 @@ class Case(NamedTuple):
             spots = self.spots[i : i + BLOCK]
             depth = tissue.depth[spots]
             means = [branch.encoder.decoder(depth)(branch.encoded().mean[spots]).numpy() for branch in self.branches]
-            if self.nearest is not None:
-                means.append(np.zeros_like(means[0]))
-                means[-1][:, self.nearest.genes] = self.nearest.expected(spots)
+            if self.predictions is not None:
+                for predicted in self.predictions.expected(spots):
+                    means.append(np.zeros_like(means[0]))
+                    means[-1][:, self.predictions.genes] = predicted
             yield spots, means, self.entries[spots].toarray(), tissue.x[spots].toarray()
 
     def moments(self, tissue: Tissue) -> Moments:
@@ -137,12 +140,12 @@ def left_out_genes(branches: Sequence[LatentDiffusion], tissue: Tissue, referenc
             other = branch.with_encoder(branch.encoder.without_genes(genes))
             other.encode(visible)
             others.append(other)
-        nearest = NearestCells(others[-1].encoder, reference, visible, genes)
-        yield Case(others, visible, entries, spots, genes, nearest)
+        predictions = ReferencePredictions(others[-1].encoder, reference, visible, genes)
+        yield Case(others, visible, entries, spots, genes, predictions)
 
 
-def best_shares(cases: Sequence[Case], moments: Sequence[Moments]) -> tuple[list[float], float]:
-    """Give the weights of the branches, and the part of the nearest cells, with which the cases are predicted best.
+def best_shares(cases: Sequence[Case], moments: Sequence[Moments]) -> tuple[list[float], list[float]]:
+    """Give the weights of the branches, and the parts of the predictors, with which the cases are predicted best.
 
     Best is the smallest error. Of genes that were left out it is the largest mean correlation: how much a platform
     catches of a gene, and how widely it varies there, is not what the predictions differ in. Few genes do not tell
@@ -162,7 +165,8 @@ def best_shares(cases: Sequence[Case], moments: Sequence[Moments]) -> tuple[list
         best = weights @ shares / weights.sum()
         best = np.where(best < _LEAST_SHARE, 0, best)
         best /= best.sum()
-    return (best[:n] / best[:n].sum()).tolist(), float(best[n:].sum())
+    parts = best[n:] if cases[0].predictions else np.zeros(len(PREDICTORS))
+    return (best[:n] / best[:n].sum()).tolist(), parts.tolist()
 
 
 def _correlations(cases: Sequence[Case], moments: Sequence[Moments], shares: Sequence[float]) -> np.ndarray:
@@ -170,19 +174,20 @@ def _correlations(cases: Sequence[Case], moments: Sequence[Moments], shares: Seq
     return np.concatenate([found.correlations(shares)[case.genes] for case, found in zip(cases, moments, strict=True)])
 
 
-def interval_tail(samples: np.ndarray, truth: np.ndarray, genes: np.ndarray) -> float:
+def interval_tail(samples: np.ndarray, truth: np.ndarray, genes: np.ndarray, *, left_out: bool) -> float:
     """Give the largest tail with which the interval of some draws [draws, n] surely covers 90 % of the true values [n].
 
     Counts are discrete: the interval between the 5 % and 95 % quantiles often contains far more than 90 %. Genes [n]
     are covered unequally well, and a few of them say little about others: the coverage less its standard error between
-    genes counts.
+    genes counts. `left_out` says that whole genes were left out.
     """
-    best = _TAILS[0]
+    tails = _TAILS_OF_GENES if left_out else _TAILS
+    best = tails[0]
     if not len(truth):
         return best
     n = np.bincount(genes)
     n_genes = np.count_nonzero(n)
-    for tail in _TAILS:
+    for tail in tails:
         low, high = interval(samples, tail)
         inside = np.bincount(genes, (low <= truth) & (truth <= high))
         coverage = inside.sum() / len(truth)
