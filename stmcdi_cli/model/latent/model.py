@@ -138,7 +138,8 @@ class LatentModel(ImputationModel):
                 cases = list(left_out_genes(self.branches, partial, reference, seed))
             moments = [case.moments(tissue) for case in cases]
             weights, parts = best_shares(cases, moments)
-            self.weights, (self.nearest_part, self.regression_part) = torch.tensor(weights), torch.tensor(parts)
+            self.weights = torch.tensor(weights)
+            self.nearest_part, self.regression_part = map(torch.tensor, parts or (0.0, 0.0))
             if tissue.count_scale is not None:
                 self._fit_dispersion(tissue, chosen, cases, seed)
             expected = self._calibrate(tissue, cases, seed=seed, device=device)

@@ -165,8 +165,7 @@ def best_shares(cases: Sequence[Case], moments: Sequence[Moments]) -> tuple[list
         best = weights @ shares / weights.sum()
         best = np.where(best < _LEAST_SHARE, 0, best)
         best /= best.sum()
-    parts = best[n:] if cases[0].predictions else np.zeros(len(PREDICTORS))
-    return (best[:n] / best[:n].sum()).tolist(), parts.tolist()
+    return (best[:n] / best[:n].sum()).tolist(), best[n:].tolist()
 
 
 def _correlations(cases: Sequence[Case], moments: Sequence[Moments], shares: Sequence[float]) -> np.ndarray:

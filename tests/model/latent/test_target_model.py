@@ -8,7 +8,7 @@ import scipy.sparse as sp
 
 from stmcdi_cli.model.latent.factor_model import LINKS, SpatialFactorModel
 from stmcdi_cli.model.latent.target_model import TargetFactorModel, predict_ratios
-from stmcdi_cli.model.latent.validation_cases import N_FOLDS, Case, Moments, best_shares, left_out_genes
+from stmcdi_cli.model.latent.validation_cases import N_FOLDS, Case, Moments, best_shares, interval_tail, left_out_genes
 from stmcdi_cli.model.tissue import Tissue
 
 RANK, N_TARGET, N_CELLS, N_GENES = 2, 150, 400, 60
@@ -135,7 +135,7 @@ def test_every_shared_gene_is_left_out_once(pair):
             case.entries.toarray(), np.broadcast_to(case.genes, target.x.shape) & ~target.missing.toarray()
         )
         assert case.branches[0].tissue is case.visible
-        np.testing.assert_array_equal(case.nearest.genes, np.flatnonzero(case.genes))
+        np.testing.assert_array_equal(case.predictions.genes, np.flatnonzero(case.genes))
 
 
 def test_moments_give_error_and_correlation_of_every_mixture():
@@ -177,10 +177,10 @@ def test_shares_go_to_what_predicts_genes_left_out_best():
     true = rng.normal(size=(300, 100))
     noise = rng.normal(size=(3, 300, 100))
     case, moments = judged(true + noise * np.array([5, 5, 1])[:, None, None], true, n_branches=2)
-    weights, nearest = best_shares([case], [moments])
-    assert sum(weights) == pytest.approx(1) and 0.7 < nearest < 1  # a branch has a share at least
+    weights, (part,) = best_shares([case], [moments])
+    assert sum(weights) == pytest.approx(1) and 0.7 < part < 1  # a branch has a share at least
     case, moments = judged(true + noise * np.array([1, 5, 5])[:, None, None], true, n_branches=2)
-    assert best_shares([case], [moments]) == ([1, 0], 0)
+    assert best_shares([case], [moments]) == ([1, 0], [0])
 
 
 def test_few_genes_do_not_tell_shares_apart():
@@ -188,8 +188,23 @@ def test_few_genes_do_not_tell_shares_apart():
     true = rng.normal(size=(200, 6))
     predicted = true + rng.normal(size=(3, 200, 6)) * 2 * rng.uniform(0.9, 1.1, (3, 1, 6))
     case, moments = judged(predicted, true, n_branches=2)
-    weights, nearest = best_shares([case], [moments])
-    np.testing.assert_allclose([*((1 - nearest) * np.array(weights)), nearest], 1 / 3, atol=0.12)
+    weights, (part,) = best_shares([case], [moments])
+    np.testing.assert_allclose([*((1 - part) * np.array(weights)), part], 1 / 3, atol=0.12)
+
+
+def test_the_interval_covers_what_is_unlike_in_few_genes_more_surely():
+    """Where genes are covered unequally well, few of them have to be covered more."""
+    rng = np.random.default_rng(0)
+    samples, truth = rng.normal(size=(50, 30_000)), rng.normal(size=30_000)
+    many, few = np.arange(30_000) % 300, np.arange(30_000) % 6
+    assert interval_tail(samples, truth, many, left_out=False) == pytest.approx(0.05, abs=0.011)
+    unlike = truth * np.where(few % 2, 0.6, 1)
+    surely = interval_tail(samples, unlike, few, left_out=False)
+    assert surely < interval_tail(samples, unlike, np.arange(30_000), left_out=False)
+    narrow = truth / 2
+    assert interval_tail(samples, narrow, many, left_out=False) == 0.1
+    assert interval_tail(samples, narrow, many, left_out=True) == 0.15
+    assert interval_tail(samples[:, :0], truth[:0], many[:0], left_out=False) == 0.01
 
 
 def test_ratios_are_learnt_where_features_tell_and_else_their_mean():
