@@ -21,7 +21,7 @@ from stmcdi_cli.model.tissue import Tissue
 
 N_FOLDS = 4
 _MOST_SPOTS = 4096
-_TAILS = tuple(percent / 100 for percent in range(1, 11))
+_TAILS = tuple(percent / 100 for percent in range(1, 13))
 _TAILS_OF_GENES = tuple(percent / 100 for percent in range(1, 16))
 """Shares to exclude at each end: of genes that were never measured more, as no dispersion of their own was fitted."""
 _LEAST_SHARE = 0.05  # of a prediction that has one at all
