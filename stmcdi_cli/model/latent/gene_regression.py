@@ -46,17 +46,18 @@ class GeneRegression:
 
         All are those of deviations from the means over the cells, float64.
         """
-        cells, values = self.shared.cells[:, self._predictors], self.shared.values
-        mean = cells.double().mean(0)
-        gram = torch.zeros(2 * mean.shape, dtype=torch.float64)
-        products = torch.zeros(len(mean), values.shape[1], dtype=torch.float64)
+        values, n_genes = self.shared.values, len(self._predictors)
+        gram, products = (torch.zeros(n_genes, k, dtype=torch.float64) for k in (n_genes, values.shape[1]))
+        total = torch.zeros(n_genes, dtype=torch.float64)
         for i in range(0, n, BLOCK):
-            part = cells[i : i + BLOCK].double() - mean
+            part = self.shared.cells[i : i + BLOCK, self._predictors].double()
             gram += part.T @ part
             products += torch.from_numpy((values[i : i + BLOCK].T @ part.numpy()).T)
+            total += part.sum(0)
         scale = torch.from_numpy(self.shared.cell_scale.astype(np.float64))
-        total, squares = (torch.from_numpy(np.asarray(part.sum(0)).ravel()) for part in (values, values.power(2)))
-        return gram, products / scale, (squares - total**2 / n) / scale**2
+        value_total, squares = (torch.from_numpy(np.asarray(part.sum(0)).ravel()) for part in (values, values.power(2)))
+        products = (products - torch.outer(total, value_total) / n) / scale
+        return gram - torch.outer(total, total) / n, products, (squares - value_total**2 / n) / scale**2
 
     def expected(self, spots: np.ndarray) -> np.ndarray:
         """Expected expression of `shared.genes` in some spots, on ``X``'s scale, at least 0, float32 [B, K].
