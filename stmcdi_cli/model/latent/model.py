@@ -267,7 +267,7 @@ class LatentModel(ImputationModel):
         if any(self.parts):
             if reference is None:
                 raise InputError("the model needs the cells of its reference; impute the file it was trained on")
-            predictions = ReferencePredictions(self.branches[-1].encoder, reference, tissue)
+            predictions = ReferencePredictions(self.branches[-1].encoder, reference, tissue, parts=self.parts)
         self._draw_from(tissue, predictions, device)
 
     def encoded(self) -> dict[str, Tensor]:
@@ -322,7 +322,7 @@ class LatentModel(ImputationModel):
             wanted[: len(block)] = True if options.denoise else self._tissue.missing[block].toarray()
             observer = self._observer(padded, wanted, options) if on_draw or options.denoise else None
             total = np.zeros((len(self.branches), BLOCK, len(self.genes)), dtype=np.float64)
-            predicted = self._predictions.expected(padded) if self._predictions else None
+            predicted = self._predictions.weighted(padded, self.parts) if self._predictions else None
             for m, (branch, pairs) in enumerate(zip(self.branches, shares, strict=True)):
                 for pair, *both in branch.draw_expected(padded, pairs, options) if pairs else ():
                     numbers = range(2 * pair, min(2 * pair + 2, options.n_samples))

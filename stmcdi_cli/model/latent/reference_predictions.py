@@ -18,7 +18,14 @@ PREDICTORS: dict[str, type[NearestCells] | type[GeneRegression]] = {
 
 
 class ReferencePredictions:
-    """Predictions by each of the `PREDICTORS`; the parameters are those of `SharedGenes`.
+    """Predictions by the `PREDICTORS`.
+
+    Parameters
+    ----------
+    encoder, reference, target, wanted
+        See `SharedGenes`.
+    parts
+        Part of each predictor: those with none are not made.
 
     Attributes
     ----------
@@ -27,18 +34,33 @@ class ReferencePredictions:
     """
 
     def __init__(
-        self, encoder: SpatialFactorModel, reference: Tissue, target: Tissue, wanted: np.ndarray | None = None
+        self,
+        encoder: SpatialFactorModel,
+        reference: Tissue,
+        target: Tissue,
+        wanted: np.ndarray | None = None,
+        *,
+        parts: Sequence[float] = (1.0,) * len(PREDICTORS),
     ) -> None:
         shared = SharedGenes(encoder, reference, target, wanted)
         self.genes = shared.genes
-        self._predictors = [predictor(shared) for predictor in PREDICTORS.values()]
+        self._predictors = [
+            predictor(shared) if part > 0 else None for part, predictor in zip(parts, PREDICTORS.values(), strict=True)
+        ]
 
-    def expected(self, spots: np.ndarray) -> np.ndarray:
-        """Expected expression by each predictor, float32 [predictors, B, K]."""
-        return np.stack([predictor.expected(spots) for predictor in self._predictors])
+    def expected(self, spots: np.ndarray) -> list[np.ndarray]:
+        """Expected expression by each predictor that was made, float32 [B, K]."""
+        return [predictor.expected(spots) for predictor in self._predictors if predictor]
 
-    def mix(self, expected: np.ndarray, predicted: np.ndarray, parts: Sequence[float]) -> np.ndarray:
-        """Replace parts of what is expected of every gene [B, G] by what was predicted of some [predictors, B, K]."""
-        said = np.tensordot(np.asarray(parts, np.float32), predicted, 1)
-        expected[:, self.genes] = (1 - sum(parts)) * expected[:, self.genes] + said
+    def weighted(self, spots: np.ndarray, parts: Sequence[float]) -> np.ndarray:
+        """Sum of the predictions, each times its part, float32 [B, K]."""
+        total = np.zeros((len(spots), len(self.genes)), dtype=np.float32)
+        for part, predictor in zip(parts, self._predictors, strict=True):
+            if predictor and part > 0:
+                total += part * predictor.expected(spots)
+        return total
+
+    def mix(self, expected: np.ndarray, weighted: np.ndarray, parts: Sequence[float]) -> np.ndarray:
+        """Replace the parts in what is expected of every gene [B, G] by what `weighted` gave [B, K]."""
+        expected[:, self.genes] = (1 - sum(parts)) * expected[:, self.genes] + weighted
         return expected

@@ -44,7 +44,18 @@ def test_only_wanted_genes(pair, predictor):
 def test_parts_replace_what_is_expected_of_the_genes_alone(pair):
     both = ReferencePredictions(pair.encoder, pair.reference, pair.target)
     predicted, before = both.expected(pair.spots), np.full((30, 12), 2, np.float32)
-    mixed = both.mix(before.copy(), predicted, [0.3, 0.2])
+    mixed = both.mix(before.copy(), both.weighted(pair.spots, [0.3, 0.2]), [0.3, 0.2])
     expected = 0.5 * 2 + 0.3 * predicted[0] + 0.2 * predicted[1]
     np.testing.assert_allclose(mixed[:, pair.unmeasured], expected, rtol=1e-6)
     np.testing.assert_array_equal(mixed[:, pair.measured], before[:, pair.measured])
+
+
+@pytest.mark.parametrize("parts", [[0.4, 0], [0, 0.4], [0, 0]])
+def test_what_has_no_part_is_not_computed(pair, parts, monkeypatch):
+    both = ReferencePredictions(pair.encoder, pair.reference, pair.target)
+    expected = both.weighted(pair.spots, parts)
+    for name, part in zip(PREDICTORS, parts, strict=True):
+        if part == 0:
+            monkeypatch.setitem(PREDICTORS, name, None)
+    some = ReferencePredictions(pair.encoder, pair.reference, pair.target, parts=parts)
+    np.testing.assert_array_equal(some.weighted(pair.spots, parts), expected)
