@@ -45,7 +45,7 @@ def test_a_model_is_three_plain_files(masked, tmp_path):
     assert names(tmp_path) == ["model"] and names(tmp_path / "model") == FILES
     for path in (tmp_path / "model").iterdir():
         content = path.read_bytes()
-        # No pickle of any kind. That the length of the weights' header begins with 0x80 can be; a protocol follows then.
+        # No pickle of any kind. The length of the weights' header may begin with 0x80, but no protocol follows it.
         pickles = (b"PK", *(bytes([0x80, protocol]) for protocol in range(2, 6)))
         assert not content.startswith(pickles) and b"torch._utils" not in content
     description = yaml.safe_load((tmp_path / "model" / "config.yaml").read_text())
