@@ -6,7 +6,8 @@ import numpy as np
 
 from stmcdi_cli import anndata_keys as keys
 
-QUANTILES = (keys.IMPUTED_MEDIAN, keys.IMPUTED_Q05, keys.IMPUTED_Q95)
+ENDS = (keys.IMPUTED_Q05, keys.IMPUTED_Q95)
+QUANTILES = (keys.IMPUTED_MEDIAN, *ENDS)
 SPREAD = (keys.IMPUTED_SD, *QUANTILES)
 _ROUNDING = 2e-6
 """What float32 can change in a value, relative to it."""
@@ -27,7 +28,7 @@ def interval(draws: np.ndarray, tail: float) -> tuple[np.ndarray, np.ndarray]:
 
 def _rounded(values: np.ndarray, sign: int) -> np.ndarray:
     """Move values that are no whole numbers [n] by what rounding can change, down (-1) or up (1)."""
-    return np.where(values == np.rint(values), values, values + np.float32(sign * _ROUNDING) * values)
+    return np.where(values == np.rint(values), values, values + np.float32(sign * _ROUNDING) * np.abs(values))
 
 
 class DrawSummary:
@@ -70,8 +71,9 @@ class DrawSummary:
         statistics: dict[str, np.ndarray] = {}
         if keys.IMPUTED_SD in self.names:
             statistics[keys.IMPUTED_SD] = np.sqrt(self._squares / max(self._n.values(), default=1))
-        if self._draws is not None:
-            low, high = interval(self._draws, tail)
-            found = {keys.IMPUTED_MEDIAN: np.median(self._draws, axis=0), keys.IMPUTED_Q05: low, keys.IMPUTED_Q95: high}
-            statistics |= {name: values for name, values in found.items() if name in self.names}
+        if self._draws is not None and keys.IMPUTED_MEDIAN in self.names:
+            statistics[keys.IMPUTED_MEDIAN] = np.median(self._draws, axis=0)
+        if self._draws is not None and set(ENDS) & set(self.names):
+            ends = zip(ENDS, interval(self._draws, tail), strict=True)
+            statistics |= {name: values for name, values in ends if name in self.names}
         return {name: values.astype(np.float32) for name, values in statistics.items()}

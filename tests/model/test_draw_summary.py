@@ -45,6 +45,13 @@ def test_the_same_count_rounded_by_another_program_is_within():
     np.testing.assert_allclose(high, low, rtol=1e-5)
 
 
+def test_rounding_moves_the_ends_apart_also_where_values_are_negative():
+    """Values that are no counts, such as z-scores, may be."""
+    draws = np.full((20, 1), -1.3, np.float32)
+    low, high = interval(draws, 0.05)
+    assert low < draws[0] < high
+
+
 def test_draws_are_left_as_they_are():
     draws = np.random.default_rng(0).normal(size=(20, 50))
     before = draws.copy()

@@ -218,6 +218,10 @@ def test_the_layers_asked_for_are_as_with_all(case, layers):
 
 def test_quantiles_cost_nothing_where_nobody_wants_them(case, monkeypatch):
     monkeypatch.setattr(np, "partition", None)
+    stmcdi.impute(case.masked, case.model, layers=["imputed", "imputed_sd", "imputed_median"], **OPTIONS)
+    with pytest.raises(TypeError):
+        stmcdi.impute(case.masked, case.model, layers=["imputed_q95"], **OPTIONS)
+    monkeypatch.setattr(np, "median", lambda values: sorted(values)[len(values) // 2])  # of draws it takes an axis
     stmcdi.impute(case.masked, case.model, layers=["imputed", "imputed_sd"], **OPTIONS)
     with pytest.raises(TypeError):
         stmcdi.impute(case.masked, case.model, layers=["imputed_median"], **OPTIONS)

@@ -20,7 +20,7 @@ def count_quantile(u: np.ndarray, mean: np.ndarray, dispersion: np.ndarray) -> n
         variance = mean[large] * (1 + dispersion[large] * mean[large])
         shape = mean[large] ** 2 / variance
         count[large] = np.floor(gammaincinv(shape, u[large]) * variance / mean[large] + 0.5)
-    left = np.flatnonzero(~large & (u >= 1 - mean))  # no count has a probability of at least 1 - mean
+    left = np.flatnonzero(~large & (u >= 1 - mean))  # 0 has a probability of 1 - mean or more: most need no other look
     u, mean, dispersion = u[left], mean[left], dispersion[left]
     spread = dispersion * mean
     with np.errstate(divide="ignore", invalid="ignore"):

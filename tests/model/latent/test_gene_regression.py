@@ -50,3 +50,8 @@ def test_a_gene_that_no_cell_has(pair):
     x[:, pair.unmeasured[1]] = 0
     found = GeneRegression(pair.with_cells(x).shared()).expected(pair.spots)
     assert np.isfinite(found).all() and np.allclose(found[:, 1], 1.5)
+
+
+def test_no_gene_to_predict(pair):
+    nothing = pair.shared(wanted=np.zeros(12, bool))
+    assert GeneRegression(nothing).expected(pair.spots).shape == (30, 0)
