@@ -19,7 +19,8 @@ def interval(draws: np.ndarray, tail: float) -> tuple[np.ndarray, np.ndarray]:
     A further draw from the same distribution is below the k-th smallest of m with probability k / (m + 1), however
     many they are: few draws and many give intervals that hold equally often. The ends are draws themselves, so they are
     values that can occur: a count on the scale of ``X``, however another program rounds it. Beyond the smallest and the
-    largest draw nothing is known.
+    largest draw nothing is known: of fewer than 1 / tail - 1 draws these two are the ends, and the interval is too
+    narrow.
     """
     k = max(1, int(round(tail * (len(draws) + 1), 6)))
     ends = np.partition(draws, (k - 1, len(draws) - k), axis=0)

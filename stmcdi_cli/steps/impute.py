@@ -1,6 +1,7 @@
 """``stmcdi impute``: draw the entries that have no value, starting from pure noise (Algorithm 2)."""
 
 import logging
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -322,6 +323,18 @@ class _Filling:
         return size + (disk_size(self.tissue.x.nnz * share) if keys.IMPUTED in self.layers else 0)
 
 
+def _say_if_few(filling: _Filling) -> None:
+    """Log that the smallest and the largest of so few draws exclude more than the 90 % interval should."""
+    n_samples, enough = filling.draws.n_samples, math.ceil(round(1 / filling.model.interval_tail, 4)) - 1
+    if n_samples < enough and {keys.IMPUTED_Q05, keys.IMPUTED_Q95} & set(filling.layers):
+        logger.info(
+            "impute: %d draws are few for the 90 %% intervals of this model, which will be too narrow; "
+            "from --n-samples %d on they are as wide as calibrated",
+            n_samples,
+            enough,
+        )
+
+
 def _in_order(
     filling: _Filling, header: "AnnData", spots: range, device: "torch.device", *, quiet: bool
 ) -> Iterator[Block]:
@@ -332,6 +345,8 @@ def _in_order(
     model, parts = filling.model, filling.parts
     if parts and parts.count() and not quiet:
         logger.info("impute: going on; %d batches are done", parts.count())
+    if not quiet:
+        _say_if_few(filling)
     n_filled = 0
     with oom_as_error(), single_threaded():
         known = parts.load(_ENCODED) if parts else None

@@ -227,6 +227,23 @@ def test_quantiles_cost_nothing_where_nobody_wants_them(case, monkeypatch):
         stmcdi.impute(case.masked, case.model, layers=["imputed_median"], **OPTIONS)
 
 
+@pytest.mark.parametrize(("tail", "enough"), [(0.05, 19), (0.03, 33), (0.1, 9), (0.02, 49)])
+def test_too_few_draws_for_the_interval_are_said(case, caplog, tail, enough):
+    from stmcdi_cli.model import save_load
+
+    caplog.set_level("INFO")
+    model = save_load.load(case.model)
+    model.tail = torch.tensor(tail)
+    few = case.masked[:20].copy()
+    for n_samples in (enough, enough - 1):
+        assert "too narrow" not in caplog.text
+        stmcdi.impute(few, model, n_samples=n_samples, device="cpu")
+    assert f"impute: {enough - 1} draws are few" in caplog.text and f"from --n-samples {enough} on" in caplog.text
+    caplog.clear()
+    stmcdi.impute(few, model, n_samples=2, device="cpu", layers=["imputed", "imputed_sd"])
+    assert "too narrow" not in caplog.text
+
+
 @pytest.mark.parametrize("preset", ["default", "paper"])
 def test_the_spread_is_that_of_the_draws(case, tmp_path, preset):
     from stmcdi_cli.model import save_load
