@@ -33,8 +33,8 @@ TRAINED: dict[str, dict] = {
 EPOCHS = {("mob_rep11", "as CSDI"): 1000, ("mouse_hippo_2k_sec5", "as CSDI"): 170}
 BASELINES = ("gene-mean", "spatial-neighbors", "mlp", "vae", "gan")
 SAMPLERS = {"dpm": (5, 10, 15, 25), "ddim": (10, 25), "ddpm": (10, 50), "langevin": (100,)}
-"""Samplers and their network passes; the first row of a model is drawn with the default, dpm with 15."""
-SCORES = ("skill", "rmse", "mae", "pcc", "cs", "coverage_90")
+"""Samplers and their network passes; dpm with 15 is the default."""
+SCORES = ("skill", "rmse", "mae", "pcc", "cs", "coverage_90", "crps_gaussian")
 COLUMNS = ("case", "method", "sampler", "passes", "device", "train_s", "impute_s", *SCORES)
 
 
@@ -67,15 +67,14 @@ def add(row: dict[str, object]) -> None:
 
 
 def scores(imputed: ad.AnnData, truth: ad.AnnData) -> dict[str, float]:
-    """The figures on the hidden entries (eq. 25-28, skill, coverage of the 90 % intervals)."""
+    """The figures on the hidden entries (eq. 25-28, skill, coverage of the 90 % intervals, CRPS)."""
     found = stmcdi.evaluate(imputed, truth)
     return {name: found[name] for name in SCORES}
 
 
 def train_and_draw(case: str, method: str, device: str, done: set[tuple[str, ...]]) -> None:
     """Train a model, keep its learning curve, and draw with every sampler."""
-    wanted = [("dpm", 15)] if method == "default" else [(s, n) for s, passes in SAMPLERS.items() for n in passes]
-    wanted = [(s, n) for s, n in wanted if (case, method, s, str(n)) not in done]
+    wanted = [(s, n) for s, passes in SAMPLERS.items() for n in passes if (case, method, s, str(n)) not in done]
     if not wanted:
         return
     adata, truth = cut(case)
@@ -94,11 +93,12 @@ def train_and_draw(case: str, method: str, device: str, done: set[tuple[str, ...
         cost = {"device": model.config["device"], "train_s": trained, "impute_s": time.perf_counter() - start}
         row = {"case": case, "method": method, "sampler": sampler, "passes": passes}
         add(row | cost | scores(imputed, truth))
-    curve = (folder / "history.tsv").read_text().splitlines()[1:]
-    with open(CURVES, "a") as out:
-        for epoch, _, _, loss in (line.split("\t") for line in curve):
-            if loss:
-                out.write(f"{case}\t{method}\t{epoch}\t{loss}\n")
+    if method == "default":  # has a network for each of its parts
+        return
+    with open(folder / "history.tsv", newline="") as file, open(CURVES, "a") as out:
+        for row in csv.DictReader(file, delimiter="\t"):
+            if loss := row["validation_loss"]:
+                out.write(f"{case}\t{method}\t{row['epoch']}\t{loss}\n")
 
 
 def compare(case: str, method: str) -> None:
@@ -126,7 +126,7 @@ def page() -> None:
 
 
 def draw_curves() -> None:
-    """Validation loss by update of each model."""
+    """Validation loss by update of each model; a row of pictures for each of the losses that are used."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -134,14 +134,18 @@ def draw_curves() -> None:
 
     with open(CURVES) as file:
         lines = [line.rstrip("\n").split("\t") for line in file]
-    figure, axes = plt.subplots(1, len(CASES), figsize=(9, 3.2), layout="constrained")
-    for axis, case in zip(axes, CASES, strict=True):
+    losses = {"eq. 8": [m for m in dict.fromkeys(line[1] for line in lines) if m != "attention"], "v": ["attention"]}
+    figure, axes = plt.subplots(len(losses), len(CASES), figsize=(9, 6), layout="constrained", squeeze=False)
+    for column, case in zip(axes.T, CASES, strict=True):
         n_updates = -(-cut(case)[0].n_obs // 64)  # of an epoch
-        for method in dict.fromkeys(line[1] for line in lines if line[0] == case):
-            curve = [(int(line[2]) * n_updates, float(line[3])) for line in lines if line[:2] == [case, method]]
-            axis.plot(*zip(*curve, strict=True), label=method, linewidth=1)
-        axis.set(xlabel="updates", ylabel="validation loss (eq. 8)", title=f"{case}, {CASES[case]} genes", xscale="log")
-        axis.legend(frameon=False)
+        for axis, (loss, methods) in zip(column, losses.items(), strict=True):
+            for method in methods:
+                curve = [(int(line[2]) * n_updates, float(line[3])) for line in lines if line[:2] == [case, method]]
+                if curve:
+                    axis.plot(*zip(*curve, strict=True), label=method, linewidth=1)
+            axis.set(xlabel="updates", ylabel=f"validation loss ({loss})", xscale="log")
+            axis.legend(frameon=False)
+        column[0].set_title(f"{case}, {CASES[case]} genes")
     figure.savefig(ROOT / "benchmarks" / "plots" / "paper.svg", metadata={"Date": None})
 
 

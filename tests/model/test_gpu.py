@@ -1,4 +1,4 @@
-"""Both variants on a real GPU. `test_fake_gpu.py` tests what can be tested without one."""
+"""Both variants, and that which starts from a factor model, on a real GPU. `test_fake_gpu.py` tests what can be tested without one."""
 
 import gc
 from types import SimpleNamespace
@@ -27,12 +27,16 @@ pytestmark = [
 ]
 
 GPU = "cuda"
-PRESETS = {"default": {"epochs": 4, "batch_size": 16}, "paper": {"preset": "paper", "epochs": 2, "batch_size": 16}}
+PRESETS = {
+    "default": {"epochs": 4, "batch_size": 16},
+    "paper": {"preset": "paper", "epochs": 2, "batch_size": 16},
+    "attention": {"preset": "attention", "epochs": 2, "batch_size": 16},
+}
 N_STEPS = 6
 
 # What rounding may change: products are summed in another order, attention is computed in half precision on a GPU, and
 # a sampler passes errors on from step to step. Values are logarithms of counts, from 0 to about 7.
-CLOSE = {"default": {"rtol": 1e-3, "atol": 2e-3}, "paper": {"rtol": 1e-2, "atol": 2e-2}}
+CLOSE = {"default": {"rtol": 1e-3, "atol": 2e-3}} | dict.fromkeys(("paper", "attention"), {"rtol": 1e-2, "atol": 2e-2})
 DRAWS_ALIKE = 0.98
 """Share of the entries whose draws must be close: a draw is a count, and a small change may make it the next one."""
 
@@ -76,11 +80,13 @@ def both(request, masked, tmp_path_factory):
 def networked(both):
     """The model of the CPU with networks that matter: after so few steps their output is still near 0."""
     model = save_load.load(both.folder / "cpu")
-    networks = [model.network] if both.preset == "paper" else [branch.network for branch in model.branches]
+    networks = [branch.network for branch in model.branches] if both.preset == "default" else [model.network]
     for network in networks:
         torch.nn.init.normal_(network.output.weight, std=0.1, generator=torch.Generator().manual_seed(0))
     if both.preset == "default":
         model.weights = torch.full_like(model.weights, 1 / len(networks))  # every branch draws
+    if both.preset == "attention":
+        model.point_part = torch.tensor(1.0)
     return model
 
 

@@ -45,6 +45,10 @@ class TrainingStep(nn.Module):
         start = rows.clone(), rows + 1
         torch.cuda.make_graphed_callables(self, (rows, rows + 1, around, rows + 1, *start, t, rows.clone()))
         self.n_recorded = n_spots
+        # A recording is made on a stream of its own, and gradients are added up on another. PyTorch waits for the one
+        # before the other, and newer versions warn of it.
+        if warn := getattr(torch.autograd.graph, "set_warn_on_accumulate_grad_stream_mismatch", None):
+            warn(False)
 
     def __call__(self, *batch: Tensor) -> Tensor:
         """Loss of a batch: see `forward`."""
