@@ -1,4 +1,4 @@
-"""Both variants, and that which starts from a factor model, on a real GPU. `test_fake_gpu.py` tests what can be tested without one."""
+"""Both variants, and the preset `attention`, on a real GPU. `test_fake_gpu.py` tests what needs none."""
 
 import gc
 from types import SimpleNamespace
