@@ -11,7 +11,8 @@ edges, so systems of equations are solved by conjugate gradients, for all factor
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import NamedTuple
 
@@ -23,7 +24,7 @@ from stmcdi_cli.model.device import parallel_map
 from stmcdi_cli.model.latent.blocks import in_parallel
 from stmcdi_cli.model.latent.gaussian import LatentPosterior, inverse, pack
 from stmcdi_cli.model.latent.spatial_graph import SpatialGraph
-from stmcdi_cli.model.latent.triangular import Solve
+from stmcdi_cli.model.latent.triangular import Solve, Solvers
 
 _SAMPLES = 24
 _DRAWN_AT_ONCE = 500_000  # values, few enough to stay in a processor's cache
@@ -193,16 +194,16 @@ class SpatialField:
         latents = LatentPosterior(information, packed, information, prior_variances)
         weight = self._weight(latents)
         direct = iterations is None and self.graph.has_small_factors
-        solvers = self._direct_solvers(weight) if direct else None
-        field, mean = self.fields_and_latents(
-            given_field,
-            information,
-            start=None if start is None else start.field.numpy(),
-            conditioner=_by_factor(solvers) if solvers else None,
-            iterations=iterations or _ITERATIONS,
-        )
-        if own_variance:
-            prior_variances = torch.from_numpy(self.conditional_variance(weight, solvers))
+        with self.direct_solvers(weight) if direct else nullcontext() as solvers:
+            field, mean = self.fields_and_latents(
+                given_field,
+                information,
+                start=None if start is None else start.field.numpy(),
+                conditioner=_by_factor(solvers) if solvers else None,
+                iterations=iterations or _ITERATIONS,
+            )
+            if own_variance:
+                prior_variances = torch.from_numpy(self.conditional_variance(weight, solvers))
         return latents._replace(mean=mean, field=field, prior_variance=prior_variances)
 
     def _weight(self, latents: LatentPosterior) -> np.ndarray:
@@ -273,7 +274,7 @@ class SpatialField:
         """Number of the part of the graph that each connected spot is in [n, 1]."""
         return number.astype(np.float32)[self._component, None]
 
-    def conditional_variance(self, weight: np.ndarray, solvers: Sequence[Solve] | None = None) -> np.ndarray:
+    def conditional_variance(self, weight: np.ndarray, solvers: Solvers | None = None) -> np.ndarray:
         """Variance of each latent given all other spots, which grows into a hole in the tissue.
 
         The more a spot's own entries say, the more the average, `uncertainty`, replaces it: there, removing the spot's
@@ -284,17 +285,15 @@ class SpatialField:
         weight
             Precision with which a spot's own entries determine the field [n, r].
         solvers
-            What `_direct_solvers` gives for them, where that is known.
+            What `direct_solvers` gives for them; conjugate gradients by default.
         """
-        if solvers is None and self.graph.has_small_factors:
-            solvers = self._direct_solvers(weight)
         variance = np.minimum(self._posterior_variance(weight, solvers), 2 * self.parameters.variance.numpy())
         usual = self.parameters.uncertainty.numpy()
         unsure = 1 / (1 + weight * usual) ** 2
         without_own = variance / np.maximum(1 - weight * variance, 0.25)
         return self.parameters.nugget.numpy() + (1 - unsure) * usual + unsure * without_own
 
-    def _posterior_variance(self, weight: np.ndarray, solvers: Sequence[Solve] | None = None) -> np.ndarray:
+    def _posterior_variance(self, weight: np.ndarray, solvers: Solvers | None = None) -> np.ndarray:
         """Variance of the field given all entries, from draws of its posterior (Papandreou and Yuille 2010).
 
         The noise is fixed. Factors are taken one by one, since they have no effect on each other here.
@@ -302,9 +301,9 @@ class SpatialField:
         connected = self.graph.connected
         variance = 1 / (self.q_diagonal + weight)  # where a spot has no neighbours
 
-        def one(factor: int) -> None:
+        def one(factor: int, solve: Solve | None = None) -> None:
             field, own = self._of_factor(factor), weight[connected, factor, None]
-            solve = solvers[factor] if solvers else partial(field.solve, lambda values: own * values, own)
+            solve = solve or partial(field.solve, lambda values: own * values, own)
             random = np.random.default_rng(factor)
             total = np.zeros(len(connected))
             at_once = min(_SAMPLES, max(1, _DRAWN_AT_ONCE // len(connected)))
@@ -316,7 +315,9 @@ class SpatialField:
                 total += np.einsum("nd,nd->n", draws, draws)
             variance[connected, factor] = total / _SAMPLES
 
-        if len(connected):
+        if len(connected) and solvers:
+            solvers.map(one)
+        elif len(connected):
             deque(parallel_map(one, range(weight.shape[1])), maxlen=0)
         return variance
 
@@ -324,26 +325,21 @@ class SpatialField:
         """The field of one factor."""
         return SpatialField(self.graph, FieldParameters(*(part[factor : factor + 1] for part in self.parameters)))
 
-    def _direct_solvers(self, weight: np.ndarray) -> list[Solve]:
-        """Give, for each factor, a function that solves (Q + diag weight) s = information at the connected spots."""
-        graph, own = self.graph, weight[self.graph.connected]
+    def direct_solvers(self, weight: np.ndarray) -> Solvers:
+        """Give what solves (Q + diag weight) s = information at the connected spots, for each factor."""
+        own, n_factors = weight[self.graph.connected], weight.shape[1]
         if not len(own):
-            return [np.zeros_like] * weight.shape[1]
-
-        systems = graph.triangular  # made before the threads ask for it
-
-        def one(factor: int) -> Solve:
-            return systems.solver(self._tau[factor], self._diagonal[:, factor], own[:, factor])
-
-        return list(parallel_map(one, range(weight.shape[1])))
+            return Solvers(lambda factor: np.zeros_like, n_factors)
+        systems = self.graph.triangular  # made before the threads ask for it
+        return Solvers(lambda k: systems.solver(self._tau[k], self._diagonal[:, k], own[:, k]), n_factors)
 
 
-def _by_factor(solvers: Sequence[Solve]) -> Solver:
+def _by_factor(solvers: Solvers) -> Solver:
     """Give a function that solves the systems of all factors, each with its solver."""
 
     def solve(information: np.ndarray) -> np.ndarray:
-        columns = parallel_map(lambda factor: solvers[factor](information[:, factor]), range(len(solvers)))
-        return np.stack(list(columns), axis=1).astype(np.float32)
+        columns = solvers.map(lambda factor, solve_one: solve_one(information[:, factor]))
+        return np.stack(columns, axis=1).astype(np.float32)
 
     return solve
 

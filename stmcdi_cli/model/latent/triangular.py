@@ -6,15 +6,65 @@ for a graph.
 """
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 import scipy.sparse as sp
 from scipy.sparse.linalg import splu
 
+from stmcdi_cli.resources import n_workers
+
 _OPTIONS = {"diag_pivot_thresh": 0.0, "options": {"SymmetricMode": True}}
 
+Result = TypeVar("Result")
 Solve = Callable[[np.ndarray], np.ndarray]
 """Gives the solution [n] or [n, d] of a system of equations from its right-hand side, of the same shape."""
+
+
+class Solvers:
+    """Solutions of several systems, each computed by the thread that factorised it, and given up by it in the end.
+
+    SciPy gives memory of SuperLU back only in the thread that took it (scipy issue 15921). Factors that were made by
+    the threads of a pool would stay in memory for ever, or, in newer versions, be lost with their thread.
+
+    Parameters
+    ----------
+    make
+        Gives the function that solves a system, from the system's number.
+    n
+        Number of systems.
+    """
+
+    def __init__(self, make: Callable[[int], Solve], n: int) -> None:
+        self._solve: dict[int, Solve] = {}
+        self._threads = [ThreadPoolExecutor(1) for _ in range(max(1, min(n, n_workers())))]
+        self._n = n
+        try:
+            self._each(lambda number: self._solve.update({number: make(number)}))
+        except BaseException:
+            self.close()
+            raise
+
+    def map(self, function: Callable[[int, Solve], Result]) -> list[Result]:
+        """Call a function with the number of each system and what solves it; gives the results in order."""
+        return self._each(lambda number: function(number, self._solve[number]))
+
+    def close(self) -> None:
+        """Give the factors up."""
+        self._each(lambda number: self._solve.pop(number, None) and None)
+        for thread in self._threads:
+            thread.shutdown()
+
+    def __enter__(self) -> "Solvers":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _each(self, function: Callable[[int], Result]) -> list[Result]:
+        of = self._threads
+        return [future.result() for future in [of[i % len(of)].submit(function, i) for i in range(self._n)]]
 
 
 class TriangularFactors:
