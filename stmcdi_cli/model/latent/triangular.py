@@ -38,7 +38,7 @@ class Solvers:
 
     def __init__(self, make: Callable[[int], Solve], n: int) -> None:
         self._solve: dict[int, Solve] = {}
-        self._threads = [ThreadPoolExecutor(1) for _ in range(max(1, min(n, n_workers())))]
+        self._threads = [ThreadPoolExecutor(1) for _ in range(max(1, min(n, n_workers())))]  # not begun if it is one
         self._n = n
         try:
             self._each(lambda number: self._solve.update({number: make(number)}))
@@ -63,8 +63,15 @@ class Solvers:
         self.close()
 
     def _each(self, function: Callable[[int], Result]) -> list[Result]:
-        of = self._threads
-        return [future.result() for future in [of[i % len(of)].submit(function, i) for i in range(self._n)]]
+        step = len(self._threads)
+        if step == 1:
+            return [function(number) for number in range(self._n)]
+
+        def every(start: int) -> list[Result]:
+            return [function(number) for number in range(start, self._n, step)]
+
+        parts = [future.result() for future in [self._threads[k].submit(every, k) for k in range(step)]]
+        return [parts[number % step][number // step] for number in range(self._n)]
 
 
 class TriangularFactors:
