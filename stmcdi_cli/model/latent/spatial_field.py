@@ -22,12 +22,11 @@ from torch import Tensor
 
 from stmcdi_cli.model.device import parallel_map
 from stmcdi_cli.model.latent.blocks import in_parallel
+from stmcdi_cli.model.latent.field_variance import variance_by_parts, variance_of_draws
 from stmcdi_cli.model.latent.gaussian import LatentPosterior, inverse, pack
 from stmcdi_cli.model.latent.spatial_graph import SpatialGraph
 from stmcdi_cli.model.latent.triangular import Solve, Solvers
 
-_SAMPLES = 24
-_DRAWN_AT_ONCE = 500_000  # values, few enough to stay in a processor's cache
 _TOLERANCE = 1e-3
 _ITERATIONS = 300
 
@@ -294,7 +293,7 @@ class SpatialField:
         return self.parameters.nugget.numpy() + (1 - unsure) * usual + unsure * without_own
 
     def _posterior_variance(self, weight: np.ndarray, solvers: Solvers | None = None) -> np.ndarray:
-        """Variance of the field given all entries, from draws of its posterior (Papandreou and Yuille 2010).
+        """Variance of the field given all entries, from draws of its posterior.
 
         The noise is fixed. Factors are taken one by one, since they have no effect on each other here.
         """
@@ -305,18 +304,14 @@ class SpatialField:
             field, own = self._of_factor(factor), weight[connected, factor, None]
             solve = solve or partial(field.solve, lambda values: own * values, own)
             random = np.random.default_rng(factor)
-            total = np.zeros(len(connected))
-            at_once = min(_SAMPLES, max(1, _DRAWN_AT_ONCE // len(connected)))
-            for first in range(0, _SAMPLES, at_once):
-                shape = (2, len(connected), min(at_once, _SAMPLES - first))
-                of_prior, of_entries = random.standard_normal(shape, dtype=np.float32)
-                noise = np.sqrt(field._tau) * field._a(of_prior * np.sqrt(field._inverse_area))
-                draws = solve(noise + np.sqrt(own) * of_entries)
-                total += np.einsum("nd,nd->n", draws, draws)
-            variance[connected, factor] = total / _SAMPLES
+            found = variance_of_draws(field._a, field._inverse_area, field._tau, own, solve, random)
+            variance[connected, factor] = found
 
         if len(connected) and solvers:
             solvers.map(one)
+        elif len(connected) and self.graph.has_few_neighbors:
+            ranges, tau = self.parameters.range.double().numpy(), self._tau.astype(np.float64)
+            variance[connected] = variance_by_parts(self.graph, ranges, tau, weight[connected])
         elif len(connected):
             deque(parallel_map(one, range(weight.shape[1])), maxlen=0)
         return variance

@@ -8,6 +8,7 @@ import numpy as np
 import scipy.sparse as sp
 from scipy.sparse.csgraph import connected_components
 
+from stmcdi_cli.model.latent.overlapping_parts import Part, overlapping_parts
 from stmcdi_cli.model.latent.triangular import TriangularFactors
 
 RANGES = np.array([1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32.0])
@@ -18,6 +19,9 @@ _AREAS = (0.1, 10.0)  # smallest and largest area of a spot, relative to the med
 _MOST_WALKS = 1_000_000
 """Walks of two edges up to which triangular factors are used: 20 to 30 thousand spots with 6 neighbours each, for which
 the factors of 15 latents take about 0.4 GB; fewer spots with more neighbours."""
+_WALKS_EACH = 100
+"""Walks of two edges from a spot, on average, up to which the factors of a part are small; 36 with 6 neighbours."""
+_PART_SPOTS, _SURROUNDINGS = 6000, 10  # spots of a part, and steps to those around it that are looked at with it
 _OWN_UNIT = 50  # spots from which on a part of the graph has its own unit of length
 
 
@@ -163,10 +167,13 @@ class SpatialGraph:
         Spots outside the patch are as if they were not there.
         """
         weights = self.weights[spots][:, spots].toarray()
-        lack = self.lack[spots] + self.degree[spots] - weights.sum(1)
-        diagonal = self.diagonal(RANGES, lack, spots)
+        diagonal = self.diagonal(RANGES, self.lack_without_others(spots, weights), spots)
         inverse = np.linalg.inv(np.stack([np.diag(own) for own in diagonal.T]) - weights)
         return inverse @ (self.area[spots][:, None] * inverse)
+
+    def lack_without_others(self, spots: np.ndarray, weights: np.ndarray | sp.csr_matrix) -> np.ndarray:
+        """What some spots lack in neighbours if there are no others [m], given the weights of their edges [m, m]."""
+        return self.lack[spots] + self.degree[spots] - np.asarray(weights.sum(1)).ravel()
 
     @cached_property
     def scales(self) -> np.ndarray:
@@ -186,8 +193,23 @@ class SpatialGraph:
     @cached_property
     def has_small_factors(self) -> bool:
         """Whether the triangular factors of Q are small enough to be kept for every latent."""
+        return self._n_walks <= _MOST_WALKS
+
+    @cached_property
+    def has_few_neighbors(self) -> bool:
+        """Whether the triangular factors of Q on a part of the graph are small."""
+        return self._n_walks <= _WALKS_EACH * len(self.connected)
+
+    @cached_property
+    def _n_walks(self) -> int:
+        """Walks of two edges."""
         n_neighbors = np.diff(self.edges.indptr)
-        return int(n_neighbors[self.edges.indices].sum()) <= _MOST_WALKS
+        return int(n_neighbors[self.edges.indices].sum())
+
+    @cached_property
+    def parts(self) -> list[Part]:
+        """Parts of the connected spots, by their positions among these, each with what is around it."""
+        return overlapping_parts(self.edges, _PART_SPOTS, _SURROUNDINGS)
 
     @cached_property
     def triangular(self) -> TriangularFactors:

@@ -8,7 +8,7 @@ import torch
 
 import stmcdi_cli as stmcdi
 from stmcdi_cli import anndata_keys as keys
-from stmcdi_cli.model.latent import spatial_graph
+from stmcdi_cli.model.latent import field_variance, spatial_graph
 from stmcdi_cli.model.latent.field_fit import FieldFit
 from stmcdi_cli.model.latent.gaussian import LatentPosterior, pack
 from stmcdi_cli.model.latent.spatial_field import FieldParameters, SpatialField
@@ -93,12 +93,17 @@ def test_a_solution_is_that_of_the_dense_system(field):
     assert np.array_equal(again, found)  # nothing is left to do
 
 
-@pytest.mark.parametrize("direct", [True, False])
-def test_variances_grow_into_a_hole(field, direct):
+@pytest.mark.parametrize("by", ["factors", "one part", "parts", "conjugate gradients"])
+def test_variances_grow_into_a_hole(field, by, monkeypatch):
+    if by == "parts":
+        monkeypatch.setattr(spatial_graph, "_PART_SPOTS", 100)
+        monkeypatch.setattr(spatial_graph, "_SURROUNDINGS", 5)
+    elif by == "conjugate gradients":
+        monkeypatch.setattr(spatial_graph, "_WALKS_EACH", 0)
     row, column = np.divmod(np.arange(N), SIDE)
     distance = np.hypot(row - SIDE // 2, column - SIDE // 2)
     weight = np.repeat(np.where(distance < 5, 0.0, 4.0)[:, None], 2, axis=1).astype(np.float32)
-    with field.direct_solvers(weight) if direct else nullcontext() as solvers:
+    with field.direct_solvers(weight) if by == "factors" else nullcontext() as solvers:
         found = field.conditional_variance(weight, solvers)
     for factor in range(2):
         exact = np.diag(np.linalg.inv(np.linalg.inv(covariance(field, factor)) + np.diag(weight[:, factor])))
@@ -111,6 +116,24 @@ def test_variances_grow_into_a_hole(field, direct):
         beside = found[distance > 7, factor]
         assert beside.mean() == pytest.approx(0.5, abs=0.1)  # the usual value, 0.3 + 0.2
         assert beside.std() < 0.1
+
+
+def test_variances_by_parts_are_exact_in_a_hole(monkeypatch):
+    """Of a field that reaches far, where conjugate gradients leave out much of it on a large tissue."""
+    monkeypatch.setattr(field_variance, "_SAMPLES", 400)
+    monkeypatch.setattr(spatial_graph, "_PART_SPOTS", 500)
+    side = 44
+    graph = SpatialGraph(grid(side))
+    field = SpatialField(graph, parameters(graph, ranges=(12.0,)))
+    row, column = np.divmod(np.arange(side * side), side)
+    hidden = np.hypot(row - side // 2, column - side // 2) < 8  # in several parts
+    weight = np.where(hidden, 0.0, 1.0)[:, None].astype(np.float32)
+    assert sum(hidden[part.spots[part.own]].any() for part in graph.parts) > 1
+    with field.direct_solvers(weight) as solvers:
+        exact = field._posterior_variance(weight, solvers)[:, 0]
+    ratio = field._posterior_variance(weight)[:, 0] / exact
+    assert ratio[hidden].mean() == pytest.approx(1, abs=0.05) and ratio[~hidden].mean() == pytest.approx(1, abs=0.03)
+    assert ratio.std() < 0.15  # of two times 400 draws: 0.1
 
 
 @pytest.mark.parametrize("method", ["knn", "delaunay", "radius"])
