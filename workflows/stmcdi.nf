@@ -69,7 +69,7 @@ workflow STMCDI {
     }
     STMCDI_ADD_REFERENCE(
         ch_tissues_alone.referenced.map { meta, h5ad ->
-            [meta, h5ad, file(meta.reference), meta.reference_genes ? file(meta.reference_genes) : []]
+            [meta, h5ad, file(meta.reference), meta.reference_genes ? file(meta.reference_genes) : trained ?: []]
         }
     )
     STMCDI_NORMALIZE(ch_tissues_alone.complete.mix(STMCDI_ADD_REFERENCE.out.h5ad))

@@ -365,6 +365,7 @@ def report(input: Path, output: Path, truth: Path | None, baseline: tuple[Path, 
 @click.argument("input", type=PATH)
 @click.argument("output", type=PATH)
 @click.option("--model-dir", type=PATH, default=None, help="Folder for the model (default: OUTPUT with suffix .model).")
+@click.option("--model", type=PATH, default=None, help="Folder of a trained model to apply; nothing is trained then.")
 @counts_options
 @click.option("--reference", type=PATH, default=None, help="Cells with genes that INPUT lacks: see add-reference.")
 @click.option(

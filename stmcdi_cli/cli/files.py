@@ -41,6 +41,7 @@ def run_files(
     output: Path,
     *,
     model_dir: Path | None,
+    model: Path | None,
     evaluate: Path | None,
     reference: Path | None,
     **options: Any,
@@ -51,9 +52,10 @@ def run_files(
 
     inputs = [input] if reference is None else [input, reference]
     check_output(output, *inputs)
-    model_dir = model_dir or output.with_suffix(".model")
+    if model is None:
+        model_dir = model_dir or output.with_suffix(".model")
+        check_model_dir(model_dir)
     truth_path = output.with_suffix(".truth.h5ad")
-    check_model_dir(model_dir)
     if evaluate is not None:
         options["fraction"] = options["fraction"] or 0.2
         check_output(evaluate, *inputs, output)
@@ -64,7 +66,7 @@ def run_files(
         stack.enter_context(in_file(input) if reference is None else in_panel_or_reference(input, reference))
         check_parts(adata)  # before minutes of training, not after
         cells = None if reference is None else stack.enter_context(open_h5ad(reference))
-        imputed, truth = run(adata, model_dir, reference=cells, **options)
+        imputed, truth = run(adata, model_dir, model=model, reference=cells, **options)
     _note_inputs(imputed, input, reference)
     files = {output: imputed, truth_path: truth}
     write_h5ads({path: file for path, file in files.items() if file is not None})

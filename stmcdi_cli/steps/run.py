@@ -18,11 +18,14 @@ from stmcdi_cli.steps.train import train
 if TYPE_CHECKING:
     from anndata import AnnData
 
+    from stmcdi_cli.model.base import ImputationModel
+
 
 def run(
     adata: "AnnData",
-    model_dir: str | os.PathLike[str],
+    model_dir: str | os.PathLike[str] | None = None,
     *,
+    model: "str | os.PathLike[str] | ImputationModel | None" = None,
     layer: str | None = None,
     skip: bool = False,
     round: bool = False,
@@ -54,6 +57,9 @@ def run(
         Raw counts with ``obsm['spatial']``.
     model_dir
         Folder to write the model to.
+    model
+        A trained model, or its folder, to apply instead of training one: its genes are kept, and those that `adata`
+        lacks are taken from the reference.
     layer, skip, round
         Where the counts are, and how they are taken (see `normalize`).
     reference
@@ -87,10 +93,20 @@ def run(
     ------
     InputError
         A step refuses its input.
+    OptionError
+        An option of `run` itself is wrong, or contradicts another.
     """
+    from stmcdi_cli.model.save_load import load
+
     validation.at_least("n_samples", n_samples, 1)  # before minutes of training, not after
     validation.one_of("target", target, TARGETS)
     read_preset(preset)
+    if model is not None:
+        _check_model_alone(model_dir, genes, n_genes, min_spots, reference_genes, n_reference_genes, preset)
+        trained = load(model) if isinstance(model, (str, os.PathLike)) else model
+        genes, reference_genes = trained.genes, None if reference is None else trained.genes
+    elif model_dir is None:
+        raise OptionError("expected `model_dir`, a folder for the model, or `model`, a trained one; found neither")
     together = _with_reference(
         adata,
         reference,
@@ -113,9 +129,21 @@ def run(
     truth = None
     if fraction > 0:
         prepared, truth = hold_out(prepared, fraction=fraction, seed=seed)
-    model = train(prepared, model_dir, preset=preset, device=device, seed=seed, quiet=quiet)
-    imputed = impute(prepared, model, target=target, n_samples=n_samples, seed=seed, device=device, quiet=quiet)
+    if model_dir is not None:
+        trained = train(prepared, model_dir, preset=preset, device=device, seed=seed, quiet=quiet)
+    imputed = impute(prepared, trained, target=target, n_samples=n_samples, seed=seed, device=device, quiet=quiet)
     return imputed, truth
+
+
+def _check_model_alone(model_dir: object, *choices: object) -> None:
+    """Refuse, beside a trained model, what only matters for training one, or for the choice of its genes."""
+    names = ("genes", "n_genes", "min_spots", "reference_genes", "n_reference_genes", "preset")
+    given = [name for name, value in zip(names, choices, strict=True) if value not in (None, "default")]
+    if model_dir is not None:
+        given.insert(0, "model_dir")
+    if given:
+        option = "--" + given[0].replace("_", "-")
+        raise OptionError(f"expected --model or {option}, found both; leave one out: a trained model has its own")
 
 
 def _with_reference(adata: "AnnData", reference: "AnnData | None", **options: Any) -> "AnnData":

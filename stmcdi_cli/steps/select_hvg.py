@@ -82,8 +82,9 @@ def select_hvg(
     Returns
     -------
     AnnData
-        New object, genes in their order, with ``var['highly_variable', 'means', 'cv', 'cv2_residual']`` (the residual
-        is NaN for genes not ranked by it) and, for ``seurat_v3``, ``var['variances_norm']``.
+        New object, genes in their order, or in that of ``genes``, with ``var['highly_variable', 'means', 'cv',
+        'cv2_residual']`` (the residual is NaN for genes not ranked by it) and, for ``seurat_v3``,
+        ``var['variances_norm']``.
 
     Raises
     ------
@@ -119,24 +120,31 @@ def select_hvg(
     if subset:
         log_left_out("select-hvg", "genes", adata.n_vars, reasons)
     var[keys.HIGHLY_VARIABLE] = chosen
+    kept = np.flatnonzero(chosen)
+    if genes is not None:  # a model's genes come in its order
+        kept = adata.var_names.get_indexer([gene for gene in dict.fromkeys(genes) if gene in adata.var_names])
 
     made = {name: matrix for name, matrix in matrices(adata).items() if name != keys.RAW_X} if subset else {}
     header = copy_without(adata, made)
     header.var = var
     if subset:
         header.raw = None  # comes back below, with all genes
-        header = shallow_copy(header[:, chosen].copy(), raw=adata.raw)
+        header = shallow_copy(header[:, kept].copy(), raw=adata.raw)
     options = {"method": method, "n_genes": n_genes, "min_spots": min_spots, "subset": subset}
     record(header, "select-hvg", options if genes is None else {"genes": sorted(set(genes)), "subset": subset})
     size = sum(map(disk_usage, made.values()))
-    return Stream(header, _columns(made, adata.shape, np.flatnonzero(chosen)), size * chosen.mean())
+    return Stream(header, _columns(made, adata.shape, kept), size * chosen.mean())
 
 
-def _columns(source: Mapping[str | None, Any], shape: tuple[int, int], chosen: np.ndarray) -> Iterator[Block]:
-    """Yield the chosen genes of matrices, a few spots at a time."""
+def _columns(source: Mapping[str | None, Any], shape: tuple[int, int], kept: np.ndarray) -> Iterator[Block]:
+    """Yield the genes of matrices at some positions, a few spots at a time."""
     source = {name: as_row_major(matrix) for name, matrix in source.items()}
     for rows in row_chunks(shape) if source else ():
-        yield {name: read_rows(matrix, rows)[:, chosen] for name, matrix in source.items()}
+        block = {name: read_rows(matrix, rows)[:, kept] for name, matrix in source.items()}
+        for matrix in block.values():
+            if sp.issparse(matrix):
+                matrix.sort_indices()
+        yield block
 
 
 def _scaled_statistics(adata: "AnnData") -> Statistics:

@@ -137,7 +137,7 @@ def test_predictions_from_the_cells_need_the_reference(done, predictor):
     model.nearest_part = model.regression_part = torch.tensor(0.0)
     setattr(model, predictor, torch.tensor(0.5))
     alone = done.masked[done.masked.obs["stmcdi_role"] == "target"].copy()
-    with pytest.raises(InputError, match="needs the cells of its reference; impute the file it was trained on"):
+    with pytest.raises(InputError, match="needs the cells of its reference; add them"):
         stmcdi.impute(alone, model, **OPTIONS)
 
 
@@ -319,3 +319,37 @@ def test_all_cells_of_a_reference_are_trained_on(done):
     assert len(spots) == 70 and set(range(n_target, n_target + 30)) <= set(spots)
     spots = _training_spots(done.masked, {"training": {"spots": 40}}, 0)
     assert len(spots) == 40 and (spots < n_target).sum() == 20 and (np.diff(spots) > 0).all()
+
+
+def test_a_model_is_applied_to_another_panel(done, pair, cli, h5ad, tmp_path):
+    """With its genes, which that panel lacks in part; nothing is trained."""
+    other = pair.panel[20:, 2:].copy()  # has two genes less
+    genes = save_load.load(done.model).genes
+    both = stmcdi.normalize(stmcdi.add_reference(other, pair.cells, genes=genes, seed=2))
+    by_hand = stmcdi.impute(stmcdi.build_graph(stmcdi.select_hvg(both, genes=genes)), done.model, **OPTIONS)
+    imputed, truth = stmcdi.run(other, model=done.model, reference=pair.cells, **OPTIONS)
+    assert truth is None and tuple(imputed.var_names) == genes and imputed.n_obs == pair.panel.n_obs - 20
+    assert imputed.var["measured"].sum() == 28
+    same(imputed, by_hand)
+    files = h5ad(other, "other.h5ad"), tmp_path / "out.h5ad", "--reference", h5ad(pair.cells, "cells.h5ad")
+    found = cli("run", *files, "--model", done.model, "--n-samples", 4, "--device", "cpu", "--quiet", "--seed", 2)
+    assert found.exit_code == 0, found.output
+    back = ad.read_h5ad(tmp_path / "out.h5ad")
+    np.testing.assert_array_equal(dense(back.layers["imputed"]), dense(imputed.layers["imputed"]))
+    assert not list(tmp_path.glob("*.model"))
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"model_dir": "other"}, "--model-dir"),
+        ({"n_genes": 20}, "--n-genes"),
+        ({"n_reference_genes": 20}, "--n-reference-genes"),
+        ({"preset": "paper"}, "--preset"),
+    ],
+)
+def test_a_trained_model_and_what_it_has_itself_are_refused(done, pair, options, named):
+    with pytest.raises(OptionError, match=f"expected --model or {named}, found both"):
+        stmcdi.run(pair.panel, model=done.model, reference=pair.cells, **options, **OPTIONS)
+    with pytest.raises(OptionError, match="found neither"):
+        stmcdi.run(pair.panel, **OPTIONS)

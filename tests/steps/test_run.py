@@ -42,7 +42,7 @@ def test_without_a_fraction_nothing_is_hidden(done, tmp_path):
     options = {"n_samples": 2, "device": "cpu", "quiet": True}
     imputed, truth = stmcdi.run(done.raw, tmp_path / "model", target="zeros", genes=["gene_5", "gene_2"], **options)
     assert truth is None
-    assert list(imputed.var_names) == ["gene_2", "gene_5"]
+    assert list(imputed.var_names) == ["gene_5", "gene_2"]
     x, filled = dense(imputed.X), dense(imputed.layers["imputed"])
     np.testing.assert_array_equal(filled[x > 0], x[x > 0])
     assert (filled[x == 0] > 0).mean() > 0.9

@@ -108,6 +108,21 @@ def test_subset_keeps_spots_and_the_order_of_genes(normalized):
     assert kept.layers["counts"].shape == kept.shape == kept.layers["rates"].shape
 
 
+def test_listed_genes_come_in_the_order_of_the_list(normalized, h5ad, cli, tmp_path):
+    """So do those of a model, which a panel may have in another order."""
+    names = [*normalized.var_names[[17, 3, 40, 8]], normalized.var_names[3]]
+    kept = stmcdi.select_hvg(normalized, genes=names)
+    assert list(kept.var_names) == names[:4]
+    np.testing.assert_array_equal(dense(kept.X), dense(normalized[:, names[:4]].X))
+    np.testing.assert_array_equal(dense(kept.layers["counts"]), dense(normalized[:, names[:4]].layers["counts"]))
+    assert kept.X.has_canonical_format
+    flagged = stmcdi.select_hvg(normalized, genes=names, subset=False)
+    assert list(flagged.var_names) == list(normalized.var_names) and flagged.var["highly_variable"].sum() == 4
+    (tmp_path / "names.txt").write_text("\n".join(names))
+    assert cli("select-hvg", h5ad(normalized), tmp_path / "out.h5ad", "--genes", tmp_path / "names.txt").exit_code == 0
+    same(ad.read_h5ad(tmp_path / "out.h5ad"), kept)
+
+
 def test_rare_genes_are_not_chosen_by_default(normalized):
     seen = (dense(normalized.X) > 0).mean(0)
     result = stmcdi.select_hvg(normalized, min_spots=0.1)
@@ -127,7 +142,7 @@ def test_a_panel(normalized, h5ad, cli, refused, tmp_path):
     source = h5ad(normalized)
     (tmp_path / "panel.txt").write_text("gene_9\n\n# markers\ngene_2\ngene_2\n")
     assert cli("select-hvg", source, tmp_path / "out.h5ad", "--genes", tmp_path / "panel.txt").exit_code == 0
-    assert list(ad.read_h5ad(tmp_path / "out.h5ad").var_names) == ["gene_2", "gene_9"]
+    assert list(ad.read_h5ad(tmp_path / "out.h5ad").var_names) == ["gene_9", "gene_2"]
     (tmp_path / "panel.txt").write_text("gene_9\nACTB\nGAPDH\nx\ny\n")
     line = refused("select-hvg", source, tmp_path / "no.h5ad", "--genes", tmp_path / "panel.txt")
     assert "did not find ACTB, GAPDH, x, ... (4 in all)" in line

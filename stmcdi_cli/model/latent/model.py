@@ -266,7 +266,7 @@ class LatentModel(ImputationModel):
         predictions = None
         if any(self.parts):
             if reference is None:
-                raise InputError("the model needs the cells of its reference; impute the file it was trained on")
+                raise InputError("the model needs the cells of its reference; add them (add-reference --genes MODEL)")
             predictions = ReferencePredictions(self.branches[-1].encoder, reference, tissue, parts=self.parts)
         self._draw_from(tissue, predictions, device)
 

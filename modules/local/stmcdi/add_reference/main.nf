@@ -7,7 +7,7 @@ process STMCDI_ADD_REFERENCE {
     memory { memoryFor(2.GB, 16, [h5ad, reference], task.attempt) }
 
     input:
-    tuple val(meta), path(h5ad), path(reference, stageAs: 'reference/*'), path(genes, stageAs: 'genes/*') // genes: file with one name per line; [] to choose by rank
+    tuple val(meta), path(h5ad), path(reference, stageAs: 'reference/*'), path(genes, stageAs: 'genes/*') // genes: file with one name per line, or the folder of a model; [] to choose by rank
 
     output:
     tuple val(meta), path('*_with_reference.h5ad'), emit: h5ad
