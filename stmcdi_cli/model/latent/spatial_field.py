@@ -284,7 +284,8 @@ class SpatialField:
         weight
             Precision with which a spot's own entries determine the field [n, r].
         solvers
-            What `direct_solvers` gives for them; conjugate gradients by default.
+            What `direct_solvers` gives for them. Without, parts of the graph are solved by themselves; or all of it by
+            conjugate gradients, where spots have many neighbours.
         """
         variance = np.minimum(self._posterior_variance(weight, solvers), 2 * self.parameters.variance.numpy())
         usual = self.parameters.uncertainty.numpy()
