@@ -131,6 +131,7 @@ def draw_curves() -> None:
 
     matplotlib.use("svg")
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import NullFormatter
 
     with open(CURVES) as file:
         lines = [line.rstrip("\n").split("\t") for line in file]
@@ -144,6 +145,7 @@ def draw_curves() -> None:
                 if curve:
                     axis.plot(*zip(*curve, strict=True), label=method, linewidth=1)
             axis.set(xlabel="updates", ylabel=f"validation loss ({loss})", xscale="log")
+            axis.xaxis.set_minor_formatter(NullFormatter())
             axis.legend(frameon=False)
         column[0].set_title(f"{case}, {CASES[case]} genes")
     figure.savefig(ROOT / "benchmarks" / "plots" / "paper.svg", metadata={"Date": None})
