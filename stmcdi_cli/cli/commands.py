@@ -368,9 +368,7 @@ def report(input: Path, output: Path, truth: Path | None, baseline: tuple[Path, 
 @click.option("--model", type=PATH, default=None, help="Folder of a trained model to apply; nothing is trained then.")
 @counts_options
 @click.option("--reference", type=PATH, default=None, help="Cells with genes that INPUT lacks: see add-reference.")
-@click.option(
-    "--reference-genes", type=PATH, default=None, callback=read_genes, help="File with names of genes to add from it."
-)
+@click.option("--reference-genes", type=PATH, callback=read_genes, help="File with names of genes to add from it.")
 @click.option("--n-reference-genes", type=NumberOrAll(), default=None, help="Genes to add, or all (default: 1000).")
 @reference_options
 @click.option("--section-key", default=None, help="Column of obs with the section: no edge crosses sections.")

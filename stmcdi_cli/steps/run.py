@@ -96,17 +96,12 @@ def run(
     OptionError
         An option of `run` itself is wrong, or contradicts another.
     """
-    from stmcdi_cli.model.save_load import load
-
     validation.at_least("n_samples", n_samples, 1)  # before minutes of training, not after
     validation.one_of("target", target, TARGETS)
     read_preset(preset)
-    if model is not None:
-        _check_model_alone(model_dir, genes, n_genes, min_spots, reference_genes, n_reference_genes, preset)
-        trained = load(model) if isinstance(model, (str, os.PathLike)) else model
+    trained = _trained(model, model_dir, genes, n_genes, min_spots, reference_genes, n_reference_genes, preset)
+    if trained is not None:
         genes, reference_genes = trained.genes, None if reference is None else trained.genes
-    elif model_dir is None:
-        raise OptionError("expected `model_dir`, a folder for the model, or `model`, a trained one; found neither")
     together = _with_reference(
         adata,
         reference,
@@ -120,23 +115,30 @@ def run(
         round=round,
         seed=seed,
     )
-    layer = layer if reference is None else None  # `add_reference` has put the counts in X
-    normalized = normalize(together, layer=layer, skip=skip, round=round)
+    where = layer if reference is None else None  # `add_reference` has put the counts in X
+    normalized = normalize(together, layer=where, skip=skip, round=round)
     selected = select_hvg(
         normalized, n_genes=n_genes, min_spots=min_spots, genes=genes, ignore_missing_genes=ignore_missing_genes
     )
     prepared = build_graph(selected, n_neighbors=n_neighbors, section_key=section_key)
-    truth = None
-    if fraction > 0:
-        prepared, truth = hold_out(prepared, fraction=fraction, seed=seed)
-    if model_dir is not None:
+    prepared, truth = hold_out(prepared, fraction=fraction, seed=seed) if fraction > 0 else (prepared, None)
+    if trained is None:
+        assert model_dir is not None  # or `_trained` has refused
         trained = train(prepared, model_dir, preset=preset, device=device, seed=seed, quiet=quiet)
     imputed = impute(prepared, trained, target=target, n_samples=n_samples, seed=seed, device=device, quiet=quiet)
     return imputed, truth
 
 
-def _check_model_alone(model_dir: object, *choices: object) -> None:
-    """Refuse, beside a trained model, what only matters for training one, or for the choice of its genes."""
+def _trained(
+    model: "str | os.PathLike[str] | ImputationModel | None", model_dir: object, *choices: object
+) -> "ImputationModel | None":
+    """Load a trained model; refuse beside it what only matters for training one, or for the choice of its genes."""
+    from stmcdi_cli.model.save_load import load
+
+    if model is None:
+        if model_dir is None:
+            raise OptionError("expected `model_dir`, a folder for the model, or `model`, a trained one; found neither")
+        return None
     names = ("genes", "n_genes", "min_spots", "reference_genes", "n_reference_genes", "preset")
     given = [name for name, value in zip(names, choices, strict=True) if value not in (None, "default")]
     if model_dir is not None:
@@ -144,6 +146,7 @@ def _check_model_alone(model_dir: object, *choices: object) -> None:
     if given:
         option = "--" + given[0].replace("_", "-")
         raise OptionError(f"expected --model or {option}, found both; leave one out: a trained model has its own")
+    return load(model) if isinstance(model, (str, os.PathLike)) else model
 
 
 def _with_reference(adata: "AnnData", reference: "AnnData | None", **options: Any) -> "AnnData":

@@ -84,4 +84,4 @@ def test_the_report_names_it_and_the_metrics_leave_it_out(failed_probe, model, c
 def test_it_is_not_chosen_unless_it_is_named(failed_probe, caplog):
     assert "gene_8" not in stmcdi.select_hvg(failed_probe).var_names
     assert caplog.messages == ["select-hvg: 19 of 20 genes kept; left out: 1 without a value in any spot"]
-    assert list(stmcdi.select_hvg(failed_probe, genes=["gene_8", "gene_1"]).var_names) == ["gene_1", "gene_8"]
+    assert list(stmcdi.select_hvg(failed_probe, genes=["gene_8", "gene_1"]).var_names) == ["gene_8", "gene_1"]
