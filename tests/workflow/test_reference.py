@@ -76,3 +76,14 @@ def test_the_workflow_gives_what_run_gives(nextflow, stmcdi, root, tmp_path):
     assert ours.shape == theirs.shape == (50, 40) and ours.obs_names.equals(theirs.obs_names)
     for layer in ("missing", "imputed", "imputed_sd", "imputed_q95"):
         np.testing.assert_array_equal(ours.layers[layer].toarray(), theirs.layers[layer].toarray())
+
+    # The model applied to another panel, with fewer genes in another order.
+    tissue[tissue.obs_names[section][5:], tissue.var_names[4:26][::-1]].copy().write_h5ad(tmp_path / "other.h5ad")
+    (tmp_path / "samples.csv").write_text("sample,h5ad,reference\nB,other.h5ad,cells.h5ad\n")
+    done = nextflow(tmp_path, "run", root, "--input", "samples.csv", "--n_samples", 4, "--model", "results/A/A_model")
+    assert done.returncode == 0, done.stdout + done.stderr
+    options = ["--n-samples", "4", "--model", "results/A/A_model", "--quiet"]
+    stmcdi(tmp_path, "run", "other.h5ad", "out_b.h5ad", "--reference", "cells.h5ad", *options)
+    ours, theirs = (anndata.read_h5ad(tmp_path / name) for name in ("out_b.h5ad", "results/B/B_imputed.h5ad"))
+    assert list(ours.var_names) == list(theirs.var_names) and ours.n_obs == theirs.n_obs
+    np.testing.assert_array_equal(ours.layers["imputed"].toarray(), theirs.layers["imputed"].toarray())
