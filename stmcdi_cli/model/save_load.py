@@ -126,10 +126,10 @@ def check_genes(model: ImputationModel, tissue: Tissue) -> None:
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             problems.append(f"{what} {', '.join(names[:3])}{more}")
-    advice = "impute the file it was trained on" if known - given else "keep its genes (select-hvg --genes MODEL)"
-    if not problems:
-        problems = ["the same genes in another order"]
-    raise InputError(f"the data's genes are not the model's: {'; '.join(problems)}; {advice}")
+    what = "; ".join(problems) or "the same genes in another order"
+    if known - given:
+        raise InputError(f"the data's genes are not the model's: {what}; impute the file it was trained on")
+    raise InputError(f"the data's genes are not the model's: {what}; keep the model's (select-hvg --genes MODEL)")
 
 
 def check_scale(model: ImputationModel, tissue: Tissue) -> None:

@@ -99,7 +99,8 @@ def run(
     validation.at_least("n_samples", n_samples, 1)  # before minutes of training, not after
     validation.one_of("target", target, TARGETS)
     read_preset(preset)
-    trained = _trained(model, model_dir, genes, n_genes, min_spots, reference_genes, n_reference_genes, preset)
+    changed = None if preset == "default" else preset
+    trained = _trained(model, model_dir, genes, n_genes, min_spots, reference_genes, n_reference_genes, changed)
     if trained is not None:
         genes, reference_genes = trained.genes, None if reference is None else trained.genes
     together = _with_reference(
@@ -115,8 +116,8 @@ def run(
         round=round,
         seed=seed,
     )
-    where = layer if reference is None else None  # `add_reference` has put the counts in X
-    normalized = normalize(together, layer=where, skip=skip, round=round)
+    # `add_reference` puts the counts in X
+    normalized = normalize(together, layer=layer if reference is None else None, skip=skip, round=round)
     selected = select_hvg(
         normalized, n_genes=n_genes, min_spots=min_spots, genes=genes, ignore_missing_genes=ignore_missing_genes
     )
@@ -133,20 +134,20 @@ def _trained(
     model: "str | os.PathLike[str] | ImputationModel | None", model_dir: object, *choices: object
 ) -> "ImputationModel | None":
     """Load a trained model; refuse beside it what only matters for training one, or for the choice of its genes."""
-    from stmcdi_cli.model.save_load import load
-
     if model is None:
         if model_dir is None:
             raise OptionError("expected `model_dir`, a folder for the model, or `model`, a trained one; found neither")
         return None
-    names = ("genes", "n_genes", "min_spots", "reference_genes", "n_reference_genes", "preset")
-    given = [name for name, value in zip(names, choices, strict=True) if value not in (None, "default")]
-    if model_dir is not None:
-        given.insert(0, "model_dir")
+    names = ("model_dir", "genes", "n_genes", "min_spots", "reference_genes", "n_reference_genes", "preset")
+    given = [name for name, value in zip(names, (model_dir, *choices), strict=True) if value is not None]
     if given:
         option = "--" + given[0].replace("_", "-")
         raise OptionError(f"expected --model or {option}, found both; leave one out: a trained model has its own")
-    return load(model) if isinstance(model, (str, os.PathLike)) else model
+    if not isinstance(model, (str, os.PathLike)):
+        return model
+    from stmcdi_cli.model.save_load import load
+
+    return load(model)
 
 
 def _with_reference(adata: "AnnData", reference: "AnnData | None", **options: Any) -> "AnnData":

@@ -344,6 +344,7 @@ def test_a_model_is_applied_to_another_panel(done, pair, cli, h5ad, tmp_path):
     [
         ({"model_dir": "other"}, "--model-dir"),
         ({"n_genes": 20}, "--n-genes"),
+        ({"genes": np.array(["gene_1", "gene_2"])}, "--genes"),
         ({"n_reference_genes": 20}, "--n-reference-genes"),
         ({"preset": "paper"}, "--preset"),
     ],

@@ -63,27 +63,26 @@ def test_an_absent_reference_is_refused_at_once(nextflow, root, tmp_path, sample
 
 
 def test_the_workflow_gives_what_run_gives(nextflow, stmcdi, root, tmp_path):
+    """For a panel; and for another, with fewer genes in another order, to which its model is applied."""
     tissue = stmcdi_cli.simulate(n_spots=100, n_genes=40, n_sections=2, depth=400, rates=False, seed=6)
     section = tissue.obs["section"] == tissue.obs["section"].iloc[0]
-    tissue[section, :28].copy().write_h5ad(tmp_path / "panel.h5ad")
+    panel = tissue[section, :28].copy()
+    panel.write_h5ad(tmp_path / "A.h5ad")
+    panel[5:, panel.var_names[4:26][::-1]].copy().write_h5ad(tmp_path / "B.h5ad")
     tissue[~section].copy().write_h5ad(tmp_path / "cells.h5ad")
-    (tmp_path / "samples.csv").write_text("sample,h5ad,reference\nA,panel.h5ad,cells.h5ad\n")
-    done = nextflow(tmp_path, "run", root, "--input", "samples.csv", "--n_samples", 4, "--n_reference_genes", "all")
-    assert done.returncode == 0, done.stdout + done.stderr
-    options = ["--n-samples", "4", "--n-reference-genes", "all", "--quiet"]
-    stmcdi(tmp_path, "run", "panel.h5ad", "out.h5ad", "--reference", "cells.h5ad", *options)
-    ours, theirs = (anndata.read_h5ad(tmp_path / name) for name in ("out.h5ad", "results/A/A_imputed.h5ad"))
-    assert ours.shape == theirs.shape == (50, 40) and ours.obs_names.equals(theirs.obs_names)
-    for layer in ("missing", "imputed", "imputed_sd", "imputed_q95"):
-        np.testing.assert_array_equal(ours.layers[layer].toarray(), theirs.layers[layer].toarray())
-
-    # The model applied to another panel, with fewer genes in another order.
-    tissue[tissue.obs_names[section][5:], tissue.var_names[4:26][::-1]].copy().write_h5ad(tmp_path / "other.h5ad")
-    (tmp_path / "samples.csv").write_text("sample,h5ad,reference\nB,other.h5ad,cells.h5ad\n")
-    done = nextflow(tmp_path, "run", root, "--input", "samples.csv", "--n_samples", 4, "--model", "results/A/A_model")
-    assert done.returncode == 0, done.stdout + done.stderr
-    options = ["--n-samples", "4", "--model", "results/A/A_model", "--quiet"]
-    stmcdi(tmp_path, "run", "other.h5ad", "out_b.h5ad", "--reference", "cells.h5ad", *options)
-    ours, theirs = (anndata.read_h5ad(tmp_path / name) for name in ("out_b.h5ad", "results/B/B_imputed.h5ad"))
-    assert list(ours.var_names) == list(theirs.var_names) and ours.n_obs == theirs.n_obs
-    np.testing.assert_array_equal(ours.layers["imputed"].toarray(), theirs.layers["imputed"].toarray())
+    for sample, option, value, n_spots in (
+        ("A", "n_reference_genes", "all", 50),
+        ("B", "model", "results/A/A_model", 45),
+    ):
+        (tmp_path / "samples.csv").write_text(f"sample,h5ad,reference\n{sample},{sample}.h5ad,cells.h5ad\n")
+        done = nextflow(tmp_path, "run", root, "--input", "samples.csv", "--n_samples", 4, f"--{option}", value)
+        assert done.returncode == 0, done.stdout + done.stderr
+        options = ["--reference", "cells.h5ad", "--n-samples", "4", f"--{option.replace('_', '-')}", value, "--quiet"]
+        stmcdi(tmp_path, "run", f"{sample}.h5ad", "out.h5ad", *options)
+        names = ("out.h5ad", f"results/{sample}/{sample}_imputed.h5ad")
+        ours, theirs = (anndata.read_h5ad(tmp_path / name) for name in names)
+        assert ours.shape == theirs.shape == (n_spots, 40)
+        assert ours.obs_names.equals(theirs.obs_names) and ours.var_names.equals(theirs.var_names)
+        for layer in ("missing", "imputed", "imputed_sd", "imputed_q95"):
+            np.testing.assert_array_equal(ours.layers[layer].toarray(), theirs.layers[layer].toarray())
+        (tmp_path / "out.h5ad").unlink()
