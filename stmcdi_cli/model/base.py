@@ -31,7 +31,7 @@ class DrawOptions:
     sampler
         A name in `samplers.SAMPLERS`.
     n_steps
-        Network passes per draw; None for the sampler's own number.
+        Network passes per draw; None for the sampler's and the model's own number.
     denoise
         Draw visible entries too. Otherwise the values of draws at visible entries have no meaning.
     """

@@ -25,6 +25,9 @@ from stmcdi_cli.model.latent.gaussian import LatentPosterior, unwhiten, variance
 from stmcdi_cli.model.latent.masking import MaskedEncoding, Masking
 from stmcdi_cli.model.tissue import Tissue
 
+_PASSES = {"dpm": 8}
+"""Network passes per draw, where the sampler's own number is more than is of use: the network predicts a correction of
+the encoder's posterior, not all of it."""
 _SAVED_LAYERS = {"input": "enter", "output": "leave"}
 """Names of layers of the `LatentDenoiser` in model.safetensors, where they differ from the attributes."""
 
@@ -272,6 +275,7 @@ class LatentDiffusion:
             v = self.network(u_t, torch.full((len(u_t),), t, device=u_t.device), condition.repeat(2, 1))
             return self.schedule.noise_from_v(u_t, v, t)
 
+        n_steps = options.n_steps or _PASSES.get(options.sampler)
         for pair in pairs:
 
             def noise(stream: int, pair: int = pair) -> Tensor:
@@ -279,6 +283,6 @@ class LatentDiffusion:
                 first = torch.from_numpy(drawn)[0]
                 return torch.cat([first, -first]).to(self._device)
 
-            u = sample(options.sampler, predict, self.schedule, noise, n_steps=options.n_steps).to("cpu", torch.float32)
+            u = sample(options.sampler, predict, self.schedule, noise, n_steps=n_steps).to("cpu", torch.float32)
             first, second = (decode(mean + unwhiten(factor, half)) for half in u.split(len(spots)))
             yield pair, first, second

@@ -6,6 +6,7 @@ import scipy.sparse as sp
 import torch
 
 import stmcdi_cli as stmcdi
+from stmcdi_cli.model.base import DrawOptions
 from stmcdi_cli.model.diffusion.schedule import Schedule
 from stmcdi_cli.model.latent.diffusion import LatentDiffusion
 from stmcdi_cli.model.latent.factor_model import LINKS, SpatialFactorModel
@@ -85,6 +86,19 @@ def test_the_network_output_shrinks_as_more_is_visible(branch, tissue):
     outputs, shares = zip(*found, strict=True)
     assert list(outputs) == sorted(outputs) and list(shares) == sorted(shares)
     assert shares[0] < 0.5
+
+
+@pytest.mark.parametrize(("sampler", "n_steps", "passes"), [("dpm", None, 8), ("dpm", 11, 11), ("ddim", None, 25)])
+def test_a_draw_takes_as_many_passes_as_the_pages_say(tissue, encoders, monkeypatch, sampler, n_steps, passes):
+    branch = LatentDiffusion(encoders["linear"], Schedule(T=50, beta_1=1e-4, beta_T=0.5), NETWORK)
+    branch.encode(tissue)
+    branch.to(torch.device("cpu"))
+    torch.nn.init.ones_(branch.network.output.bias)
+    called = []
+    monkeypatch.setattr(branch.network, "forward", lambda u_t, *_: called.append(1) or torch.zeros_like(u_t))
+    options = DrawOptions(n_samples=2, seed=0, sampler=sampler, n_steps=n_steps)
+    assert len(list(branch.draw_expected(np.arange(20), [0], options))) == 1
+    assert len(called) == passes
 
 
 def test_weights_have_the_names_of_saved_models(branch):
