@@ -35,6 +35,14 @@ def on_disk(matrix: Any) -> bool:
     return hasattr(matrix, "group") or hasattr(matrix, "id")
 
 
+def size_on_disk(matrix: Any) -> int:
+    """Bytes of the values of a matrix that is still in its file, as they are in memory; 0 for any other."""
+    if not on_disk(matrix):
+        return 0
+    parts = matrix.group.values() if hasattr(matrix, "group") else (matrix, matrix)  # dense: values and their places
+    return sum(part.size * part.dtype.itemsize for part in parts)
+
+
 def read_rows(matrix: Any, rows: slice) -> Any:
     """Give a run of rows of a matrix, in memory or on disk: CSR, or what is sliced where it is not sparse.
 

@@ -46,8 +46,8 @@ class DrawSummary:
     """
 
     def __init__(self, wanted: np.ndarray, n_samples: int, names: Collection[str]) -> None:
-        self.wanted = wanted
         self.names = [name for name in SPREAD if name in names]
+        self._positions, self._n_genes = np.flatnonzero(wanted), wanted.shape[1]
         self._row_start = np.concatenate([[0], np.cumsum(wanted.sum(1))])
         n = int(self._row_start[-1])
         self._draws = np.empty((n_samples, n), np.float32) if set(QUANTILES) & set(names) else None
@@ -58,7 +58,7 @@ class DrawSummary:
     def add(self, number: int, rows: slice, values: np.ndarray) -> None:
         """Add draw `number` of some rows [rows, G]; a `base.DrawCallback`."""
         part = slice(self._row_start[rows.start], self._row_start[rows.stop])
-        drawn = values[self.wanted[rows]]
+        drawn = values.take(self._positions[part] - rows.start * self._n_genes)
         if self._draws is not None:
             self._draws[number, part] = drawn
         if keys.IMPUTED_SD in self.names:

@@ -3,26 +3,29 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.sparse as sp
 
 from stmcdi_cli import anndata_keys as keys
-from stmcdi_cli import roles, validation
+from stmcdi_cli import resources, roles, validation
 from stmcdi_cli.errors import InputError
 from stmcdi_cli.model.diffusion import keyed_noise
 from stmcdi_cli.model.scales import SCALES, SHALLOWEST, ScaleSearch
 from stmcdi_cli.provenance import parameters_of
-from stmcdi_cli.sparse import as_row_major, mask_out, read_rows, row_chunks, select_rows, to_csr, vstack
-from stmcdi_cli.sparse import on_disk as is_on_disk
+from stmcdi_cli.sparse import as_row_major, mask_out, read_rows, row_chunks, select_rows, size_on_disk, to_csr, vstack
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from pandas import Index
 
 logger = logging.getLogger(__name__)
+
+_SMALL = 2**28
+"""Bytes up to which matrices that may stay on disk are read into memory, since their rows are needed several times; or
+a quarter of the memory there is."""
 
 VALIDATION_STREAM = 1 << 20
 """Stream of the keyed numbers that choose the inner validation entries; larger than the stream of any sampler."""
@@ -173,7 +176,7 @@ class Tissue:
         spots
             Positions of the spots to take, ascending, with the graph between them; all by default.
         on_disk
-            Leave matrices that are on disk there.
+            Leave matrices that are on disk there, if they are large.
 
         Raises
         ------
@@ -196,6 +199,11 @@ class Tissue:
         every_gene = sp.csr_matrix(np.ones((1, adata.n_vars), bool))
 
         def missing_rows(rows: slice) -> sp.csr_matrix:
+            return missing_between(rows.start, rows.stop)
+
+        @lru_cache(maxsize=2 * resources.n_workers())  # asked for with the values of the same rows, and by itself
+        def missing_between(start: int, stop: int) -> sp.csr_matrix:
+            rows = slice(start, stop)
             part = sp.csr_matrix((rows.stop - rows.start, shape[1]), dtype=bool)
             if missing is not None:
                 part = to_csr(read_rows(missing, rows), bool)
@@ -208,7 +216,7 @@ class Tissue:
             return mask_out(to_csr(read_rows(X, rows)), hidden), hidden
 
         search, parts = ScaleSearch(_recorded_scale(adata)), []
-        lazy = on_disk and (is_on_disk(X) or is_on_disk(missing))
+        lazy = on_disk and size_on_disk(X) + size_on_disk(missing) > min(_SMALL, resources.room() // 4)
         for rows in row_chunks(shape):
             x, hidden = both(rows)
             _check_values(x)
@@ -216,7 +224,8 @@ class Tissue:
             parts.append((x.nnz, hidden.nnz) if lazy else (x, hidden))
         odd_spots = search.odd_spots
         if odd_spots.any():
-            unseen |= odd_spots  # `missing_rows` reads it
+            unseen |= odd_spots  # `missing_between` reads it
+            missing_between.cache_clear()
             again = map(both, row_chunks(shape))
             parts = [(x.nnz, hidden.nnz) if lazy else (x, hidden) for x, hidden in again]
         visible, masks = zip(*parts, strict=True)

@@ -7,7 +7,7 @@ import scipy.sparse as sp
 import stmcdi_cli as stmcdi
 from stmcdi_cli.model.device import single_threaded
 from stmcdi_cli.model.latent.factor_model import LINKS, SpatialFactorModel
-from stmcdi_cli.model.tissue import Tissue
+from stmcdi_cli.model.tissue import Rows, Tissue
 
 N, GENES, SPOT = 240, 60, 100
 
@@ -71,8 +71,11 @@ def test_one_odd_spot_changes_little_elsewhere(raw, link):
         assert difference < 0.02, (change.__name__, difference)
 
 
-def test_odd_spots_are_missing_for_the_model_in_memory_and_on_disk(raw, h5ad):
+@pytest.mark.parametrize("small", [0, 2**28])
+def test_odd_spots_are_missing_for_the_model_in_memory_and_on_disk(raw, h5ad, monkeypatch, small):
     from stmcdi_cli.io.h5ad import open_h5ad
+
+    monkeypatch.setattr(f"{Tissue.__module__}._SMALL", small)
 
     adata = changed(stmcdi.build_graph(stmcdi.normalize(raw)), no_whole_count)
     tissue = Tissue.from_anndata(adata)
@@ -80,6 +83,7 @@ def test_odd_spots_are_missing_for_the_model_in_memory_and_on_disk(raw, h5ad):
     assert tissue.missing[[SPOT]].nnz == GENES and tissue.x[[SPOT]].nnz == 0
     with open_h5ad(h5ad(adata)) as on_disk:
         other = Tissue.from_anndata(on_disk, on_disk=True)
+        assert isinstance(other.x, Rows) == (small == 0)
         spots = np.arange(90, 110)
         np.testing.assert_array_equal(other.x[spots].toarray(), tissue.x[spots].toarray())
         np.testing.assert_array_equal(other.missing[spots].toarray(), tissue.missing[spots].toarray())

@@ -6,6 +6,7 @@ once, then interpolated.
 """
 
 from collections.abc import Callable
+from functools import cached_property
 
 import numpy as np
 from scipy.special import betainc, pdtr
@@ -20,6 +21,8 @@ _LARGE_STEP = 1.01
 """Width of the bins of larger counts, as a ratio."""
 _DEPTH_STEP, _MEAN_STEP = 0.04, 0.08
 """Steps of the table in log depth and log mean."""
+_INVERSE_GRID = 1024
+"""Points of the tables that give the mean count from the mean of x."""
 
 
 def _grid(low: float, high: float, step: float) -> np.ndarray:
@@ -128,28 +131,38 @@ class CountTable:
 
     def inverse(self, s: np.ndarray) -> "MeanInverse":
         """Map from the mean of x back to the mean count, at depths s [B]."""
-        return MeanInverse(self.log_mu, self._spot_rows(self._mean, s))
+        return MeanInverse(*(self._spot_rows(table, s).astype(np.float32) for table in self._inverse))
+
+    @cached_property
+    def _inverse(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """At each tabulated depth, of a grid even in log x: its start and step [depths, 1], and log mean counts."""
+        log_x = np.log(np.maximum(self._mean, 1e-300))
+        low = log_x[:, :1]
+        step = (log_x[:, -1:] - low) / (_INVERSE_GRID - 1)
+        grids = low + step * np.arange(_INVERSE_GRID)
+        return low, step, np.stack([np.interp(g, row, self.log_mu) for g, row in zip(grids, log_x, strict=True)])
 
 
 class MeanInverse:
-    """Mean counts as a function of the mean of x: one row per spot, on grids even in log x, so no search is needed."""
+    """Mean counts as a function of the mean of x: one row per spot, on grids even in log x, so no search is needed.
 
-    def __init__(self, log_mu: np.ndarray, means: np.ndarray, n_grid: int = 1024) -> None:
-        log_x = np.log(np.maximum(means, 1e-300))
-        self.low = log_x[:, :1]
-        self.step = (log_x[:, -1:] - self.low) / (n_grid - 1)
-        grids = self.low + self.step * np.arange(n_grid)
-        self.rows = np.stack([np.interp(g, row, log_mu) for g, row in zip(grids, log_x, strict=True)]).astype(
-            np.float32
-        )
-        self.low, self.step = self.low[:, 0].astype(np.float32), self.step[:, 0].astype(np.float32)
+    Parameters
+    ----------
+    low, step
+        Start and step of the grid of each spot, float32 [B, 1].
+    log_mu
+        Log mean counts at the points of the grid, float32 [B, points].
+    """
+
+    def __init__(self, low: np.ndarray, step: np.ndarray, log_mu: np.ndarray) -> None:
+        self.low, self.step, self.log_mu = low[:, 0], step[:, 0], log_mu
 
     def __call__(self, x: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Mean counts, float32, for the means `x` at the spots `rows`, two arrays of the same shape."""
         at = np.log(np.maximum(x, 1e-12))
         at -= self.low[rows]
         at /= self.step[rows]
-        np.clip(at, 0, self.rows.shape[1] - 1.01, out=at)
+        np.clip(at, 0, self.log_mu.shape[1] - 1.01, out=at)
         low = at.astype(np.int32)
-        left = self.rows[rows, low]
-        return np.exp(left + (self.rows[rows, low + 1] - left) * (at - low))
+        left = self.log_mu[rows, low]
+        return np.exp(left + (self.log_mu[rows, low + 1] - left) * (at - low))

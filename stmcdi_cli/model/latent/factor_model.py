@@ -41,7 +41,7 @@ from stmcdi_cli.model.latent.gaussian import (
     with_constant,
 )
 from stmcdi_cli.model.latent.singular_vectors import singular_vectors
-from stmcdi_cli.model.latent.spatial_field import FieldParameters, SpatialField
+from stmcdi_cli.model.latent.spatial_field import TOLERANCE, FieldParameters, SpatialField
 from stmcdi_cli.model.latent.spatial_graph import SpatialGraph
 from stmcdi_cli.model.tissue import Tissue
 from stmcdi_cli.model.training.checkpoint import NO_CHECKPOINT, Stage
@@ -330,13 +330,13 @@ class SpatialFactorModel:
         field, second = SpatialField(self.graph, self.field), self._second_moment()
         latents: LatentPosterior | None = None
         rounds = LINEARISATIONS if self.link == "log" else 1
-        for number in range(rounds):
+        for is_last in [False] * (rounds - 1) + [True]:
 
             def evidence(spots: np.ndarray, at: LatentPosterior | None = latents) -> tuple[Tensor, Tensor]:
                 return self.information(*self.evidence(tissue, spots, at and at.select(spots)), second)
 
-            is_last = number == rounds - 1
-            latents = field.posterior(evidence, tissue.n_spots, start=latents, own_variance=is_last)
+            exact = {"own_variance": True} if is_last else {"tolerance": 10 * TOLERANCE}
+            latents = field.posterior(evidence, tissue.n_spots, start=latents, **exact)
         assert latents is not None
         return latents
 

@@ -203,7 +203,7 @@ class LatentModel(ImputationModel):
             for some, means, entries, _ in chosen.expected(tissue):
                 observer = Observer(observation, tissue.depth[some], dispersion, entries)
                 mean = observer.mean_counts(np.average(means, axis=0, weights=self._shares(chosen)))
-                yield mean, observer.dispersion, counts[some].toarray()[entries]
+                yield mean, observer.dispersion, counts[some].toarray().take(observer.positions)
 
         self.own_part = torch.tensor(choose_part(unseen(), seed))
 

@@ -82,6 +82,13 @@ class Observer:
         Counts of entries that are visible, NaN elsewhere [B, G]; none by default.
     part
         Part of the dispersion that is the spot's own, see `own_count`.
+
+    Attributes
+    ----------
+    positions
+        Where the wanted entries are in the block [n]: those of genes with the same dispersion follow each other.
+    dispersion
+        Dispersion of each of them [n].
     """
 
     def __init__(
@@ -93,40 +100,44 @@ class Observer:
         seen: np.ndarray | None = None,
         part: float = 0.0,
     ) -> None:
-        self.value, self.wanted = observation.value, wanted
+        self._value, self._shape = observation.value, wanted.shape
         self._tables = observation.tables
-        self._rows, genes = np.nonzero(wanted)
+        positions = np.flatnonzero(wanted)
+        own_table = which[positions % len(which)]
+        order = np.argsort(own_table, kind="stable")
+        self.positions, own_table = positions[order], own_table[order]
+        self._rows = self.positions // len(which)
         self._block_depth, self.depth = depth, depth[self._rows]
-        self.dispersion = np.array(DISPERSIONS)[which[genes]]
-        self.groups = []
-        for k in np.unique(which):
-            entries = np.flatnonzero(which[genes] == k)
-            self.groups.append((entries, self._rows[entries], observation.tables[k].inverse(depth)))
+        self.dispersion = np.array(DISPERSIONS)[own_table]
+        self._groups = []
+        for k in np.unique(own_table):
+            entries = slice(*np.searchsorted(own_table, (k, k + 1)))
+            self._groups.append((entries, observation.tables[k].inverse(depth)))
         self._own = None
         if seen is not None and part > 0:
-            self._own = OwnCounts(seen[wanted], self.dispersion, part)
+            self._own = OwnCounts(seen.take(self.positions), self.dispersion, part)
             self.dispersion = self._own.dispersion
 
     def mean_counts(self, expected: np.ndarray) -> np.ndarray:
         """Mean counts of the wanted entries [n] of which this is the expected expression [B, G]."""
-        expected = expected[self.wanted]
+        expected = expected.take(self.positions)
         mean = np.empty(len(expected))
-        for entries, rows, inverse in self.groups:
-            mean[entries] = inverse(expected[entries], rows)
+        for entries, inverse in self._groups:
+            mean[entries] = inverse(expected[entries], self._rows[entries])
         return mean if self._own is None else self._own.revise(mean)
 
     def revise(self, expected: np.ndarray) -> np.ndarray:
         """Expected expression [B, G] of new observations, given the counts that were seen of wanted entries."""
         if self._own is None:
             return expected
-        log_mean, revised = np.log(np.maximum(self.mean_counts(expected), 1e-12)), expected[self.wanted]
+        log_mean, revised = np.log(np.maximum(self.mean_counts(expected), 1e-12)), expected.take(self.positions)
         nearest = np.searchsorted(_BETWEEN_DISPERSIONS, self.dispersion)
         for k in np.unique(nearest[self._own.seen]):
             entries = np.flatnonzero(self._own.seen & (nearest == k))
             means = self._tables[k].means(self._block_depth)
             revised[entries] = means(log_mean[entries], self._rows[entries])
         out = expected.copy()
-        out[self.wanted] = revised
+        out.put(self.positions, revised)
         return out
 
     def draw(self, expected: np.ndarray, uniform: np.ndarray) -> np.ndarray:
@@ -139,10 +150,10 @@ class Observer:
         uniform
             Numbers on [0, 1), [B, G].
         """
-        out = np.zeros(self.wanted.shape, dtype=np.float32)
+        out = np.zeros(self._shape, dtype=np.float32)
         mean = self.mean_counts(expected)
-        count = count_quantile(uniform[self.wanted].astype(np.float64), mean, self.dispersion)
-        out[self.wanted] = self.value(count, self.depth)
+        count = count_quantile(uniform.take(self.positions).astype(np.float64), mean, self.dispersion)
+        out.put(self.positions, self._value(count, self.depth))
         return out
 
 

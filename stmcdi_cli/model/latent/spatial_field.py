@@ -22,16 +22,16 @@ from torch import Tensor
 
 from stmcdi_cli.model.device import parallel_map
 from stmcdi_cli.model.latent.blocks import in_parallel
-from stmcdi_cli.model.latent.field_variance import variance_by_parts, variance_of_draws
+from stmcdi_cli.model.latent.conjugate_gradients import Operator, conjugate_gradients
+from stmcdi_cli.model.latent.field_by_parts import by_parts
+from stmcdi_cli.model.latent.field_evidence import FieldEvidence, times
+from stmcdi_cli.model.latent.field_variance import variance_of_draws
 from stmcdi_cli.model.latent.gaussian import LatentPosterior, inverse, pack
 from stmcdi_cli.model.latent.spatial_graph import SpatialGraph
 from stmcdi_cli.model.latent.triangular import Solve, Solvers
 
-_TOLERANCE = 1e-3
+TOLERANCE = 1e-3
 _ITERATIONS = 300
-
-Solver = Callable[[np.ndarray], np.ndarray]
-"""Gives a solution s [n, r] of a system of equations from its right-hand side."""
 
 
 class FieldParameters(NamedTuple):
@@ -100,14 +100,14 @@ class SpatialField:
 
     def solve(
         self,
-        evidence: Callable[[np.ndarray], np.ndarray],
+        evidence: Operator,
         evidence_diagonal: np.ndarray,
         information: np.ndarray,
         *,
         start: np.ndarray | None = None,
-        conditioner: Solver | None = None,
+        conditioner: Operator | None = None,
         iterations: int = _ITERATIONS,
-        tolerance: float = _TOLERANCE,
+        tolerance: float = TOLERANCE,
     ) -> np.ndarray:
         """Solve (Q + W) s = information at the connected spots, by preconditioned conjugate gradients.
 
@@ -127,28 +127,21 @@ class SpatialField:
         if conditioner is None:
             inverse = 1 / (self.q_diagonal[self.graph.connected] + evidence_diagonal)
             conditioner = partial(np.multiply, inverse)
-        s = np.zeros_like(information) if start is None else start.copy()
-        residual = information.copy() if start is None else information - self.precision(s) - evidence(s)
-        direction = conditioner(residual)
-        scratch = np.empty_like(direction)
-        # Every part of the graph has step lengths of its own and stops by itself: no part has an effect on another.
-        size = self._dot(residual, direction)
-        enough = tolerance**2 * self._dot(information, conditioner(information))
-        for _ in range(iterations):
-            if not (size > enough).any():
-                break
-            product = self.precision(direction)
-            product += evidence(direction)
-            curvature = self._dot(direction, product)
-            going_on = (size > enough) & (curvature > 0)  # 0 where the numbers are too small for single precision
-            step = self._per_spot(np.where(going_on, size / np.where(going_on, curvature, 1), 0))
-            s += np.multiply(direction, step, out=scratch)
-            residual -= np.multiply(product, step, out=scratch)
-            conditioned = conditioner(residual)
-            before, size = size, self._dot(residual, conditioned)
-            direction *= self._per_spot(np.where(going_on, size / np.where(going_on, before, 1), 0))
-            direction += conditioned
-        return s
+        return conjugate_gradients(
+            partial(self._times, evidence),
+            information,
+            conditioner,
+            self._component,
+            start=start,
+            iterations=iterations,
+            tolerance=tolerance,
+        )
+
+    def _times(self, evidence: Operator, values: np.ndarray) -> np.ndarray:
+        """Product of Q + W with values at the connected spots."""
+        product = self.precision(values)
+        product += evidence(values)
+        return product
 
     def posterior(
         self,
@@ -157,6 +150,7 @@ class SpatialField:
         *,
         start: LatentPosterior | None = None,
         iterations: int | None = None,
+        tolerance: float = TOLERANCE,
         own_variance: bool = False,
     ) -> LatentPosterior:
         """Posterior of the latents of all spots together.
@@ -174,8 +168,10 @@ class SpatialField:
             Latents to start from; 0 by default.
         iterations
             Stop after so many steps of `solve`; they go on to the solution by default.
+        tolerance
+            How exact the solution has to be, see `solve`.
         own_variance
-            Give each spot the prior variance of its own in the end (`conditional_variance`); nothing else changes.
+            Give each spot the prior variance of its own in the end (`conditional_variance`).
         """
         nugget, prior_variance = self.parameters.nugget, self.parameters.conditional_variance
         rank = len(nugget)
@@ -192,17 +188,23 @@ class SpatialField:
         prior_variances = prior_variance.expand_as(information)
         latents = LatentPosterior(information, packed, information, prior_variances)
         weight = self._weight(latents)
+        entries = FieldEvidence(given_field, 1 / nugget)
+        first, variance = None if start is None else start.field.numpy(), None
         direct = iterations is None and self.graph.has_small_factors
         with self.direct_solvers(weight) if direct else nullcontext() as solvers:
+            if own_variance and not direct and self.graph.has_few_neighbors:
+                variance, first = self._by_parts(weight, entries, information, first)
             field, mean = self.fields_and_latents(
-                given_field,
+                entries,
                 information,
-                start=None if start is None else start.field.numpy(),
-                conditioner=_by_factor(solvers) if solvers else None,
+                start=first,
+                conditioner=solvers.by_factor if solvers else None,
                 iterations=iterations or _ITERATIONS,
+                tolerance=tolerance,
             )
             if own_variance:
-                prior_variances = torch.from_numpy(self.conditional_variance(weight, solvers))
+                variance = self.posterior_variance(weight, solvers) if variance is None else variance
+                prior_variances = torch.from_numpy(self.conditional_variance(weight, variance))
         return latents._replace(mean=mean, field=field, prior_variance=prior_variances)
 
     def _weight(self, latents: LatentPosterior) -> np.ndarray:
@@ -212,68 +214,60 @@ class SpatialField:
 
     def fields_and_latents(
         self,
-        given_field: Tensor,
+        entries: FieldEvidence,
         information: Tensor,
         *,
         start: np.ndarray | None = None,
-        conditioner: Solver | None = None,
+        conditioner: Operator | None = None,
         iterations: int = _ITERATIONS,
+        tolerance: float = TOLERANCE,
     ) -> tuple[Tensor, Tensor]:
         """Posterior means of the fields and of the latents, both [n, r], given the entries of all spots.
 
-        The entries of spot i have the precision P_i on its latents. With the latents integrated out, they have the
-        precision (P_i^-1 + diag nugget)^-1 on the field.
-
         Parameters
         ----------
-        given_field
-            Covariance of the latents of each spot given the field, (P_i + diag 1 / nugget)^-1 [n, r, r].
+        entries
+            What the entries of each spot say of its fields.
         information
             Precision-weighted mean of the latents according to each spot's entries [n, r].
-        start, conditioner, iterations
+        start, conditioner, iterations, tolerance
             See `solve`.
         """
         connected, alone = self.graph.connected, np.flatnonzero(self.graph.degree == 0)
-        inverse_nugget = 1 / self.parameters.nugget
-        times_covariance = _times(given_field)
-        from_entries = inverse_nugget * times_covariance(information)
+        of_fields = entries.information(information)
         field = torch.empty_like(information)
         # Q is diagonal where there are no neighbours.
-        evidence = torch.diag(inverse_nugget) - inverse_nugget[:, None] * given_field[alone] * inverse_nugget
-        precision = evidence + torch.diag_embed(torch.from_numpy(self.q_diagonal[alone]))
-        field[alone] = torch.linalg.solve(precision, from_entries[alone])
-
-        times_covariance_there = times_covariance if not len(alone) else _times(given_field[connected])
-        diagonal = given_field.diagonal(dim1=1, dim2=2)[connected]
-        scale = inverse_nugget.numpy()
-
-        def times_evidence(s: np.ndarray) -> np.ndarray:
-            product = times_covariance_there(torch.from_numpy(scale * s)).numpy()
-            np.subtract(s, product, out=product)
-            product *= scale
-            return product
-
+        precision = entries.at(alone).dense() + torch.diag_embed(torch.from_numpy(self.q_diagonal[alone]))
+        field[alone] = torch.linalg.solve(precision, of_fields[alone])
+        there = entries.at(connected) if len(alone) else entries
         field[connected] = torch.from_numpy(
             self.solve(
-                times_evidence,
-                (inverse_nugget - inverse_nugget**2 * diagonal).clamp(min=0).numpy(),
-                from_entries[connected].numpy(),
+                there,
+                there.diagonal,
+                of_fields[connected].numpy(),
                 start=None if start is None else start[connected],
                 conditioner=conditioner,
                 iterations=iterations,
+                tolerance=tolerance,
             )
         )
-        return field, times_covariance(information + inverse_nugget * field)
+        return field, times(entries.given_field, information + entries.inverse_nugget * field)
 
-    def _dot(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        """Sum of all products in each part of the graph."""
-        return np.bincount(self._component, np.einsum("nr,nr->n", first, second), self.graph.n_components)
+    def _by_parts(
+        self, weight: np.ndarray, entries: FieldEvidence, information: Tensor, start: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Variance of the fields given all entries, and means to start from, by parts of the graph; both [n, r]."""
+        connected = self.graph.connected
+        variance = 1 / (self.q_diagonal + weight)  # where a spot has no neighbours
+        mean = np.zeros(weight.shape, np.float32) if start is None else start.copy()
+        there, residual = entries.at(connected), entries.information(information)[connected].numpy()
+        residual -= self._times(there, mean[connected])
+        ranges, tau = self.parameters.range.double().numpy(), self._tau.astype(np.float64)
+        variance[connected], correction = by_parts(self.graph, ranges, tau, weight[connected], residual, there)
+        mean[connected] += correction
+        return variance, mean
 
-    def _per_spot(self, number: np.ndarray) -> np.ndarray:
-        """Number of the part of the graph that each connected spot is in [n, 1]."""
-        return number.astype(np.float32)[self._component, None]
-
-    def conditional_variance(self, weight: np.ndarray, solvers: Solvers | None = None) -> np.ndarray:
+    def conditional_variance(self, weight: np.ndarray, variance: np.ndarray) -> np.ndarray:
         """Variance of each latent given all other spots, which grows into a hole in the tissue.
 
         The more a spot's own entries say, the more the average, `uncertainty`, replaces it: there, removing the spot's
@@ -283,20 +277,26 @@ class SpatialField:
         ----------
         weight
             Precision with which a spot's own entries determine the field [n, r].
-        solvers
-            What `direct_solvers` gives for them. Without, parts of the graph are solved by themselves; or all of it by
-            conjugate gradients, where spots have many neighbours.
+        variance
+            Variance of the field given all entries [n, r].
         """
-        variance = np.minimum(self._posterior_variance(weight, solvers), 2 * self.parameters.variance.numpy())
+        variance = np.minimum(variance, 2 * self.parameters.variance.numpy())
         usual = self.parameters.uncertainty.numpy()
         unsure = 1 / (1 + weight * usual) ** 2
         without_own = variance / np.maximum(1 - weight * variance, 0.25)
         return self.parameters.nugget.numpy() + (1 - unsure) * usual + unsure * without_own
 
-    def _posterior_variance(self, weight: np.ndarray, solvers: Solvers | None = None) -> np.ndarray:
-        """Variance of the field given all entries, from draws of its posterior.
+    def posterior_variance(self, weight: np.ndarray, solvers: Solvers | None = None) -> np.ndarray:
+        """Variance of the field given all entries [n, r], from draws of its posterior.
 
         The noise is fixed. Factors are taken one by one, since they have no effect on each other here.
+
+        Parameters
+        ----------
+        weight
+            Precision with which a spot's own entries determine the field [n, r].
+        solvers
+            What `direct_solvers` gives for them; conjugate gradients by default.
         """
         connected = self.graph.connected
         variance = 1 / (self.q_diagonal + weight)  # where a spot has no neighbours
@@ -310,9 +310,6 @@ class SpatialField:
 
         if len(connected) and solvers:
             solvers.map(one)
-        elif len(connected) and self.graph.has_few_neighbors:
-            ranges, tau = self.parameters.range.double().numpy(), self._tau.astype(np.float64)
-            variance[connected] = variance_by_parts(self.graph, ranges, tau, weight[connected])
         elif len(connected):
             deque(parallel_map(one, range(weight.shape[1])), maxlen=0)
         return variance
@@ -328,29 +325,3 @@ class SpatialField:
             return Solvers(lambda factor: np.zeros_like, n_factors)
         systems = self.graph.triangular  # made before the threads ask for it
         return Solvers(lambda k: systems.solver(self._tau[k], self._diagonal[:, k], own[:, k]), n_factors)
-
-
-def _by_factor(solvers: Solvers) -> Solver:
-    """Give a function that solves the systems of all factors, each with its solver."""
-
-    def solve(information: np.ndarray) -> np.ndarray:
-        columns = solvers.map(lambda factor, solve_one: solve_one(information[:, factor]))
-        return np.stack(columns, axis=1).astype(np.float32)
-
-    return solve
-
-
-def _times(matrices: Tensor) -> Callable[[Tensor], Tensor]:
-    """Give a function that multiplies the matrix of each spot [n, r, r] with its values [n, r]."""
-
-    def product(values: Tensor) -> Tensor:
-        out = torch.empty_like(values)
-
-        def one(spots: np.ndarray) -> None:
-            some = slice(int(spots[0]), int(spots[-1]) + 1)
-            out[some] = torch.bmm(matrices[some], values[some, :, None])[:, :, 0]
-
-        in_parallel(one, len(values))
-        return out
-
-    return product
