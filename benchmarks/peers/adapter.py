@@ -36,6 +36,8 @@ class Case:
         Coordinates, sections side by side so that none overlap.
     section
         Number of each spot's section.
+    embedding
+        Coordinates of the spots that a peer means to be clustered on, where it sets them [spots, r].
     """
 
     x: np.ndarray
@@ -44,6 +46,7 @@ class Case:
     size_factor: np.ndarray
     spatial: np.ndarray
     section: np.ndarray
+    embedding: np.ndarray | None = None
 
     def gene_mean(self) -> np.ndarray:
         """Mean of each gene over its visible entries."""
@@ -108,6 +111,9 @@ def write(case: Case, masked: str, output: str, predicted: np.ndarray, sd: np.nd
     with h5py.File(output, "r+") as file:
         for name, values in layers.items():
             stored = file["layers"].create_dataset(name, data=values.astype(np.float32))
+            stored.attrs["encoding-type"], stored.attrs["encoding-version"] = "array", "0.2.0"
+        if case.embedding is not None:
+            stored = file["obsm"].create_dataset("embedding", data=np.asarray(case.embedding, np.float32))
             stored.attrs["encoding-type"], stored.attrs["encoding-version"] = "array", "0.2.0"
 
 

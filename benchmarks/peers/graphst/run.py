@@ -12,7 +12,8 @@ from GraphST.GraphST import GraphST
 def predict(case: adapter.Case) -> np.ndarray:
     spots = ad.AnnData(case.filled().astype(np.float32), obsm={"spatial": case.spatial})
     spots.var["highly_variable"] = True  # so that it does not normalise again
-    return GraphST(spots).train().obsm["emb"]
+    case.embedding = GraphST(spots).train().obsm["emb"]
+    return case.embedding
 
 
 adapter.run(predict)

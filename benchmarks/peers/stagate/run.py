@@ -12,7 +12,9 @@ import STAGATE_pyG as stagate
 def predict(case: adapter.Case) -> np.ndarray:
     spots = ad.AnnData(case.filled().astype(np.float32), obsm={"spatial": case.spatial})
     stagate.Cal_Spatial_Net(spots, k_cutoff=6, model="KNN")
-    return stagate.train_STAGATE(spots, save_reconstrction=True, device="cpu").layers["STAGATE_ReX"]
+    trained = stagate.train_STAGATE(spots, save_reconstrction=True, device="cpu")
+    case.embedding = trained.obsm["STAGATE"]
+    return trained.layers["STAGATE_ReX"]
 
 
 adapter.run(predict)

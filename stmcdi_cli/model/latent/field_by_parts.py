@@ -63,7 +63,7 @@ class _Fields:
         edges = sp.csr_matrix(graph.weights[spots][:, spots])
         self._edges, self._inverse_area = edges, 1 / graph.area[spots, None]
         self._diagonal = graph.diagonal(ranges, graph.lack_without_others(spots, edges), spots)
-        self._tau, self._weight = tau, weight
+        self._tau, self._weight, self._component = tau, weight, graph.component[spots]
         self._systems = TriangularFactors(edges, self._inverse_area[:, 0])
 
     def solver(self, factor: int) -> Solve:
@@ -82,12 +82,11 @@ class _Fields:
 
     def mean(self, solvers: Solvers, information: np.ndarray, evidence: FieldEvidence) -> np.ndarray:
         """Solve the system of all factors together for a right-hand side, both float32 [m, r]."""
-        alike = np.zeros(len(information), dtype=np.int64)
         return conjugate_gradients(
             lambda values: (self._precision(values) + evidence(values)).astype(np.float32),
             information,
             solvers.by_factor,
-            alike,
+            self._component,
             iterations=_ITERATIONS,
             tolerance=_TOLERANCE,
         )
