@@ -47,7 +47,9 @@ class FieldEvidence:
         return self.inverse_nugget * times(self.given_field, of_latents)
 
     def at(self, spots: np.ndarray) -> "FieldEvidence":
-        """The same for some of the spots."""
+        """The same for some of the spots, ascending."""
+        if len(spots) == len(self.given_field):
+            return self  # the matrices of all spots are large
         return FieldEvidence(self.given_field[spots], self.inverse_nugget)
 
 

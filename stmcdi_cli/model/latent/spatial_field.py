@@ -239,7 +239,7 @@ class SpatialField:
         # Q is diagonal where there are no neighbours.
         precision = entries.at(alone).dense() + torch.diag_embed(torch.from_numpy(self.q_diagonal[alone]))
         field[alone] = torch.linalg.solve(precision, of_fields[alone])
-        there = entries.at(connected) if len(alone) else entries
+        there = entries.at(connected)
         field[connected] = torch.from_numpy(
             self.solve(
                 there,
