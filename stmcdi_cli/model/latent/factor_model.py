@@ -41,7 +41,7 @@ from stmcdi_cli.model.latent.gaussian import (
     with_constant,
 )
 from stmcdi_cli.model.latent.singular_vectors import singular_vectors
-from stmcdi_cli.model.latent.spatial_field import TOLERANCE, FieldParameters, SpatialField
+from stmcdi_cli.model.latent.spatial_field import FieldParameters, SpatialField
 from stmcdi_cli.model.latent.spatial_graph import SpatialGraph
 from stmcdi_cli.model.tissue import Tissue
 from stmcdi_cli.model.training.checkpoint import NO_CHECKPOINT, Stage
@@ -335,8 +335,8 @@ class SpatialFactorModel:
             def evidence(spots: np.ndarray, at: LatentPosterior | None = latents) -> tuple[Tensor, Tensor]:
                 return self.information(*self.evidence(tissue, spots, at and at.select(spots)), second)
 
-            exact = {"own_variance": True} if is_last else {"tolerance": 10 * TOLERANCE}
-            latents = field.posterior(evidence, tissue.n_spots, start=latents, **exact)
+            packed = None if latents is None else latents.packed
+            latents = field.posterior(evidence, tissue.n_spots, start=latents, own_variance=is_last, packed=packed)
         assert latents is not None
         return latents
 

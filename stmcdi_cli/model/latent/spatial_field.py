@@ -30,7 +30,7 @@ from stmcdi_cli.model.latent.gaussian import LatentPosterior, inverse, pack
 from stmcdi_cli.model.latent.spatial_graph import SpatialGraph
 from stmcdi_cli.model.latent.triangular import Solve, Solvers
 
-TOLERANCE = 1e-3
+_TOLERANCE, _ROUGH = 1e-3, 1e-2
 _ITERATIONS = 300
 
 
@@ -107,7 +107,7 @@ class SpatialField:
         start: np.ndarray | None = None,
         conditioner: Operator | None = None,
         iterations: int = _ITERATIONS,
-        tolerance: float = TOLERANCE,
+        tolerance: float = _TOLERANCE,
     ) -> np.ndarray:
         """Solve (Q + W) s = information at the connected spots, by preconditioned conjugate gradients.
 
@@ -150,8 +150,8 @@ class SpatialField:
         *,
         start: LatentPosterior | None = None,
         iterations: int | None = None,
-        tolerance: float = TOLERANCE,
         own_variance: bool = False,
+        packed: Tensor | None = None,
     ) -> LatentPosterior:
         """Posterior of the latents of all spots together.
 
@@ -168,16 +168,18 @@ class SpatialField:
             Latents to start from; 0 by default.
         iterations
             Stop after so many steps of `solve`; they go on to the solution by default.
-        tolerance
-            How exact the solution has to be, see `solve`.
         own_variance
-            Give each spot the prior variance of its own in the end (`conditional_variance`).
+            Give each spot the prior variance of its own in the end (`conditional_variance`). Without it the solution is
+            a rough one, from which another begins.
+        packed
+            Memory for the covariances. It may be that of other posteriors which `evidence` reads: what they say of
+            some spots is overwritten after `evidence` was asked for these.
         """
         nugget, prior_variance = self.parameters.nugget, self.parameters.conditional_variance
         rank = len(nugget)
         information = torch.zeros(n_spots, rank)
         given_field = torch.zeros(n_spots, rank, rank)  # covariance of the latents given the field
-        packed = torch.zeros(n_spots, rank * (rank + 1) // 2)
+        packed = torch.zeros(n_spots, rank * (rank + 1) // 2) if packed is None else packed
 
         def one(spots: np.ndarray) -> None:
             precision, information[spots] = evidence(spots)
@@ -200,7 +202,7 @@ class SpatialField:
                 start=first,
                 conditioner=solvers.by_factor if solvers else None,
                 iterations=iterations or _ITERATIONS,
-                tolerance=tolerance,
+                tolerance=_TOLERANCE if own_variance or iterations else _ROUGH,
             )
             if own_variance:
                 variance = self.posterior_variance(weight, solvers) if variance is None else variance
@@ -220,7 +222,7 @@ class SpatialField:
         start: np.ndarray | None = None,
         conditioner: Operator | None = None,
         iterations: int = _ITERATIONS,
-        tolerance: float = TOLERANCE,
+        tolerance: float = _TOLERANCE,
     ) -> tuple[Tensor, Tensor]:
         """Posterior means of the fields and of the latents, both [n, r], given the entries of all spots.
 

@@ -117,6 +117,22 @@ def test_rates_exponential_in_the_latents_are_found(drawn):
     assert reached[1] > 0.95 * ceiling
 
 
+def test_covariances_are_overwritten_after_they_were_read(drawn, monkeypatch):
+    """Those of one linearisation take the memory of the last."""
+    model = as_log(drawn.data, drawn.model)
+    model.use_tissue(drawn.data)
+    found, given, posterior = model.encode(drawn.data), [], SpatialField.posterior
+
+    def with_memory_of_its_own(*arguments, packed, **options):
+        given.append(packed)
+        return posterior(*arguments, **options)
+
+    monkeypatch.setattr(SpatialField, "posterior", with_memory_of_its_own)
+    usual = model.encode(drawn.data)
+    assert given[0] is None and given[1] is not None
+    assert all(torch.equal(one, other) for one, other in zip(found, usual, strict=True))
+
+
 def test_the_log_links_latents_stay_where_they_are_linearised(drawn):
     """Encoding ends at a fixed point: linearised at its result, the posterior is that result."""
     model, data = as_log(drawn.data, drawn.model), drawn.data

@@ -7,7 +7,7 @@ process STMCDI_IMPUTE {
     tag "${meta.shard ? "${meta.id} ${meta.shard}" : meta.id}"
     label 'process_high'
     label 'process_gpu'
-    memory { memoryFor(3.GB, 6, h5ad, task.attempt) }
+    memory { memoryFor(3.GB, 12, h5ad, task.attempt) }
 
     input:
     tuple val(meta), path(h5ad), path(model)
