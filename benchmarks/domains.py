@@ -1,7 +1,7 @@
 """Do clusters agree with an annotation? ``python -m benchmarks.domains [--cases NAME ...] [--peers NAME ...]``.
 
 Nothing is hidden. Clusters are those of k-means on up to 15 principal components, as many as there are labels; the
-figure is the adjusted Rand index, the mean over five seeds of k-means. Prints a table.
+figure is the adjusted Rand index, the mean over five seeds of k-means. Prints a line for each thing clustered on.
 """
 
 import argparse
@@ -18,7 +18,6 @@ from sklearn.metrics import adjusted_rand_score
 
 import stmcdi_cli as stmcdi
 from benchmarks import cells, methods
-from benchmarks.markdown import markdown
 from benchmarks.scoring import dense
 from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli.io.h5ad import write_h5ad
@@ -35,11 +34,11 @@ PEERS = ("stagate", "graphst", "magic-20")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", nargs="+", choices=list(LABELS), default=list(LABELS))
-    parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS))
+    parser.add_argument("--peers", nargs="*", choices=PEERS, default=PEERS)
     options = parser.parse_args()
-    found = {case: dict(agreement(case, options.peers)) for case in options.cases}
-    rows = [[name, *(f"{found[case][name]:.3f}" for case in found)] for name in found[options.cases[0]]]
-    print(markdown(["clustered on", *found], rows))
+    for case in options.cases:
+        for label, index in agreement(case, options.peers):
+            print(case, label, f"{index:.3f}", sep="\t", flush=True)
 
 
 def agreement(case: str, peers: list[str]) -> Iterator[tuple[str, float]]:
