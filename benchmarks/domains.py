@@ -47,7 +47,7 @@ def agreement(case: str, peers: list[str]) -> Iterator[tuple[str, float]]:
     adata = stmcdi.select_hvg(stmcdi.normalize(adata))
     adata = stmcdi.build_graph(adata, section_key="section" if "section" in adata.obs else None)
     labels = adata.obs[LABELS[case]].astype(str).to_numpy()
-    known = adata.obs[LABELS[case]].notna().to_numpy()
+    known = labels != "nan"  # also where a file has it as text
 
     def index(values: np.ndarray) -> float:
         few = values if values.shape[1] <= COMPONENTS else PCA(COMPONENTS, random_state=0).fit_transform(values)
