@@ -35,8 +35,8 @@ def on_disk(matrix: Any) -> bool:
     return hasattr(matrix, "group") or hasattr(matrix, "id")
 
 
-def size_on_disk(matrix: Any) -> int:
-    """Bytes of the values of a matrix that is still in its file, as they are in memory; 0 for any other."""
+def size_when_read(matrix: Any) -> int:
+    """Bytes of memory that a matrix takes once it is read from its file; 0 where it is in memory already."""
     if not on_disk(matrix):
         return 0
     parts = matrix.group.values() if hasattr(matrix, "group") else (matrix, matrix)  # dense: values and their places

@@ -245,7 +245,7 @@ def train(input: Path, model_dir: Path, **options: Any) -> None:
 @click.option("--target", type=TARGET, default="auto", help=TARGET_HELP)
 @click.option("--n-samples", type=int, default=50, help="Draws per entry.")
 @click.option("--sampler", type=SAMPLER, default="dpm", help="How the reverse process is run.")
-@click.option("--n-steps", type=int, default=None, help="Network passes per draw (default: the sampler's).")
+@click.option("--n-steps", type=int, default=None, help="Network passes per draw (default: by sampler and preset).")
 @click.option("--seed", type=int, default=0, help="Seed of the draws.")
 @click.option("--batch-size", type=int, default=256, help="Spots drawn at a time; does not change the result.")
 @click.option("--device", type=DEVICE, default="auto", help="Where to compute; auto: a GPU if there is one.")

@@ -15,7 +15,7 @@ from stmcdi_cli.errors import InputError
 from stmcdi_cli.model.diffusion import keyed_noise
 from stmcdi_cli.model.scales import SCALES, SHALLOWEST, ScaleSearch
 from stmcdi_cli.provenance import parameters_of
-from stmcdi_cli.sparse import as_row_major, mask_out, read_rows, row_chunks, select_rows, size_on_disk, to_csr, vstack
+from stmcdi_cli.sparse import as_row_major, mask_out, read_rows, row_chunks, select_rows, size_when_read, to_csr, vstack
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _SMALL = 2**28
-"""Bytes up to which matrices that may stay on disk are read into memory, since their rows are needed several times; or
-a quarter of the memory there is."""
+"""Bytes up to which matrices that may stay on disk are read into memory, since their rows are needed several times; a
+quarter of the memory there is, where that is less."""
+_FEW_ROWS = 1024
 
 VALIDATION_STREAM = 1 << 20
 """Stream of the keyed numbers that choose the inner validation entries; larger than the stream of any sampler."""
@@ -33,6 +34,8 @@ VALIDATION_STREAM = 1 << 20
 
 class Rows:
     """A matrix of spots x genes that stays on disk; its rows are read when they are needed.
+
+    The rows read last are kept, if they are few: those of a block are asked for several times in a row.
 
     Parameters
     ----------
@@ -48,18 +51,23 @@ class Rows:
         self.shape = shape
         self.nnz = nnz
         self._read = read
+        self._kept = lru_cache(maxsize=2 * resources.n_workers())(lambda start, stop: read(slice(start, stop)))
+
+    def read(self, rows: slice) -> sp.csr_matrix:
+        """Consecutive rows."""
+        return self._kept(rows.start, rows.stop) if rows.stop - rows.start <= _FEW_ROWS else self._read(rows)
 
     def __getitem__(self, spots: np.ndarray) -> sp.csr_matrix:
         """Rows of some spots, which should be close to each other: all rows between them are read."""
         first = int(spots.min())
-        return self._read(slice(first, int(spots.max()) + 1))[spots - first]
+        return self.read(slice(first, int(spots.max()) + 1))[spots - first]
 
     def rows(self, spots: slice) -> "Rows":
         """Give some consecutive rows, which stay on disk."""
         start, stop = spots.start, spots.stop
         share = (stop - start) / max(1, self.shape[0])
         return Rows(
-            lambda rows: self._read(slice(rows.start + start, rows.stop + start)),
+            lambda rows: self.read(slice(rows.start + start, rows.stop + start)),
             (stop - start, self.shape[1]),
             round(share * self.nnz),
         )
@@ -199,11 +207,6 @@ class Tissue:
         every_gene = sp.csr_matrix(np.ones((1, adata.n_vars), bool))
 
         def missing_rows(rows: slice) -> sp.csr_matrix:
-            return missing_between(rows.start, rows.stop)
-
-        @lru_cache(maxsize=2 * resources.n_workers())  # asked for with the values of the same rows, and by itself
-        def missing_between(start: int, stop: int) -> sp.csr_matrix:
-            rows = slice(start, stop)
             part = sp.csr_matrix((rows.stop - rows.start, shape[1]), dtype=bool)
             if missing is not None:
                 part = to_csr(read_rows(missing, rows), bool)
@@ -216,7 +219,7 @@ class Tissue:
             return mask_out(to_csr(read_rows(X, rows)), hidden), hidden
 
         search, parts = ScaleSearch(_recorded_scale(adata)), []
-        lazy = on_disk and size_on_disk(X) + size_on_disk(missing) > min(_SMALL, resources.room() // 4)
+        lazy = on_disk and size_when_read(X) + size_when_read(missing) > min(_SMALL, resources.room() // 4)
         for rows in row_chunks(shape):
             x, hidden = both(rows)
             _check_values(x)
@@ -224,14 +227,16 @@ class Tissue:
             parts.append((x.nnz, hidden.nnz) if lazy else (x, hidden))
         odd_spots = search.odd_spots
         if odd_spots.any():
-            unseen |= odd_spots  # `missing_between` reads it
-            missing_between.cache_clear()
+            unseen |= odd_spots  # `missing_rows` reads it
             again = map(both, row_chunks(shape))
             parts = [(x.nnz, hidden.nnz) if lazy else (x, hidden) for x, hidden in again]
         visible, masks = zip(*parts, strict=True)
+        if lazy:
+            absent = Rows(missing_rows, shape, sum(masks))
+            values = Rows(lambda rows: mask_out(to_csr(read_rows(X, rows)), absent.read(rows)), shape, sum(visible))
         return cls(
-            x=Rows(lambda rows: both(rows)[0], shape, sum(visible)) if lazy else vstack(visible),
-            missing=Rows(missing_rows, shape, sum(masks)) if lazy else vstack(masks),
+            x=values if lazy else vstack(visible),
+            missing=absent if lazy else vstack(masks),
             graph=graph,
             depth=depth,
             count_scale=search.scale,

@@ -72,7 +72,7 @@ def impute(
     sampler
         ``dpm``, ``ddim``, ``ddpm`` or ``langevin``.
     n_steps
-        Network passes per draw; the sampler's own number by default.
+        Network passes per draw; by default the number of the sampler and the preset.
     seed
         Seed of the draws; each spot's draws depend on the seed and the spot alone.
     batch_size

@@ -75,8 +75,7 @@ def test_one_odd_spot_changes_little_elsewhere(raw, link):
 def test_odd_spots_are_missing_for_the_model_in_memory_and_on_disk(raw, h5ad, monkeypatch, small):
     from stmcdi_cli.io.h5ad import open_h5ad
 
-    monkeypatch.setattr(f"{Tissue.__module__}._SMALL", small)
-
+    monkeypatch.setattr("stmcdi_cli.model.tissue._SMALL", small)
     adata = changed(stmcdi.build_graph(stmcdi.normalize(raw)), no_whole_count)
     tissue = Tissue.from_anndata(adata)
     np.testing.assert_array_equal(np.flatnonzero(tissue.odd_spots), [SPOT])

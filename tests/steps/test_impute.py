@@ -268,9 +268,11 @@ def test_the_spread_is_that_of_the_draws(case, tmp_path, preset):
         np.testing.assert_array_equal(dense(result.layers[name])[hidden], values[hidden])
 
 
+@pytest.mark.parametrize("small", [0, 2**28])
 @pytest.mark.parametrize("target", ["missing", "zeros"])
-def test_a_file_is_imputed_as_the_object_in_memory_is(case, cli, tmp_path, target):
-    """The file's matrices stay on disk; batches and limits of memory change no bit."""
+def test_a_file_is_imputed_as_the_object_in_memory_is(case, cli, tmp_path, monkeypatch, target, small):
+    """The matrices of a large file stay on disk; batches and limits of memory change no bit."""
+    monkeypatch.setattr("stmcdi_cli.model.tissue._SMALL", small)
     here = stmcdi.impute(case.masked, case.model, target=target, **OPTIONS)
     for options in (["--memory-limit", "8G"], ["--batch-size", 1000], ["--batch-size", 7]):
         out = tmp_path / "out.h5ad"
@@ -289,6 +291,7 @@ def test_a_file_is_imputed_as_the_object_in_memory_is(case, cli, tmp_path, targe
 @pytest.mark.parametrize("threads", [1, 2])
 def test_five_shards_are_as_one(case, cli, tmp_path, monkeypatch, threads):
     monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
+    monkeypatch.setattr("stmcdi_cli.model.tissue._SMALL", 0)  # as those of a large file, whose rows stay on disk
     options = ["--n-samples", 6, "--device", "cpu", "--quiet"]
     files = [tmp_path / f"{i}.h5ad" for i in range(1, 6)]
     for i, file in enumerate(files, start=1):

@@ -112,7 +112,10 @@ def test_shards_and_the_report(done, tmp_path):
 
 
 @pytest.mark.parametrize("predictor", PREDICTORS)
-def test_cells_of_the_reference_count_the_same_from_disk_and_in_shards(done, cli, h5ad, tmp_path, predictor):
+def test_cells_of_the_reference_count_the_same_from_disk_and_in_shards(
+    done, cli, h5ad, tmp_path, predictor, monkeypatch
+):
+    monkeypatch.setattr("stmcdi_cli.model.tissue._SMALL", 0)
     model = save_load.load(done.model)
     model.nearest_part = model.regression_part = torch.tensor(0.0)
     without = {}

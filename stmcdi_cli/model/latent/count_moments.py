@@ -74,7 +74,7 @@ class CountTable:
         """Interpolate a table over the depth: [depths, means] to [B, means]."""
         at = np.interp(np.log(np.maximum(s, SHALLOWEST)), self.log_s, np.arange(len(self.log_s)))
         low = np.minimum(at.astype(int), len(self.log_s) - 2)
-        weight = (at - low)[:, None]
+        weight = (at - low).astype(table.dtype)[:, None]
         return (1 - weight) * table[low] + weight * table[low + 1]
 
     def moments(self, s: np.ndarray, log_mu: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -131,16 +131,17 @@ class CountTable:
 
     def inverse(self, s: np.ndarray) -> "MeanInverse":
         """Map from the mean of x back to the mean count, at depths s [B]."""
-        return MeanInverse(*(self._spot_rows(table, s).astype(np.float32) for table in self._inverse))
+        return MeanInverse(*(self._spot_rows(table, s) for table in self._inverse))
 
     @cached_property
     def _inverse(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """At each tabulated depth, of a grid even in log x: its start and step [depths, 1], and log mean counts."""
+        """At each tabulated depth, of a grid even in log x: start and step [depths, 1], log mean counts, in float32."""
         log_x = np.log(np.maximum(self._mean, 1e-300))
         low = log_x[:, :1]
         step = (log_x[:, -1:] - low) / (_INVERSE_GRID - 1)
         grids = low + step * np.arange(_INVERSE_GRID)
-        return low, step, np.stack([np.interp(g, row, self.log_mu) for g, row in zip(grids, log_x, strict=True)])
+        log_mu = np.stack([np.interp(g, row, self.log_mu) for g, row in zip(grids, log_x, strict=True)])
+        return low.astype(np.float32), step.astype(np.float32), log_mu.astype(np.float32)
 
 
 class MeanInverse:

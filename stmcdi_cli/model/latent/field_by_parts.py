@@ -24,8 +24,8 @@ def by_parts(
     ranges: np.ndarray,
     tau: np.ndarray,
     weight: np.ndarray,
-    residual: np.ndarray | None = None,
-    evidence: FieldEvidence | None = None,
+    residual: np.ndarray,
+    evidence: FieldEvidence,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Variance of every field at the connected spots, and what is to be added to its mean, both [connected, r].
 
@@ -38,19 +38,17 @@ def by_parts(
     weight
         Precision with which a spot's own entries determine the field, at the connected spots [connected, r].
     residual
-        What the means so far leave of the right-hand side of their system; without, nothing is added to them.
+        What the means so far leave of the right-hand side of their system, float32 [connected, r].
     evidence
         Precision of the entries of the connected spots on the fields.
     """
-    variance, correction = np.empty(weight.shape), np.zeros(weight.shape, np.float32)
+    variance, correction = np.empty(weight.shape), np.empty(weight.shape, np.float32)
     for number, part in enumerate(graph.parts):
         own = part.spots[part.own]
         fields = _Fields(graph, graph.connected[part.spots], ranges, tau, weight[part.spots])
         with Solvers(fields.solver, len(tau)) as solvers:  # one part at a time: the factors of all latents are large
             variance[own] = fields.variance(solvers, number)[part.own]
-            if residual is not None and evidence is not None:
-                found = fields.mean(solvers, residual[part.spots], evidence.at(part.spots))
-                correction[own] = found[part.own]
+            correction[own] = fields.mean(solvers, residual[part.spots], evidence.at(part.spots))[part.own]
     return variance, correction
 
 
