@@ -57,9 +57,10 @@ class Expectation:
         """
         encoder, depth = self._encoder, self._tissue.depth[spots]
         latents = self.latents.select(spots)
-        response, weight = encoder.evidence(self._tissue, spots)
+        weighted, weight = encoder.evidence(self._tissue, spots)
+        visible_here = visible.cpu()
         prior = latents.prior_mean(encoder.field.nugget), latents.prior_variance
-        mean, factor = encoder.posterior(response, weight * visible.cpu(), *prior)
+        mean, factor = encoder.posterior(weighted * visible_here, weight * visible_here, *prior)
         eta = with_constant(mean) @ encoder.loadings.T
         spread = variance_along(pack(covariances(factor)), encoder.loadings[:, :-1]).clamp(min=0)
         a, b, v = encoder.moments(depth)

@@ -71,41 +71,50 @@ class CountTable:
         self._slope = np.gradient(self._mean, self.step, axis=1)
 
     def _spot_rows(self, table: np.ndarray, s: np.ndarray) -> np.ndarray:
-        """Interpolate a table over the depth: [depths, means] to [B, means]."""
+        """Interpolate a table over the depth: [depths, ...] to [B, ...]."""
         at = np.interp(np.log(np.maximum(s, SHALLOWEST)), self.log_s, np.arange(len(self.log_s)))
         low = np.minimum(at.astype(int), len(self.log_s) - 2)
-        weight = (at - low).astype(table.dtype)[:, None]
+        weight = (at - low).astype(table.dtype).reshape(-1, *[1] * (table.ndim - 1))
         return (1 - weight) * table[low] + weight * table[low + 1]
+
+    @cached_property
+    def _moments(self) -> np.ndarray:
+        """Mean, slope, variance and 0, then their differences to the next mean, float32 [depths, means, 8].
+
+        What is read for one entry lies together, so that memory is accessed once.
+        """
+        values = np.stack([self._mean, self._slope, self._variance, np.zeros_like(self._mean)], axis=2)
+        return np.concatenate([values, np.diff(values, axis=1, append=values[:, -1:])], axis=2).astype(np.float32)
 
     def moments(self, s: np.ndarray, log_mu: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Mean, slope of the mean in log mu, and variance of x at depths s [B], all float32 and as `log_mu` [B, G]."""
+        low, weight = self._between(log_mu, len(s))
+        points = self._spot_rows(self._moments, s).reshape(-1, 8).take(low, axis=0)
+        mean, slope, variance = (points[..., k] + points[..., k + 4] * weight for k in range(3))
+        return mean, slope, variance
+
+    def _between(self, log_mu: np.ndarray, n_spots: int) -> tuple[np.ndarray, np.ndarray]:
+        """Position in [spots x means] of the tabulated mean below each log mean, and how far it is to the next."""
         n = len(self.log_mu)
-        at = np.clip((log_mu - self.log_mu[0]) / self.step, 0, n - 1.001)
+        at = np.subtract(log_mu, np.float32(self.log_mu[0]), dtype=np.float32)
+        at *= np.float32(1 / self.step)
+        np.clip(at, 0, n - 1.001, out=at)
         low = at.astype(np.int32)
-        weight = (at - low).astype(np.float32)
-        low += n * np.arange(len(s), dtype=np.int32)[:, None]
-        high = low + 1
-        out = []
-        for table in (self._mean, self._slope, self._variance):
-            values = self._spot_rows(table, s).astype(np.float32).ravel()
-            left = values.take(low)
-            out.append(left + (values.take(high) - left) * weight)
-        return out[0], out[1], out[2]
+        at -= low
+        low += n * np.arange(n_spots, dtype=np.int32)[:, None]
+        return low, at
 
     def expectation(self, s: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
         """Map from log mean counts [B, G] to the mean of x at depths s [B], both float32."""
         rows = self._spot_rows(self._mean, s).astype(np.float32)
-        n = rows.shape[1]
-        first = np.arange(len(s), dtype=np.int32)[:, None] * n
-        values, low_end, step = rows.ravel(), np.float32(self.log_mu[0]), np.float32(self.step)
+        points = np.stack([rows, np.diff(rows, axis=1, append=rows[:, -1:])], axis=2).reshape(-1, 2)
 
         def mean(log_mu: np.ndarray) -> np.ndarray:
-            at = np.clip((log_mu - low_end) / step, 0, n - 1.001)
-            low = at.astype(np.int32)
-            at -= low
-            low += first
-            left = values[low]
-            return left + (values[low + 1] - left) * at
+            low, weight = self._between(log_mu, len(s))
+            found = points.take(low, axis=0)
+            weight *= found[..., 1]
+            weight += found[..., 0]
+            return weight
 
         return mean
 

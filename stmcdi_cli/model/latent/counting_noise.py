@@ -66,12 +66,12 @@ class CountingNoise:
         self._rate, self._scale = rate.numpy(), scale.numpy()
         self.table = None
         if tissue.count_scale is not None and counts:
+            self._log_rate = np.log(self._rate, dtype=np.float64).astype(np.float32)
             self.table = CountTable(tissue.count_scale, 0.0, tissue.depth, largest_mean(tissue, rate))
 
     def log_mean(self, depth: np.ndarray) -> np.ndarray:
-        """Log mean count of every gene at its mean rate, in spots of some depths [B, G]."""
-        log_rate = np.log(self._rate.astype(np.float64))
-        return np.log(np.maximum(depth, SHALLOWEST))[:, None] + log_rate[None, :]
+        """Log mean count of every gene at its mean rate, in spots of some depths, float32 [B, G]."""
+        return np.log(np.maximum(depth, SHALLOWEST)).astype(np.float32)[:, None] + self._log_rate
 
     def moments(self, depth: np.ndarray, log_rate: np.ndarray | float = 0.0) -> tuple[np.ndarray, ...]:
         """a, b and v of spots of some depths at log rates relative to the gene's [B, G]; each float32 [B, G]."""

@@ -9,6 +9,7 @@ form, and training adds only what the closed form misses.
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,10 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from stmcdi_cli.model.base import DrawOptions
+from stmcdi_cli.model.device import parallel_map
 from stmcdi_cli.model.diffusion import keyed_noise as keyed
 from stmcdi_cli.model.diffusion.samplers import sample
 from stmcdi_cli.model.diffusion.schedule import Schedule
-from stmcdi_cli.model.latent.blocks import BLOCK
+from stmcdi_cli.model.latent.blocks import split
 from stmcdi_cli.model.latent.factor_model import SpatialFactorModel
 from stmcdi_cli.model.latent.gaussian import LatentPosterior, unwhiten, variances
 from stmcdi_cli.model.latent.masking import MaskedEncoding, Masking
@@ -188,7 +190,7 @@ class LatentDiffusion:
         return self._latents
 
     def _evidence(self, tissue: Tissue, spots: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Response and weight of the entries of some spots, at the latents that `encode` found."""
+        """Weighted response and weight of the entries of some spots, at the latents that `encode` found."""
         return self.encoder.evidence(tissue, spots, self._latents.select(spots) if self._is_log else None)
 
     def _prior(self, spots: np.ndarray) -> tuple[Tensor, Tensor]:
@@ -229,7 +231,8 @@ class LatentDiffusion:
         -------
         The pairs, and the spot of each.
         """
-        pairs, pair_spots = [], []
+        pairs: list[TrainingPairs] = []
+        pair_spots: list[np.ndarray] = []
         encoding = MaskedEncoding(self.encoder, visible, self._latents)
         for number in range(masking.rounds(len(spots))):
             holes = number % 2 == 1
@@ -238,16 +241,18 @@ class LatentDiffusion:
             mask = masking.draw(visible, masked_spots, generator, everything=holes)
             rest = visible.without(mask)
             masked._set_posterior(rest, encoding.without(rest, masked_spots))
-            for i in range(0, len(masked_spots), BLOCK):
-                some = masked_spots[i : i + BLOCK]
-                evidence = self._evidence(tissue, some)
-                full_mean, full_factor = self.encoder.posterior(*evidence, *self._prior(some))
-                mean, factor, condition = masked._condition(some)
-                offset = torch.einsum("nba,nb->na", factor, full_mean - mean)
-                spread = factor.mT @ torch.linalg.inv(full_factor).mT
-                pairs.append(TrainingPairs(offset, spread, condition))
-                pair_spots.append(some)
+            pair = partial(self._pairs_of, tissue, masked)
+            pairs.extend(parallel_map(pair, (masked_spots[block] for block in split(len(masked_spots)))))
+            pair_spots.append(masked_spots)
         return TrainingPairs(*(torch.cat(part) for part in zip(*pairs, strict=True))), np.concatenate(pair_spots)
+
+    def _pairs_of(self, tissue: Tissue, masked: "LatentDiffusion", spots: np.ndarray) -> TrainingPairs:
+        """Pair the posterior of some spots given all entries of the tissue with their conditions given what is left."""
+        full_mean, full_factor = self.encoder.posterior(*self._evidence(tissue, spots), *self._prior(spots))
+        mean, factor, condition = masked._condition(spots)
+        offset = torch.einsum("nba,nb->na", factor, full_mean - mean)
+        spread = factor.mT @ torch.linalg.inv(full_factor).mT
+        return TrainingPairs(offset, spread, condition)
 
     # Imputation
 

@@ -26,7 +26,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
 
-from stmcdi_cli.model.latent.blocks import split
+from stmcdi_cli.model.latent.blocks import parts_in_cache
 from stmcdi_cli.model.latent.counting_noise import CountingNoise, gene_rates
 from stmcdi_cli.model.latent.field_fit import FieldFit
 from stmcdi_cli.model.latent.gaussian import (
@@ -35,11 +35,11 @@ from stmcdi_cli.model.latent.gaussian import (
     pack,
     pad_to_cache_lines,
     products,
-    second_moment,
     unpack,
     variance_along,
     with_constant,
 )
+from stmcdi_cli.model.latent.responses import Responses
 from stmcdi_cli.model.latent.singular_vectors import singular_vectors
 from stmcdi_cli.model.latent.spatial_field import FieldParameters, SpatialField
 from stmcdi_cli.model.latent.spatial_graph import SpatialGraph
@@ -47,9 +47,6 @@ from stmcdi_cli.model.tissue import Tissue
 from stmcdi_cli.model.training.checkpoint import NO_CHECKPOINT, Stage
 
 LINKS = ("linear", "log", "gaussian")
-
-Responses = Callable[[np.ndarray], tuple[Tensor, Tensor]]
-"""Gives response and weight [B, G] of the spots of a block, from their positions [B]."""
 
 _MAX_LINEARISED_ETA = 1.5
 """Largest |eta| at which the log link is linearised: beyond it, single counts have too much weight."""
@@ -60,8 +57,6 @@ _ALPHAS = (1.0, 1e6)
 _SWEEPS_PER_LINEARISATION = 5
 LINEARISATIONS = 3
 """Times that a log link is linearised when a tissue is encoded."""
-_DATA_LIMIT = 250_000_000
-"""Entries up to which responses are kept in memory between sweeps; above, they are computed again in every sweep."""
 
 
 class SpatialFactorModel:
@@ -108,6 +103,7 @@ class SpatialFactorModel:
         self.rank, self.link, self.full_depth = rank, link, full_depth
         self._alpha = torch.ones(rank + 1)
         self._adjacency: sp.csr_matrix | None = None
+        self._known_moments: tuple[Any, tuple[Tensor, Tensor]] | None = None
 
     # Data: response and weight of every entry
 
@@ -131,7 +127,7 @@ class SpatialFactorModel:
     def evidence(
         self, tissue: Tissue, spots: np.ndarray, at: LatentPosterior | None = None, loadings: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Response and its weight b^2 / v, both [B, G] and 0 where nothing is visible.
+        """Response times its weight, and the weight b^2 / v, both [B, G] and 0 where nothing is visible.
 
         The response is the eta at which the expected expression would be x, to first order.
 
@@ -146,30 +142,31 @@ class SpatialFactorModel:
         loadings
             Loadings for the linearisation; the current ones by default.
         """
-        depth = tissue.depth[spots]
-        eta = spread = np.zeros((1, 1))
+        depth, x = tissue.depth[spots], tissue.x[spots].toarray()
+        visible = ~tissue.missing[spots].toarray()
+        eta = spread = np.zeros((len(spots), 1), np.float32)
         if at is not None and self.link == "log":
             loadings = self.loadings if loadings is None else loadings
             eta = (with_constant(at.mean) @ loadings.T).clamp_(-_MAX_LINEARISED_ETA, _MAX_LINEARISED_ETA).numpy()
             # E[exp(eta)] = exp(mean + variance / 2): the uncertainty of the latents adds to the expected rate.
-            spread = variance_along(at.packed, loadings[:, :-1]).clamp_(0, 2).numpy() / 2
-        a, b, v = self._noise.moments(depth, eta + spread)
-        visible = ~tissue.missing[spots].toarray()
-        response = np.where(visible, (tissue.x[spots].toarray() - a) / b + eta, 0)
-        weight = np.where(visible, self.weight_of_depth(depth)[:, None] * b * b / v, 0)
-        return torch.from_numpy(response.astype(np.float32)), torch.from_numpy(weight.astype(np.float32))
+            spread = (variance_along(at.packed, loadings[:, :-1]).clamp_(0, 2) / 2).numpy()
+        weighted, weight = np.zeros((2, *x.shape), np.float32)
+        of_depth = self.weight_of_depth(depth).astype(np.float32)[:, None]
+        for some in parts_in_cache(*x.shape):
+            a, b, v = self._noise.moments(depth[some], eta[some] + spread[some])
+            slope = of_depth[some] * b / v
+            np.copyto(weighted[some], slope * (x[some] - a + b * eta[some]), where=visible[some])
+            np.copyto(weight[some], slope * b, where=visible[some])
+        return torch.from_numpy(weighted), torch.from_numpy(weight)
 
     def _responses(self, tissue: Tissue, at: LatentPosterior | None = None) -> Responses:
-        """Give a function for response and weight of the spots of a block; in memory where those of all spots fit."""
+        """Weighted response and weight of every entry, linearised at some latents with the present loadings."""
         loadings = None if at is None else self.loadings
 
-        def responses(spots: np.ndarray) -> tuple[Tensor, Tensor]:
+        def evidence(spots: np.ndarray) -> tuple[Tensor, Tensor]:
             return self.evidence(tissue, spots, None if at is None else at.select(spots), loadings)
 
-        if tissue.n_spots * tissue.n_genes > _DATA_LIMIT:
-            return responses
-        in_memory = {int(spots[0]): responses(spots) for spots in split(tissue.n_spots)}
-        return lambda spots: in_memory[int(spots[0])]
+        return Responses(evidence, tissue.n_spots, tissue.n_genes)
 
     # Variational Bayes
 
@@ -257,8 +254,9 @@ class SpatialFactorModel:
         self._alpha = torch.ones(self.rank + 1)
 
         def standard(spots: np.ndarray) -> Tensor:
-            response, weight = responses(spots)
-            return (response * weight.sqrt()).clamp(-6, 6)  # a single unusual count must not become a factor
+            weighted, weight = responses(spots)
+            size = weight.sqrt()
+            return (weighted / torch.where(size > 0, size, 1)).clamp(-6, 6)  # an unusual count must not make a factor
 
         mean = singular_vectors(standard, tissue.n_spots, tissue.n_genes, self.rank, seed) * np.sqrt(tissue.n_spots)
         packed = torch.zeros(tissue.n_spots, self.rank * (self.rank + 1) // 2)
@@ -266,24 +264,14 @@ class SpatialFactorModel:
 
     def _update_loadings(self, responses: Responses, latents: LatentPosterior) -> None:
         """Posterior of the loadings given the latents; then maximum-likelihood alpha and psi."""
-        rank, n_genes = self.rank + 1, len(self.psi)
-        moments = torch.zeros(n_genes, rank * (rank + 1) // 2)
-        targets = torch.zeros(n_genes, rank)
-        squares, n_seen = torch.zeros(n_genes), torch.zeros(n_genes)
-        for spots in split(len(latents.mean)):
-            response, weight = responses(spots)
-            z = with_constant(latents.mean[spots])
-            moments += weight.T @ second_moment(z, latents.packed[spots])
-            targets += (weight * response).T @ z
-            squares += (weight * response**2).sum(0)
-            n_seen += (weight > 0).sum(0)
-        precision = unpack(moments, rank)
+        moments, targets = responses.sums(latents)
+        precision = unpack(moments, self.rank + 1)
         self._set_loadings(precision / self.psi[:, None, None], targets / self.psi[:, None])
         second = self.loadings[:, :, None] * self.loadings[:, None, :] + self.loadings_cov
         # Bounded below: otherwise loadings would grow while latents shrink.
-        self._alpha = (n_genes / torch.diagonal(second, dim1=1, dim2=2).sum(0)).clamp(*_ALPHAS)
-        residual = squares - 2 * (targets * self.loadings).sum(1) + (precision * second).sum((1, 2))
-        self.psi = ((residual + 1) / (n_seen + 1)).clamp(min=0.05)
+        self._alpha = (len(self.psi) / torch.diagonal(second, dim1=1, dim2=2).sum(0)).clamp(*_ALPHAS)
+        residual = responses.squares - 2 * (targets * self.loadings).sum(1) + (precision * second).sum((1, 2))
+        self.psi = ((residual + 1) / (responses.n_seen + 1)).clamp(min=0.05)
 
     def _set_loadings(self, precision: Tensor, information: Tensor) -> None:
         """Set the loadings given the data: their precision [G, r+1, r+1] and precision-weighted mean [G, r+1]."""
@@ -293,33 +281,38 @@ class SpatialFactorModel:
     def _field_fit(self) -> FieldFit:
         return FieldFit(self.graph)
 
-    def information(self, response: Tensor, weight: Tensor, second: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def information(self, weighted: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Evidence of the spots' own entries on their latents: precision [B, r, r], precision-weighted mean [B, r].
 
         Parameters
         ----------
-        response, weight
+        weighted, weight
             What `evidence` gives for the spots [B, G].
-        second
-            What `_second_moment` gives, where that is known.
         """
         rank = self.rank
-        weight = weight / self.psi
-        precision = unpack(weight @ (self._second_moment() if second is None else second), rank + 1)
-        information = (weight * response) @ self.loadings[:, :rank] - precision[:, :rank, rank]
-        return precision[:, :rank, :rank], information
+        second, first = self._moments_per_noise()
+        precision = unpack(weight @ second, rank + 1)
+        return precision[:, :rank, :rank], weighted @ first - precision[:, :rank, rank]
 
-    def _second_moment(self) -> Tensor:
-        """E[w w'] of the loadings, packed [G, (r + 1) (r + 2) / 2]."""
-        return products(self.loadings) + pack(self.loadings_cov)
+    def _moments_per_noise(self) -> tuple[Tensor, Tensor]:
+        """E[w w'] / psi of the loadings, packed [G, (r + 1) (r + 2) / 2], and w / psi without the intercept [G, r].
+
+        They are kept for the next block of spots; tensors of parameters are replaced, not changed, after their use.
+        """
+        parameters = (self.loadings, self.loadings_cov, self.psi)
+        known = self._known_moments
+        if known is None or any(one is not other for one, other in zip(known[0], parameters, strict=True)):
+            noise = self.psi[:, None]
+            second = (products(self.loadings) + pack(self.loadings_cov)) / noise
+            known = self._known_moments = parameters, (second, (self.loadings / noise)[:, : self.rank].contiguous())
+        return known[1]
 
     def _posterior_of_all(
         self, responses: Responses, n_spots: int, *, start: LatentPosterior | None = None, iterations: int | None = None
     ) -> LatentPosterior:
         """Posterior of the latents of all spots together; see `SpatialField.posterior`."""
-        second = self._second_moment()
         return SpatialField(self.graph, self.field).posterior(
-            lambda spots: self.information(*responses(spots), second), n_spots, start=start, iterations=iterations
+            lambda spots: self.information(*responses(spots)), n_spots, start=start, iterations=iterations
         )
 
     # Encoding
@@ -327,13 +320,13 @@ class SpatialFactorModel:
     def encode(self, tissue: Tissue) -> LatentPosterior:
         """Posterior of all latents given the entries of all spots."""
         self._use_graph(tissue)
-        field, second = SpatialField(self.graph, self.field), self._second_moment()
+        field = SpatialField(self.graph, self.field)
         latents: LatentPosterior | None = None
         rounds = LINEARISATIONS if self.link == "log" else 1
         for is_last in [False] * (rounds - 1) + [True]:
 
             def evidence(spots: np.ndarray, at: LatentPosterior | None = latents) -> tuple[Tensor, Tensor]:
-                return self.information(*self.evidence(tissue, spots, at and at.select(spots)), second)
+                return self.information(*self.evidence(tissue, spots, at and at.select(spots)))
 
             packed = None if latents is None else latents.packed
             latents = field.posterior(evidence, tissue.n_spots, start=latents, own_variance=is_last, packed=packed)
@@ -341,10 +334,10 @@ class SpatialFactorModel:
         return latents
 
     def posterior(
-        self, response: Tensor, weight: Tensor, prior: Tensor, prior_variance: Tensor
+        self, weighted: Tensor, weight: Tensor, prior: Tensor, prior_variance: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Posterior mean [B, r] and Cholesky factor of the precision [B, r, r] of latents, given their prior."""
-        precision, information = self.information(response, weight)
+        precision, information = self.information(weighted, weight)
         factor = torch.linalg.cholesky(pad_to_cache_lines(precision + torch.diag_embed(1 / prior_variance)))
         pull = nn.functional.pad(information + prior / prior_variance, (0, factor.shape[1] - self.rank))
         mean = torch.cholesky_solve(pull[..., None], factor)[:, : self.rank, 0]
@@ -355,7 +348,7 @@ class SpatialFactorModel:
         if self.link == "log":
             assert self._noise.table is not None
             expected = self._noise.table.expectation(depth)
-            log_mean = self._noise.log_mean(depth).astype(np.float32)
+            log_mean = self._noise.log_mean(depth)
 
             def decode_rate(latents: Tensor) -> Tensor:
                 eta = (with_constant(latents) @ self.loadings.T).clamp_(*_ETA_RANGE).numpy()

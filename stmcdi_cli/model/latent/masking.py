@@ -8,7 +8,8 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from stmcdi_cli.model.latent.blocks import BLOCK, split
+from stmcdi_cli.model.device import parallel_map
+from stmcdi_cli.model.latent.blocks import BLOCK, in_parallel, split
 from stmcdi_cli.model.latent.factor_model import LINEARISATIONS, SpatialFactorModel
 from stmcdi_cli.model.latent.gaussian import LatentPosterior, pack
 from stmcdi_cli.model.latent.spatial_field import SpatialField
@@ -102,8 +103,12 @@ class MaskedEncoding:
         self._latents = latents
         self._is_log = encoder.link == "log"
         at = latents.select if self._is_log else lambda spots: None
-        parts = [encoder.information(*encoder.evidence(tissue, spots, at(spots))) for spots in split(tissue.n_spots)]
-        self._precision, self._information = (torch.cat(part) for part in zip(*parts, strict=True))
+
+        def own(spots: np.ndarray) -> tuple[Tensor, Tensor]:
+            return encoder.information(*encoder.evidence(tissue, spots, at(spots)))
+
+        parts = zip(*parallel_map(own, split(tissue.n_spots)), strict=True)
+        self._precision, self._information = (torch.cat(part) for part in parts)
 
     def without(self, masked: Tissue, spots: np.ndarray) -> LatentPosterior:
         """Posterior of all latents without the masked entries.
@@ -116,9 +121,12 @@ class MaskedEncoding:
             The spots they are in [M].
         """
         precision, information = self._precision.clone(), self._information.clone()
-        for some in split(len(spots)):
+
+        def again(some: np.ndarray) -> None:
             here = spots[some]
             precision[here], information[here] = self._own_evidence(masked, here)
+
+        in_parallel(again, len(spots))
         field = SpatialField(self._encoder.graph, self._encoder.field)
         # Not started from the latents: where nothing is visible, iterations would stop near what is masked.
         return field.posterior(lambda some: (precision[some], information[some]), masked.n_spots, own_variance=True)

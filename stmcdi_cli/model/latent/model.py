@@ -46,7 +46,7 @@ from stmcdi_cli.model.training.trainer import Reporter, Training
 _OBSERVATION_STREAM = VALIDATION_STREAM + 1
 _CALIBRATION_ENTRIES, _CALIBRATION_SPOTS = 20_000, (512, 1024)
 """Entries by which the interval is calibrated; and the fewest and most spots to draw for them."""
-_DISPERSION_SPOTS = 2048
+_DISPERSION_SPOTS, _DISPERSION_VALUES = 2048, 2**23  # the dispersions are chosen from about as many, at most
 _CALIBRATED = ("weights", "dispersion", "tail", "own_part", *PREDICTORS)
 _LATER = ("own_part", *PREDICTORS)  # 0 in models of earlier versions
 
@@ -188,7 +188,7 @@ class LatentModel(ImputationModel):
 
             return observation.fit(parts(), tissue.n_genes)
 
-        chosen = chosen._replace(spots=some_spots(tissue, _DISPERSION_SPOTS))
+        chosen = chosen._replace(spots=some_spots(tissue, min(_DISPERSION_SPOTS, _DISPERSION_VALUES // tissue.n_genes)))
         n, genes = len(DISPERSIONS), np.arange(tissue.n_genes)
         best = likelihood(chosen, training=True).argmax(0)
         validation = likelihood(chosen)

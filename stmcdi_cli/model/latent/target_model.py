@@ -109,7 +109,7 @@ class TargetFactorModel(SpatialFactorModel):
                 ratio += (self.loadings[:, -1] - reference.loadings[:, -1]).numpy()
             found = other + predict_ratios(ratio[known], np.column_stack([other, w]), known)
             found = np.clip(found, own[known].min(), own[known].max())
-            getattr(self, name)[genes] = torch.from_numpy(np.exp(found)).float()[genes]
+            setattr(self, name, torch.where(genes, torch.from_numpy(np.exp(found)).float(), getattr(self, name)))
 
 
 def predict_ratios(ratio: np.ndarray, features: np.ndarray, known: np.ndarray) -> np.ndarray:

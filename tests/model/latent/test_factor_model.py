@@ -167,10 +167,10 @@ def test_posterior_is_that_of_a_joint_gaussian(drawn):
     fixed = SpatialFactorModel(rank=model.rank, full_depth=0.25)
     fixed.load_state({**model.state(), "loadings_cov": torch.zeros_like(model.loadings_cov)})
     fixed.use_tissue(drawn.data)
-    response, weight = fixed.evidence(drawn.data, spots)
+    weighted, weight = fixed.evidence(drawn.data, spots)
     prior = torch.randn(len(spots), model.rank, generator=torch.Generator().manual_seed(0))
     variance = 0.1 + torch.rand(len(spots), model.rank, generator=torch.Generator().manual_seed(1))
-    mean, factor = fixed.posterior(response, weight, prior, variance)
+    mean, factor = fixed.posterior(weighted, weight, prior, variance)
     for i in range(len(spots)):
         seen = weight[i].numpy() > 0
         w = fixed.loadings.double().numpy()[seen]
@@ -179,7 +179,7 @@ def test_posterior_is_that_of_a_joint_gaussian(drawn):
         noise = np.diag((fixed.psi.double() / weight[i].double()).numpy()[seen])
         m = prior[i].double().numpy()
         gain = q @ slope.T @ np.linalg.inv(slope @ q @ slope.T + noise)
-        exact = m + gain @ (response[i].double().numpy()[seen] - slope @ m - intercept)
+        exact = m + gain @ ((weighted[i] / weight[i]).double().numpy()[seen] - slope @ m - intercept)
         cov = q - gain @ slope @ q
         f = factor[i].double().numpy()
         np.testing.assert_allclose(mean[i], exact, atol=1e-3)
@@ -190,13 +190,13 @@ def test_posterior_is_that_of_a_joint_gaussian(drawn):
 def test_uncertain_loadings_count_less(drawn):
     """The posterior covariance of the loadings takes precision away from what entries say, never adds to the mean's."""
     model = drawn.model
-    response, weight = model.evidence(drawn.data, np.arange(5))
+    weighted, weight = model.evidence(drawn.data, np.arange(5))
     doubtful = SpatialFactorModel(rank=model.rank, full_depth=0.25)
     eye = torch.eye(model.rank + 1).expand_as(model.loadings_cov)
     doubtful.load_state({**model.state(), "loadings_cov": model.loadings_cov + 10 * eye})
     prior = torch.zeros(5, model.rank), torch.ones(5, model.rank)
-    sure, _ = model.posterior(response, weight, *prior)
-    unsure, _ = doubtful.posterior(response, weight, *prior)
+    sure, _ = model.posterior(weighted, weight, *prior)
+    unsure, _ = doubtful.posterior(weighted, weight, *prior)
     assert (unsure.norm(dim=1) < 0.5 * sure.norm(dim=1)).all()
 
 
@@ -285,9 +285,9 @@ def test_a_shallow_spot_says_less(drawn):
     x = np.zeros((N, GENES))
     data = make_tissue(x, np.zeros(x.shape, dtype=bool), drawn.data.graph, depth)
     drawn.model.use_tissue(data)
-    response, weight = drawn.model.evidence(data, np.array([0, 1]))
+    weighted, weight = drawn.model.evidence(data, np.array([0, 1]))
     prior = torch.zeros(2, drawn.model.rank), torch.ones(2, drawn.model.rank)
-    _, factor = drawn.model.posterior(response, weight, *prior)
+    _, factor = drawn.model.posterior(weighted, weight, *prior)
     spread = torch.cholesky_inverse(factor).diagonal(dim1=1, dim2=2)
     drawn.model.use_tissue(drawn.data)
     assert (weight[0] < 0.05 * weight[1]).all()

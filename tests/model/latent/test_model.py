@@ -90,18 +90,18 @@ def test_a_network_with_output_0_draws_the_encoders_exact_posterior(fitted, samp
     assert len(z) == 60
 
     known = encoder.encode(data)
-    response, weight = (part.double() for part in encoder.evidence(data, spots, known.select(spots)))
+    weighted, weight = (part.double() for part in encoder.evidence(data, spots, known.select(spots)))
     prior = known.prior_mean(encoder.field.nugget).double().numpy()
     prior_variance = known.prior_variance.double().numpy()
     w, second = encoder.loadings.double().numpy(), encoder.loadings_cov.double().numpy()
     second = second + w[:, :, None] * w[:, None, :]
-    weight = (weight / encoder.psi.double()).numpy()
+    weighted, weight = ((part / encoder.psi.double()).numpy() for part in (weighted, weight))
     white = np.empty_like(z)
     for i in range(len(spots)):
         full = np.einsum("g,gab->ab", weight[i], second)
         precision = full[:-1, :-1] + np.diag(1 / prior_variance[i])
         pull = prior[i] / prior_variance[i]
-        mean = np.linalg.solve(precision, (weight[i] * response[i].numpy()) @ w[:, :-1] - full[:-1, -1] + pull)
+        mean = np.linalg.solve(precision, weighted[i] @ w[:, :-1] - full[:-1, -1] + pull)
         white[:, i] = (z[:, i] - mean) @ np.linalg.cholesky(precision)
     white = white.reshape(-1, encoder.rank)
     assert np.abs(white.mean(0)).max() < 5 / np.sqrt(len(white)) + 1e-2
