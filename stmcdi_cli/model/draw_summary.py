@@ -1,14 +1,16 @@
 """Standard deviation and quantiles of many draws; all draws are kept in memory only where quantiles are wanted."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
 from stmcdi_cli import anndata_keys as keys
+from stmcdi_cli.model.latent.blocks import parts_in_cache
 
 ENDS = (keys.IMPUTED_Q05, keys.IMPUTED_Q95)
 QUANTILES = (keys.IMPUTED_MEDIAN, *ENDS)
 SPREAD = (keys.IMPUTED_SD, *QUANTILES)
+_SORTED_AT_ONCE = 2**17  # values, few enough to stay in a processor's cache
 _ROUNDING = 2e-6
 """What float32 can change in a value, relative to it."""
 
@@ -22,9 +24,29 @@ def interval(draws: np.ndarray, tail: float) -> tuple[np.ndarray, np.ndarray]:
     largest draw nothing is known: of fewer than 1 / tail - 1 draws these two are the ends, and the interval is too
     narrow.
     """
-    k = max(1, int(round(tail * (len(draws) + 1), 6)))
-    ends = np.partition(draws, (k - 1, len(draws) - k), axis=0)
-    return _rounded(ends[k - 1], -1), _rounded(ends[len(draws) - k], 1)
+    low, high = order_statistics(draws, _ends(len(draws), tail))
+    return _rounded(low, -1), _rounded(high, 1)
+
+
+def _ends(n_draws: int, tail: float) -> tuple[int, int]:
+    """Ranks, from 0, of the draws at the ends of the interval."""
+    k = max(1, int(round(tail * (n_draws + 1), 6)))
+    return k - 1, n_draws - k
+
+
+def order_statistics(draws: np.ndarray, ranks: Sequence[int]) -> np.ndarray:
+    """The draws of some ranks, from 0, of each entry: [draws, n] to [ranks, n].
+
+    The draws of a few entries at a time are laid side by side and sorted, which takes a fifth of the time of selection.
+    """
+    out = np.empty((len(ranks), draws.shape[1]), draws.dtype)
+    few = max(1, _SORTED_AT_ONCE // max(1, len(draws)))
+    for first in range(0, draws.shape[1], few):
+        some = slice(first, first + few)
+        ordered = np.ascontiguousarray(draws[:, some].T)
+        ordered.sort(axis=1)
+        out[:, some] = ordered[:, ranks].T
+    return out
 
 
 def _rounded(values: np.ndarray, sign: int) -> np.ndarray:
@@ -63,18 +85,20 @@ class DrawSummary:
             self._draws[number, part] = drawn
         if keys.IMPUTED_SD in self.names:
             self._n[rows.start] = n = self._n.get(rows.start, 0) + 1
-            change = drawn - self._mean[part]
-            self._mean[part] += change / n
-            self._squares[part] += change * (drawn - self._mean[part])
+            for some in parts_in_cache(len(drawn), 1):
+                mean, squares, new = self._mean[part][some], self._squares[part][some], drawn[some]
+                change = new - mean
+                mean += change / n
+                squares += change * (new - mean)
 
     def layers(self, tail: float) -> dict[str, np.ndarray]:
         """The statistics wanted, by name, float32 [entries]; the interval excludes a share `tail` at each end."""
         statistics: dict[str, np.ndarray] = {}
         if keys.IMPUTED_SD in self.names:
             statistics[keys.IMPUTED_SD] = np.sqrt(self._squares / max(self._n.values(), default=1))
-        if self._draws is not None and keys.IMPUTED_MEDIAN in self.names:
-            statistics[keys.IMPUTED_MEDIAN] = np.median(self._draws, axis=0)
-        if self._draws is not None and set(ENDS) & set(self.names):
-            ends = zip(ENDS, interval(self._draws, tail), strict=True)
-            statistics |= {name: values for name, values in ends if name in self.names}
+        if self._draws is not None:
+            n = len(self._draws)
+            below, above, low, high = order_statistics(self._draws, ((n - 1) // 2, n // 2, *_ends(n, tail)))
+            found = zip(QUANTILES, ((below + above) / 2, _rounded(low, -1), _rounded(high, 1)), strict=True)
+            statistics |= {name: values for name, values in found if name in self.names}
         return {name: values.astype(np.float32) for name, values in statistics.items()}

@@ -11,6 +11,7 @@ from functools import cached_property
 import numpy as np
 from scipy.special import betainc, pdtr
 
+from stmcdi_cli.model.latent.blocks import parts_in_cache
 from stmcdi_cli.model.scales import SCALES, SHALLOWEST
 
 DISPERSIONS = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
@@ -106,15 +107,16 @@ class CountTable:
 
     def expectation(self, s: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
         """Map from log mean counts [B, G] to the mean of x at depths s [B], both float32."""
-        rows = self._spot_rows(self._mean, s).astype(np.float32)
-        points = np.stack([rows, np.diff(rows, axis=1, append=rows[:, -1:])], axis=2).reshape(-1, 2)
+        points = with_differences(self._spot_rows(self._mean, s))
 
         def mean(log_mu: np.ndarray) -> np.ndarray:
-            low, weight = self._between(log_mu, len(s))
-            found = points.take(low, axis=0)
-            weight *= found[..., 1]
-            weight += found[..., 0]
-            return weight
+            out = np.empty(log_mu.shape, np.float32)
+            for some in parts_in_cache(*log_mu.shape):
+                low, weight = self._between(log_mu[some], len(s[some]))
+                found = points[some].reshape(-1, 2).take(low, axis=0)
+                np.multiply(found[..., 1], weight, out=out[some])
+                out[some] += found[..., 0]
+            return out
 
         return mean
 
@@ -165,14 +167,24 @@ class MeanInverse:
     """
 
     def __init__(self, low: np.ndarray, step: np.ndarray, log_mu: np.ndarray) -> None:
-        self.low, self.step, self.log_mu = low[:, 0], step[:, 0], log_mu
+        self._low, self._per_step, self._n = low[:, 0], 1 / step[:, 0], log_mu.shape[1]
+        self._points = with_differences(log_mu).reshape(-1, 2)
 
     def __call__(self, x: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Mean counts, float32, for the means `x` at the spots `rows`, two arrays of the same shape."""
         at = np.log(np.maximum(x, 1e-12))
-        at -= self.low[rows]
-        at /= self.step[rows]
-        np.clip(at, 0, self.log_mu.shape[1] - 1.01, out=at)
-        low = at.astype(np.int32)
-        left = self.log_mu[rows, low]
-        return np.exp(left + (self.log_mu[rows, low + 1] - left) * (at - low))
+        at -= self._low[rows]
+        at *= self._per_step[rows]
+        np.clip(at, 0, self._n - 1.01, out=at)
+        low = at.astype(np.int64)
+        at -= low
+        low += rows * self._n
+        found = self._points.take(low, axis=0)
+        at *= found[..., 1]
+        at += found[..., 0]
+        return np.exp(at)
+
+
+def with_differences(table: np.ndarray) -> np.ndarray:
+    """Values of a table and their differences to the next of the row, together in memory; float32 [rows, n, 2]."""
+    return np.stack([table, np.diff(table, axis=1, append=table[:, -1:])], axis=2).astype(np.float32)

@@ -69,18 +69,18 @@ class FieldFit:
             ]
         )
         last = len(RANGES) - 1, len(_SHARES) - 1, len(self._variances) - 1
-        moving = np.arange(len(total))
+        moving, likelihood = np.arange(len(total)), self._likelihood(position, y, d)
         for _ in range(2):
-            before, own_y, own_d = position[:, moving], y[:, moving], d[:, moving]
-            likelihood, best = self._likelihood(before, own_y, own_d), before
+            before = position.copy()
             for axis, step in ((0, 1), (0, -1), (1, 1), (1, -1), (2, 1), (2, -1)):
-                other = before.copy()
-                other[axis] = np.clip(other[axis] + step, 0, last[axis])
-                found = self._likelihood(other, own_y, own_d)
-                best = np.where(found > likelihood, other, best)
-                likelihood = np.maximum(found, likelihood)
-            position[:, moving] = best
-            moving = moving[(best != before).any(0)]
+                there = before[axis, moving] + step
+                possible = moving[(there >= 0) & (there <= last[axis])]
+                other = before[:, possible]
+                other[axis] += step
+                found = self._likelihood(other, y[:, possible], d[:, possible])
+                better = found > likelihood[possible]
+                position[:, possible[better]], likelihood[possible[better]] = other[:, better], found[better]
+            moving = np.flatnonzero((position != before).any(0))
         return self._parameters(position, torch.from_numpy(self._uncertainty(position, d)).float())
 
     def _parameters(self, position: np.ndarray, uncertainty: Tensor) -> FieldParameters:
@@ -90,23 +90,26 @@ class FieldFit:
         ranges, variance, scale, nugget = (torch.from_numpy(value).float() for value in values)
         return FieldParameters(ranges, variance, scale, nugget, uncertainty)
 
-    def _covariances(self, position: np.ndarray, d: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    def _covariances(
+        self, position: np.ndarray, d: np.ndarray, dtype: type = np.float64
+    ) -> Iterator[tuple[np.ndarray, Tensor, np.ndarray]]:
         """For every patch: its spots, the covariance of y of each factor [r, p, p], its independent part [r, p]."""
         total, share = _VARIANCES[position[2]], _SHARES[position[1]]
-        tau = self._graph.scales[position[0]] / (total * share)
+        per_tau = (total * share / self._graph.scales[position[0]]).astype(dtype)
         for spots, of_field in self._graph.patches:
-            covariance = of_field[position[0]] / tau[:, None, None]
             noise = (total * (1 - share))[:, None] + d[spots].T
-            diagonal = np.arange(len(spots))
-            covariance[:, diagonal, diagonal] += noise
-            yield spots, covariance, noise
+            covariance: np.ndarray = np.empty((len(total), len(spots), len(spots)), dtype)
+            for own, at_range, scale, own_noise in zip(covariance, position[0], per_tau, noise, strict=True):
+                np.multiply(of_field[at_range], scale, out=own, casting="same_kind")
+                own.flat[:: len(spots) + 1] += own_noise
+            yield spots, torch.from_numpy(covariance), noise
 
     def _likelihood(self, position: np.ndarray, y: np.ndarray, d: np.ndarray) -> np.ndarray:
         """Log marginal likelihood of each factor [r], up to a constant, with the prior of its range."""
         total = -0.5 * (np.log2(RANGES[position[0]] / _USUAL_RANGE) / _SD_LOG2_RANGE) ** 2
-        for patch, covariance, _ in self._covariances(position, d):
-            # Single precision is enough: the nugget keeps the smallest eigenvalue at a ten-thousandth of the largest.
-            factor = torch.linalg.cholesky(torch.from_numpy(covariance).float())
+        # Single precision is enough: the nugget keeps the smallest eigenvalue at a ten-thousandth of the largest.
+        for patch, covariance, _ in self._covariances(position, d, np.float32):
+            factor = torch.linalg.cholesky(covariance)
             observed = torch.from_numpy(np.ascontiguousarray(y[patch].T))[:, :, None].float()
             half = torch.linalg.solve_triangular(factor, observed, upper=False)
             total -= (factor.diagonal(dim1=1, dim2=2).log().sum(1) + half.square().sum((1, 2)) / 2).double().numpy()
@@ -116,7 +119,7 @@ class FieldFit:
         """Variance of the field at a spot given the others [r], on average over spots with evidence."""
         total, number = np.zeros(position.shape[1]), np.zeros(position.shape[1])
         for patch, covariance, noise in self._covariances(position, d):
-            inverse = torch.cholesky_inverse(torch.linalg.cholesky(torch.from_numpy(covariance)))
+            inverse = torch.cholesky_inverse(torch.linalg.cholesky(covariance))
             alone = 1 / inverse.diagonal(dim1=1, dim2=2).numpy() - noise
             seen = d[patch].T < 1 / _NO_EVIDENCE
             total += np.where(seen, alone, 0).sum(1)

@@ -40,7 +40,7 @@ class Masking:
     hidden: tuple[float, float]
     whole: float
     spot_share: float = 0.25
-    n_pairs: int = 6_000
+    n_pairs: int = 3_000
     max_rounds: int = 32
     hole: float = 0.05
 

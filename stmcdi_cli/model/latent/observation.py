@@ -7,6 +7,7 @@ import numpy as np
 from scipy.special import ndtri
 from torch import Tensor
 
+from stmcdi_cli.model.latent.blocks import parts_in_cache
 from stmcdi_cli.model.latent.count_moments import DISPERSIONS, CountTable
 from stmcdi_cli.model.latent.counting_noise import largest_mean
 from stmcdi_cli.model.latent.negative_binomial import count_quantile, log_probability
@@ -16,6 +17,7 @@ from stmcdi_cli.model.tissue import Tissue
 
 _BETWEEN_DISPERSIONS = np.sqrt((np.array(DISPERSIONS[:-1]) + 0.05) * (np.array(DISPERSIONS[1:]) + 0.05)) - 0.05
 """Bounds between the dispersions that are tabulated: half-way, in ratio."""
+_DRAWN_AT_ONCE = 2**18  # entries, few enough for a processor's cache, and enough for few to be left of large counts
 
 
 class Observation:
@@ -122,9 +124,12 @@ class Observer:
         """Mean counts of the wanted entries [n] of which this is the expected expression [B, G]."""
         expected = expected.take(self.positions)
         mean = np.empty(len(expected))
-        for entries, inverse in self._groups:
-            mean[entries] = inverse(expected[entries], self._rows[entries])
-        return mean if self._own is None else self._own.revise(mean)
+        for group, inverse in self._groups:
+            for some in parts_in_cache(group.stop - group.start, 1):
+                entries = slice(group.start + some.start, group.start + some.stop)
+                means = inverse(expected[entries], self._rows[entries])
+                mean[entries] = means if self._own is None else self._own.revise(means, entries)
+        return mean
 
     def revise(self, expected: np.ndarray) -> np.ndarray:
         """Expected expression [B, G] of new observations, given the counts that were seen of wanted entries."""
@@ -151,9 +156,12 @@ class Observer:
             Numbers on [0, 1), [B, G].
         """
         out = np.zeros(self._shape, dtype=np.float32)
-        mean = self.mean_counts(expected)
-        count = count_quantile(uniform.take(self.positions).astype(np.float64), mean, self.dispersion)
-        out.put(self.positions, self._value(count, self.depth))
+        mean, value = self.mean_counts(expected), uniform.take(self.positions)
+        for first in range(0, len(value), _DRAWN_AT_ONCE):
+            some = slice(first, first + _DRAWN_AT_ONCE)
+            count = count_quantile(value[some].astype(np.float64), mean[some], self.dispersion[some])
+            value[some] = self._value(count, self.depth[some])
+        out.put(self.positions, value)
         return out
 
 

@@ -54,9 +54,9 @@ class OwnCounts:
         self.uncertainty = self._own / self._gain
         self.dispersion = self.uncertainty + dispersion - self._own
 
-    def revise(self, mean: np.ndarray) -> np.ndarray:
-        """Mean of new counts [n] from the mean by the latents alone."""
-        return mean * self._gain / (1 + self._own * mean)
+    def revise(self, mean: np.ndarray, entries: slice = slice(None)) -> np.ndarray:
+        """Mean of new counts [n] from the mean by the latents alone; of all entries, or of some."""
+        return mean * self._gain[entries] / (1 + self._own[entries] * mean)
 
 
 def choose_part(entries: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]], seed: int) -> float:
