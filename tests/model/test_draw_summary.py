@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from stmcdi_cli.model.draw_summary import interval
+from stmcdi_cli.model.draw_summary import DrawSummary, interval, order_statistics
 
 
 @pytest.mark.parametrize("n_draws", [19, 20, 50, 200])
@@ -57,3 +57,20 @@ def test_draws_are_left_as_they_are():
     before = draws.copy()
     interval(draws, 0.05)
     np.testing.assert_array_equal(draws, before)
+
+
+def test_order_statistics_of_many_entries_are_those_of_each():
+    """Entries are sorted a few thousand at a time."""
+    draws = np.random.default_rng(0).poisson(1.3, (20, 15_000)).astype(np.float32)
+    found = order_statistics(draws, (0, 9, 10, 19))
+    np.testing.assert_array_equal(found, np.sort(draws, axis=0)[[0, 9, 10, 19]])
+
+
+@pytest.mark.parametrize("n_draws", [1, 2, 19, 20])
+def test_the_median_is_numpys(n_draws):
+    values = np.random.default_rng(0).normal(size=(n_draws, 6, 8)).astype(np.float32)
+    wanted = np.random.default_rng(1).random((6, 8)) < 0.5
+    summary = DrawSummary(wanted, n_draws, ["imputed_median"])
+    for number, draw in enumerate(values):
+        summary.add(number, slice(0, 6), draw)
+    np.testing.assert_array_equal(summary.layers(0.05)["imputed_median"], np.median(values[:, wanted], axis=0))
