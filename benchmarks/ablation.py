@@ -141,11 +141,12 @@ def impute(model: LatentModel, tissue: Tissue, masked: ad.AnnData) -> ad.AnnData
     """What `stmcdi impute` writes by default."""
     model.prepare(tissue, device=CPU)
     draws = model.draw(np.arange(tissue.n_spots), DrawOptions(n_samples=50, seed=0, sampler="dpm"))
-    hidden = tissue.missing.toarray()
-    (low, high), median = interval(draws.samples, draws.tail), np.median(draws.samples, axis=0)
+    hidden, shape = tissue.missing.toarray(), draws.mean.shape
+    samples = draws.samples.reshape(len(draws.samples), -1)
+    (low, high), median = interval(samples, draws.tail), np.median(draws.samples, axis=0)
     imputed = ad.AnnData(masked.X, obs=masked.obs[[]], var=masked.var[[]])
     layers = {"imputed": draws.mean, "imputed_sd": draws.samples.std(0), "imputed_median": median}
-    layers |= {"imputed_q05": low, "imputed_q95": high}
+    layers |= {"imputed_q05": low.reshape(shape), "imputed_q95": high.reshape(shape)}
     for name, values in layers.items():
         imputed.layers[name] = sp.csr_matrix(np.where(hidden, values, tissue.x.toarray() if name == "imputed" else 0))
     return imputed
@@ -153,7 +154,7 @@ def impute(model: LatentModel, tissue: Tissue, masked: ad.AnnData) -> ad.AnnData
 
 def reset(model: LatentModel) -> None:
     for branch in model.branches:
-        branch.reset_to_posterior()
+        branch.keep_part(0.0)
 
 
 def weigh(model: LatentModel, share: float) -> None:

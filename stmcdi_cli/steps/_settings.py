@@ -140,8 +140,6 @@ _BOTH = {
     "training.weight_decay": NOT_NEGATIVE,
     "training.ema_decay": PART,
     "training.clip_norm": or_null(POSITIVE, "no limit"),
-    "training.patience": or_null(whole(1), "no early stop"),
-    "training.validate_every": whole(1),
 }
 
 SETTINGS: Mapping[str, Mapping[str, Setting]] = {
@@ -165,6 +163,8 @@ SETTINGS: Mapping[str, Mapping[str, Setting]] = {
         "network.graph_hidden": whole(1, 100_000),
         "network.graph_condition": whole(1, 100_000),
         "masking.folds": whole(1, 1000),
+        "training.patience": or_null(whole(1), "no early stop"),
+        "training.validate_every": whole(1),
     },
 }
 """By variant: the settings by ``section.name``."""

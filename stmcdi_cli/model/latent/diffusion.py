@@ -158,9 +158,11 @@ class LatentDiffusion:
         self.schedule = schedule
         self.network = LatentDenoiser(encoder.rank, **network, steps=schedule.T)
 
-    def reset_to_posterior(self) -> None:
-        """Undo the training of the network: draws come from the encoder's posterior again."""
-        self.network.reset_output()
+    @torch.no_grad()
+    def keep_part(self, part: float) -> None:
+        """Keep a part of what the network adds to the closed form; 0: draws come from the encoder's posterior."""
+        for parameter in self.network.output.parameters():
+            parameter.mul_(part)
 
     def with_encoder(self, encoder: SpatialFactorModel) -> "LatentDiffusion":
         """Give a branch with the same network and another encoder."""
@@ -207,7 +209,7 @@ class LatentDiffusion:
     # Training
 
     def training_pairs(
-        self, tissue: Tissue, visible: Tissue, spots: np.ndarray, masking: Masking, generator: torch.Generator
+        self, tissue: Tissue, spots: np.ndarray, masking: Masking, generator: torch.Generator
     ) -> tuple[TrainingPairs, np.ndarray]:
         """Mask some spots in several rounds, encode the rest, and pair it with the posterior given all entries.
 
@@ -217,9 +219,7 @@ class LatentDiffusion:
         Parameters
         ----------
         tissue
-            The tissue encoded, or the same with more visible entries: u_0 is drawn given these.
-        visible
-            The tissue encoded; without the masked entries it gives the conditions.
+            The tissue that was encoded: u_0 is drawn given all its entries, the conditions are without those masked.
         spots
             Spots to mask.
         masking
@@ -233,13 +233,13 @@ class LatentDiffusion:
         """
         pairs: list[TrainingPairs] = []
         pair_spots: list[np.ndarray] = []
-        encoding = MaskedEncoding(self.encoder, visible, self._latents)
+        encoding = MaskedEncoding(self.encoder, tissue, self._latents)
         for number in range(masking.rounds(len(spots))):
             holes = number % 2 == 1
             masked_spots = masking.spots(self.encoder.graph, spots, holes, generator)
             masked = copy.copy(self)
-            mask = masking.draw(visible, masked_spots, generator, everything=holes)
-            rest = visible.without(mask)
+            mask = masking.draw(tissue, masked_spots, generator, everything=holes)
+            rest = tissue.without(mask)
             masked._set_posterior(rest, encoding.without(rest, masked_spots))
             pair = partial(self._pairs_of, tissue, masked)
             pairs.extend(parallel_map(pair, (masked_spots[block] for block in split(len(masked_spots)))))

@@ -121,16 +121,14 @@ class LatentModel(ImputationModel):
                 branch.encode(partial)
             train_denoisers(
                 self.branches,
-                tissue,
                 partial,
-                validation_mask,
                 masking=self.masking,
                 training=self.training,
                 updates=self.updates,
                 seed=seed,
                 device=device,
                 report=report,
-                stage=checkpoint.stage("training"),
+                checkpoint=checkpoint,
             )
             chosen = Case(self.branches, partial, validation_mask, np.arange(tissue.n_spots))
             cases = [chosen]

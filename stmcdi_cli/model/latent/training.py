@@ -1,31 +1,37 @@
-"""Training of the denoisers of all branches together (Algorithm 1), with the loss in v (`diffusion.loss`)."""
+"""Training of the denoisers of all branches together (Algorithm 1), with the loss in v (`diffusion.loss`).
 
-from collections.abc import Sequence
+What a network adds to the closed form holds only in part for spots it has not seen. How much is found by
+cross-validation (Wolpert 1992, stacked generalization): networks trained on one half of the tissue predict v in the
+other, and the part is the least-squares factor between v and their predictions. The network that is kept is trained on
+all spots, and its output is multiplied by that part.
+"""
+
+import copy
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
 
-from stmcdi_cli.model.diffusion.loss import v_loss
+from stmcdi_cli.model.diffusion.loss import Predict, v_loss
+from stmcdi_cli.model.diffusion.schedule import Schedule
 from stmcdi_cli.model.latent.diffusion import LatentDiffusion, TrainingPairs
 from stmcdi_cli.model.latent.masking import Masking
+from stmcdi_cli.model.latent.spatial_graph import SpatialGraph
 from stmcdi_cli.model.tissue import Tissue
-from stmcdi_cli.model.training.checkpoint import Stage
+from stmcdi_cli.model.training.checkpoint import Checkpoint
 from stmcdi_cli.model.training.trainer import Reporter, Row, Trainer, Training
 
 _TRAINING_SPOTS = 20_000
 """Spots to train on, at most: the networks are small and describe spots in general."""
-_VALIDATION_PART = 10  # one of so many training spots tells when to stop
-_ROUNDS = 5  # draws of steps and noise per validation
+_REGION = 20  # regions of one of so many spots are dealt out to the two halves
+_ROUNDS = 5  # draws of steps and noise by which predictions are judged
 
 
 def train_denoisers(
     branches: Sequence[LatentDiffusion],
     tissue: Tissue,
-    partial: Tissue,
-    validation_mask: sp.csr_matrix,
     *,
     masking: Masking,
     training: Training,
@@ -33,134 +39,190 @@ def train_denoisers(
     seed: int,
     device: torch.device,
     report: Reporter,
-    stage: Stage,
+    checkpoint: Checkpoint,
 ) -> None:
-    """Train the networks of all branches; one that is no better than the closed form is reset to it.
+    """Train the networks of all branches; of what each adds to the closed form, the part is kept that holds elsewhere.
 
     Parameters
     ----------
     branches
-        Branches whose encoders are fitted to `partial` and have encoded it.
-    tissue, partial
-        The tissue, and the same without the inner validation entries.
-    validation_mask
-        The inner validation entries, CSR bool, spots x genes.
+        Branches whose encoders are fitted to the tissue and have encoded it.
+    tissue
+        The tissue.
     masking, training
         How to mask spots, and how to train; 0 epochs stand for as many as `updates` need.
     updates
-        Optimiser steps in total, unless epochs are given.
-    seed, device, report, stage
-        See `base.ImputationModel.fit` and `Trainer.run`.
+        Optimiser steps for all spots, unless epochs are given; each half takes half as many.
+    seed, device, report, checkpoint
+        See `base.ImputationModel.fit`.
     """
-    spots = _training_spots(partial, seed)
+    spots = _training_spots(tissue, seed)
     if not len(spots):
         return
-    losses = _Losses.on(branches, tissue, partial, validation_mask, spots, masking, seed=seed, device=device)
+    pairs, pair_spots = _Pairs.of(branches, tissue, np.sort(spots), masking, seed=seed, device=device)
     networks = nn.ModuleList(branch.network for branch in branches).to(device)
-    untrained = losses.validation(networks.eval())
-    settings = training.for_items(losses.n_train, updates)
-    report(Row(settings.epochs, epoch=0, validation_loss=untrained.mean().item()))
-    trainer = Trainer(
-        networks,
-        losses.training,
-        lambda networks: losses.validation(networks).mean().item(),
-        losses.n_train,
-        settings,
-        seed=seed,
-    )
-    trainer.run(report, stage)
-    trained = losses.validation(networks.eval())
-    for branch, before, after in zip(branches, untrained, trained, strict=True):
-        if after >= before:
-            branch.reset_to_posterior()
+    untrained = copy.deepcopy(networks.state_dict())
+    half = halves(branches[0].encoder.graph, spots, seed)[pair_spots]
+    settings = training.for_items(len(half), updates)
+
+    def train(name: str, within: np.ndarray, report: Reporter) -> None:
+        networks.load_state_dict(untrained)
+        some = pairs.select(within)
+        if some.n:
+            Trainer(networks, some.loss, None, some.n, settings, seed=seed).run(report, checkpoint.stage(name))
+
+    agreement = pairs.agreement(networks.eval())  # with predictions of 0: how large v is
+    report(Row(settings.epochs, epoch=0, validation_loss=agreement.loss()))
+    for name, within in (("first half", half), ("second half", ~half)):
+        train(f"training, {name}", within, lambda row: None)
+        agreement.add(pairs.select(~within).agreement(networks.eval()))
+
+    def with_validation(row: Row) -> None:
+        if row["epoch"] == settings.epochs:
+            row["validation_loss"] = agreement.loss()
+        report(row)
+
+    train("training", np.ones_like(half), with_validation)
+    for branch, part in zip(branches, agreement.parts, strict=True):
+        branch.keep_part(float(part))
     networks.to("cpu").eval()
 
 
-def _training_spots(partial: Tissue, seed: int) -> np.ndarray:
+def _training_spots(tissue: Tissue, seed: int) -> np.ndarray:
     """Spots with visible entries, in random order."""
-    has_visible = np.diff(partial.missing.indptr) < partial.n_genes
+    has_visible = np.diff(tissue.missing.indptr) < tissue.n_genes
     return np.random.default_rng(seed).permutation(np.flatnonzero(has_visible))[:_TRAINING_SPOTS]
 
 
-@dataclass(frozen=True)
-class _Losses:
-    """Losses of the networks of all branches on pairs of each.
+def halves(graph: SpatialGraph, spots: np.ndarray, seed: int) -> np.ndarray:
+    """Which spots of a tissue are in the first of two halves, bool [n].
+
+    Regions of neighbouring spots are dealt out: beside a spot of the same half the task would be too easy.
+    """
+    half, taken = (np.zeros(len(graph.area), dtype=bool) for _ in range(2))
+    size, number = -(-len(spots) // _REGION), 0
+    for first in np.random.default_rng(seed).permutation(spots):
+        if not taken[first]:
+            half[graph.neighborhood(int(first), size, taken)] = number % 2 == 0
+            number += 1
+    return half
+
+
+class _Agreement:
+    """Sums over predictions of v: how far they agree with v, for each branch [branches].
 
     Attributes
     ----------
-    branches
-        The branches.
-    train_pairs, validation_pairs
-        Pairs of each branch, from different spots.
-    seed
-        Seed of the steps and noise of a validation.
-    device
-        Device of the networks and pairs.
+    along, size, of_v
+        Sums of v times its prediction, of squared predictions, and of v^2; each divided by the number of numbers in v.
     """
 
-    branches: Sequence[LatentDiffusion]
-    train_pairs: Sequence[TrainingPairs]
-    validation_pairs: Sequence[TrainingPairs]
+    def __init__(self, along: Tensor, size: Tensor, of_v: Tensor) -> None:
+        self.along, self.size, self.of_v = along, size, of_v
+
+    def add(self, other: "_Agreement") -> None:
+        """Add predictions of other spots, from 0 on."""
+        self.along, self.size = self.along + other.along, self.size + other.size
+
+    @property
+    def factors(self) -> Tensor:
+        """The least-squares factors between v and its predictions, from 0 to 1."""
+        return (self.along / self.size.clamp(min=1e-12)).clamp(0, 1)
+
+    @property
+    def parts(self) -> Tensor:
+        """Part of a network's output that is kept, if it is trained on twice as many spots as those judged here.
+
+        A prediction is what holds, of size S, and what was learnt of the noise in n spots, of size N / n. The factor is
+        S / (S + N / n), and with twice as many spots S / (S + N / 2n).
+        """
+        return 2 * self.factors / (1 + self.factors)
+
+    def loss(self) -> float:
+        """Mean squared error of the predictions, multiplied by their factors."""
+        return float((self.of_v - 2 * self.factors * self.along + self.factors**2 * self.size).mean())
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Training pairs of all branches, of the same masked spots, and what is computed with the networks on them.
+
+    Attributes
+    ----------
+    schedule
+        The forward process.
+    of_branches
+        Pairs of each branch.
+    total
+        Number of pairs of which these are a part.
+    seed
+        Seed of the steps and noise by which predictions are judged.
+    """
+
+    schedule: Schedule
+    of_branches: Sequence[TrainingPairs]
+    total: int
     seed: int
-    device: torch.device
 
     @classmethod
-    def on(
+    def of(
         cls,
         branches: Sequence[LatentDiffusion],
         tissue: Tissue,
-        partial: Tissue,
-        validation_mask: sp.csr_matrix,
         spots: np.ndarray,
         masking: Masking,
         *,
         seed: int,
         device: torch.device,
-    ) -> "_Losses":
-        """Mask and encode some spots, given in random order; the first of them are the validation spots."""
-        validation_spots = np.zeros(tissue.n_spots, dtype=bool)
-        validation_spots[spots[: len(spots) // _VALIDATION_PART]] = True
-        # The latents of a validation spot are drawn given its inner validation entries as well.
-        sources = tissue.without(sp.csr_matrix(validation_mask.multiply(~validation_spots[:, None])))
-        train, validation = [], []
+    ) -> "tuple[_Pairs, np.ndarray]":
+        """Mask and encode some spots, ascending; gives the pairs on a device, and the spot of each."""
+        found, pair_spots = [], spots
         for branch in branches:
             generator = torch.Generator().manual_seed(seed + 1)
-            pairs, pair_spots = branch.training_pairs(sources, partial, np.sort(spots), masking, generator)
-            validates = torch.from_numpy(validation_spots[pair_spots])
-            train.append(pairs.select(~validates).to(device))
-            validation.append(pairs.select(validates if validates.any() else ~validates).to(device))
-        return cls(branches, train, validation, seed, device)
+            pairs, pair_spots = branch.training_pairs(tissue, spots, masking, generator)
+            found.append(pairs.to(device))
+        return cls(branches[0].schedule, found, len(pair_spots), seed), pair_spots
 
     @property
-    def n_train(self) -> int:
-        """Number of training pairs."""
-        return len(self.train_pairs[0].offset)
+    def n(self) -> int:
+        """Number of pairs."""
+        return len(self.of_branches[0].offset)
 
-    def training(self, networks: nn.Module, items: Tensor, generator: torch.Generator) -> Tensor:
-        """Mean loss of the branches on some training pairs."""
-        return self._of_branches(networks, self.train_pairs, items, generator).mean()
+    def select(self, within: np.ndarray) -> "_Pairs":
+        """Give some of the pairs, bool [n]."""
+        items = torch.from_numpy(np.flatnonzero(within))
+        of_branches = [own.select(items.to(own.offset.device)) for own in self.of_branches]
+        return _Pairs(self.schedule, of_branches, self.total, self.seed)
+
+    def loss(self, networks: nn.Module, items: Tensor, generator: torch.Generator) -> Tensor:
+        """Mean loss of the branches on some pairs."""
+        losses = []
+        for predict, u_0, t, noise in self._noisy(networks, items, generator):
+            losses.append(v_loss(predict, self.schedule, u_0, t, noise))
+        return torch.stack(losses).mean()
 
     @torch.no_grad()
-    def validation(self, networks: nn.Module) -> Tensor:
-        """Loss of each branch on all validation pairs; the steps and noise are the same at every call."""
+    def agreement(self, networks: nn.Module) -> _Agreement:
+        """How far predictions agree with v on all pairs; the steps and noise are the same at every call."""
         generator = torch.Generator().manual_seed(self.seed + 2)
-        items = torch.arange(len(self.validation_pairs[0].offset))
-        rounds = [self._of_branches(networks, self.validation_pairs, items, generator) for _ in range(_ROUNDS)]
-        return torch.stack(rounds).mean(0)
+        items, sums = torch.arange(self.n), torch.zeros(3, len(self.of_branches), dtype=torch.float64)
+        for _ in range(_ROUNDS):
+            for branch, (predict, u_0, t, noise) in enumerate(self._noisy(networks, items, generator)):
+                u_t = self.schedule.q_sample(u_0, t, noise)
+                v, v_hat = self.schedule.v_from_noise(u_t, noise, t).double(), predict(u_t, t).double()
+                sums[:, branch] += torch.stack([(v * v_hat).sum(), v_hat.square().sum(), v.square().sum()]).cpu()
+        return _Agreement(*sums / (_ROUNDS * self.total * self.of_branches[0].offset.shape[1]))
 
-    def _of_branches(
-        self, networks: nn.Module, pairs: Sequence[TrainingPairs], items: Tensor, generator: torch.Generator
-    ) -> Tensor:
-        """Loss of each branch on some of its pairs [branches]: draw t, noise and u_0, and compare the predicted v."""
-        schedule = self.branches[0].schedule
-        t = torch.randint(1, schedule.T + 1, (len(items),), generator=generator)
-        losses = []
-        for network, own in zip(networks.children(), pairs, strict=True):
-            draw, noise = torch.randn(2, len(items), own.offset.shape[1], generator=generator).to(self.device)
+    def _noisy(
+        self, networks: nn.Module, items: Tensor, generator: torch.Generator
+    ) -> Iterator[tuple[Predict, Tensor, Tensor, Tensor]]:
+        """Draw t, noise and u_0 of some pairs for each branch; yield its network, given the conditions, and these."""
+        t = torch.randint(1, self.schedule.T + 1, (len(items),), generator=generator)
+        for network, own in zip(networks.children(), self.of_branches, strict=True):
+            draw, noise = torch.randn(2, len(items), own.offset.shape[1], generator=generator).to(own.offset.device)
             u_0, condition = own.draw(items, draw)
 
             def predict(u_t: Tensor, t: Tensor, network: nn.Module = network, condition: Tensor = condition) -> Tensor:
                 return network(u_t, t, condition)
 
-            losses.append(v_loss(predict, schedule, u_0, t.to(self.device), noise))
-        return torch.stack(losses)
+            yield predict, u_0, t.to(noise.device), noise

@@ -42,7 +42,7 @@ def branch(request, tissue, encoders):
 
 def paired(branch, tissue, masking, spots=None):
     spots = np.arange(tissue.n_spots) if spots is None else spots
-    return branch.training_pairs(tissue, tissue, spots, masking, torch.Generator().manual_seed(0))
+    return branch.training_pairs(tissue, spots, masking, torch.Generator().manual_seed(0))
 
 
 def changed(tissue, spot):
