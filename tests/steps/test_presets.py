@@ -61,7 +61,7 @@ def test_the_table_has_what_the_models_take():
     encoder = {key[8:] for key in latent if key.startswith("encoder.")}
     assert encoder - {"links", "sweeps"} == arguments(SpatialFactorModel) - {"link"}
     may_be_null = {field.name for field in fields(Training) if "None" in str(field.type)} | {"spots"}
-    assert {key[9:] for key, setting in latent.items() if "null" in setting.needs} == may_be_null
+    assert {key[9:] for key, setting in (latent | attention).items() if "null" in setting.needs} == may_be_null
 
 
 @pytest.mark.parametrize("variant", SETTINGS)
