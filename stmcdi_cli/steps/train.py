@@ -250,6 +250,11 @@ def _log_end(history: Sequence[Mapping[str, float]]) -> None:
         best, epoch = min(validated)
         last = int(history[-1]["epoch"])
         logger.info("train: ended after epoch %d; best validation loss %.6g, epoch %d", last, best, epoch)
+    last_row = history[-1] if history else {}
+    kept = [(name.removeprefix("kept_"), part) for name, part in last_row.items() if name.startswith("kept_")]
+    if kept:
+        parts = ", ".join(f"{part:.2f} ({link} link)" for link, part in kept)
+        logger.info("train: of what the networks add to the closed form, the part that is kept: %s", parts)
 
 
 def _log_left_out(model: "ImputationModel") -> None:

@@ -200,3 +200,14 @@ def test_epochs_and_batch_size_are_those_asked_for(counts, tmp_path, preset):
     assert history[-1].split("\t")[0] == "3"
     config = yaml.safe_load((tmp_path / "model" / "config.yaml").read_text())["config"]
     assert config["training"]["batch_size"] == 7
+
+
+def test_the_part_of_the_networks_that_is_kept_is_said(counts, tmp_path, caplog):
+    caplog.set_level("INFO")
+    tiny, _ = prepared(counts[:30, :8].copy())
+    stmcdi.train(tiny, tmp_path / "model", epochs=2, device="cpu")
+    names, *rows = [line.split("\t") for line in (tmp_path / "model" / "history.tsv").read_text().splitlines()]
+    last = dict(zip(names, rows[-1], strict=True))
+    linear, log = float(last["kept_linear"]), float(last["kept_log"])
+    assert 0 <= min(linear, log) <= max(linear, log) <= 1
+    assert f"the part that is kept: {linear:.2f} (linear link), {log:.2f} (log link)" in caplog.text

@@ -77,14 +77,17 @@ def train_denoisers(
         train(f"training, {name}", within, lambda row: None)
         agreement.add(pairs.select(~within).agreement(networks.eval()))
 
+    kept = agreement.parts.tolist()
+
     def with_validation(row: Row) -> None:
         if row["epoch"] == settings.epochs:
             row["validation_loss"] = agreement.loss()
+            row |= {f"kept_{branch.encoder.link}": part for branch, part in zip(branches, kept, strict=True)}
         report(row)
 
     train("training", np.ones_like(half), with_validation)
-    for branch, part in zip(branches, agreement.parts, strict=True):
-        branch.keep_part(float(part))
+    for branch, part in zip(branches, kept, strict=True):
+        branch.keep_part(part)
     networks.to("cpu").eval()
 
 

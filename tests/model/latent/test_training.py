@@ -63,7 +63,7 @@ def train(branch, tissue, monkeypatch, shift):
 
 def test_what_holds_everywhere_is_kept(branch, tissue, monkeypatch):
     part, history = train(branch, tissue, monkeypatch, torch.full((tissue.n_spots, 3), 1.5))
-    assert part > 0.9
+    assert part > 0.9 and history[-1]["kept_linear"] == part
     assert history[-1]["validation_loss"] < 0.8 * history[0]["validation_loss"]
     assert [row["epoch"] for row in history] == list(range(SETTINGS.epochs + 1))
 
