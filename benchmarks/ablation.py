@@ -1,7 +1,7 @@
 """What each part of the default model is for: ``python -m benchmarks.ablation [--cases NAME ...] [--hidden KIND ...]``.
 
-Takes one part away at a time and scores the rest on the same hidden entries, a fifth of all or those of a fifth of the
-spots, then writes ablation.tsv and ablation.md beside it. Cases that have rows are skipped; `--again` runs them anew.
+Takes one part away at a time and scores the rest on the same hidden entries, a fifth of all or those of whole spots,
+then writes ablation.tsv and ablation.md beside it. Cases that have rows are skipped; `--again` runs them anew.
 """
 
 import argparse
@@ -44,7 +44,11 @@ FIGURES = {
     "spot_coverage": "90 % coverage of spots",
 }
 KEYS = ("case", "hidden", "seed", "variant")
-KINDS = {"0.2": "A fifth of the entries hidden", cells.SPOTS: "A fifth of the spots hidden, with all their entries"}
+KINDS = {
+    "0.2": "A fifth of the entries hidden",
+    "gaps-spots": "A fifth of the spots hidden, with all their entries",
+    "gaps-regions": "Round holes in the tissue",
+}
 VARIANTS = {
     "full": "**the default**",
     "no network": "without the trained networks",

@@ -36,8 +36,6 @@ JOBS = {
 single spots, with all their entries; nothing, but half of the molecules, by which the others are to be predicted; or a
 fifth of the genes, as if a panel had never measured them, to be predicted with the help of a reference."""
 HIDDEN = tuple(JOBS)
-SPOTS = "spots"
-"""A fifth of the spots, with all their entries; the ablation has it too."""
 FIFTH = 0.2
 SEEDS = (0, 1, 2)
 FOLDS = (0, 1, 2, 3, 4)
@@ -143,14 +141,11 @@ def _cut(case: str, hidden: str, seed: int, folder: Path) -> None:
     elif job == GAPS:
         _script("make_gaps.py", source, folder, "--kind", hidden.removeprefix("gaps-"), "--seed", str(seed))
     else:
-        fraction = "0" if hidden in ("nonzero", SPOTS) else hidden
+        fraction = "0" if hidden == "nonzero" else hidden
         _script("make_case.py", source, folder, "--fraction", fraction, "--seed", str(seed))
     masked = ad.read_h5ad(folder / "masked.h5ad")
     if hidden == "nonzero":
         masked, truth = stmcdi.hold_out(masked, fraction=FIFTH, seed=seed, of="nonzero")
-    if hidden == SPOTS:
-        masked, truth = hide_spots(masked, np.random.default_rng(seed).random(masked.n_obs) < FIFTH)
-    if hidden in ("nonzero", SPOTS):
         write_h5ad(masked, folder / "masked.h5ad")
         write_h5ad(truth, folder / "truth.h5ad")
     graph = stmcdi.build_graph(masked, section_key="section" if "section" in masked.obs else None)
@@ -187,17 +182,6 @@ def _prepare_halves(folder: Path) -> None:
     write_h5ad(truth, folder / "truth.h5ad")
     for name in ("half", "other"):
         (folder / f"{name}.h5ad").unlink()
-
-
-def hide_spots(adata: ad.AnnData, spots: np.ndarray) -> tuple[ad.AnnData, ad.AnnData]:
-    """Hide all entries of some spots (bool) of a case in which nothing is hidden; gives masked and truth."""
-    masked, truth = adata.copy(), adata.copy()
-    seen = sp.diags((~spots).astype(np.float32))
-    masked.X, masked.layers["counts"] = sp.csr_matrix(seen @ adata.X), sp.csr_matrix(seen @ adata.layers["counts"])
-    for data in (masked, truth):
-        data.layers["missing"] = sp.csr_matrix(np.repeat(spots[:, None], adata.n_vars, axis=1))
-    del truth.layers["counts"]
-    return masked, truth
 
 
 @contextmanager

@@ -101,6 +101,6 @@ def _run(client: socket.socket) -> None:
 
 if __name__ == "__main__":
     light = os.fork() == 0
-    for module in LIGHT if light else ("robustness_imports", "torch._dynamo"):  # the latter as optimizers do
+    for module in LIGHT if light else ("robustness_imports",):
         importlib.import_module(module)
     serve(f"{sys.argv[1]}/{'light' if light else 'torch'}")

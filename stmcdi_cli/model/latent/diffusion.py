@@ -68,7 +68,7 @@ class LatentDenoiser(nn.Module):
         nn.init.zeros_(self.output.bias)
 
     def forward(self, u_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
-        """Predict v [B, r] from u_t [B, r], steps t [B] and conditions [B, c].
+        """Predict v [..., B, r] from u_t [..., B, r], steps t [..., B] and conditions [..., B, c].
 
         The result is multiplied by the prior's share of the posterior, the last number of the condition: the network
         corrects the prior, and the closed form is right about the evidence of the spot's own entries.
@@ -76,7 +76,7 @@ class LatentDenoiser(nn.Module):
         h = self.input(torch.cat([u_t, condition], dim=-1)) + self.step(t)
         for block in self.blocks:
             h = h + block(h)
-        return self.output(nn.functional.silu(h)) * condition[:, -1:]
+        return self.output(nn.functional.silu(h)) * condition[..., -1:]
 
     def state(self) -> dict[str, Tensor]:
         """All weights, on the CPU, under their names in model.safetensors."""
@@ -116,9 +116,9 @@ class TrainingPairs(NamedTuple):
     Attributes
     ----------
     offset, spread
-        u_0 = offset + spread eps, with eps standard normal, is a draw [N, r], [N, r, r].
+        u_0 = offset + spread eps, with eps standard normal, is a draw [..., N, r], [..., N, r, r].
     condition
-        See `make_condition` [N, c].
+        See `make_condition` [..., N, c].
     """
 
     offset: Tensor
@@ -129,15 +129,22 @@ class TrainingPairs(NamedTuple):
         """Move all to a device."""
         return TrainingPairs(*(part.to(device) for part in self))
 
+    @classmethod
+    def of_branches(cls, pairs: Sequence["TrainingPairs"]) -> "TrainingPairs":
+        """Lay the pairs of several branches side by side, in a first dimension."""
+        return cls(*(torch.stack(parts) for parts in zip(*pairs, strict=True)))
+
     def select(self, items: Tensor) -> "TrainingPairs":
         """Give some of the pairs."""
-        return TrainingPairs(*(part[items] for part in self))
+        items = items.to(self.offset.device)
+        offset, spread, condition = self
+        return TrainingPairs(
+            offset.index_select(-2, items), spread.index_select(-3, items), condition.index_select(-2, items)
+        )
 
-    def draw(self, items: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Draw u_0 [B, r] of some pairs with standard normal noise [B, r]; give it with their conditions [B, c]."""
-        items = items.to(noise.device)
-        offset, spread, condition = (part.index_select(0, items) for part in self)
-        return offset + torch.einsum("nab,nb->na", spread, noise), condition
+    def draw(self, noise: Tensor) -> Tensor:
+        """Draw u_0 of all pairs, with standard normal noise; both [..., N, r]."""
+        return self.offset + (self.spread @ noise[..., None])[..., 0]
 
 
 class LatentDiffusion:

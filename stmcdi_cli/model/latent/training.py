@@ -7,17 +7,19 @@ all spots, and its output is multiplied by that part.
 """
 
 import copy
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stmcdi_cli.model.diffusion.loss import Predict, v_loss
+from stmcdi_cli.model.diffusion.loss import v_loss
 from stmcdi_cli.model.diffusion.schedule import Schedule
 from stmcdi_cli.model.latent.diffusion import LatentDiffusion, TrainingPairs
 from stmcdi_cli.model.latent.masking import Masking
+from stmcdi_cli.model.latent.side_by_side import side_by_side, take_apart
 from stmcdi_cli.model.latent.spatial_graph import SpatialGraph
 from stmcdi_cli.model.tissue import Tissue
 from stmcdi_cli.model.training.checkpoint import Checkpoint
@@ -60,7 +62,7 @@ def train_denoisers(
     if not len(spots):
         return
     pairs, pair_spots = _Pairs.of(branches, tissue, np.sort(spots), masking, seed=seed, device=device)
-    networks = nn.ModuleList(branch.network for branch in branches).to(device)
+    networks = side_by_side([branch.network for branch in branches]).to(device)
     untrained = copy.deepcopy(networks.state_dict())
     half = halves(branches[0].encoder.graph, spots, seed)[pair_spots]
     settings = training.for_items(len(half), updates)
@@ -74,7 +76,7 @@ def train_denoisers(
     agreement = pairs.agreement(networks.eval())  # with predictions of 0: how large v is
     report(Row(settings.epochs, epoch=0, validation_loss=agreement.loss()))
     for name, within in (("first half", half), ("second half", ~half)):
-        train(f"training, {name}", within, lambda row: None)
+        train(f"networks of the {name}", within, lambda row: None)
         agreement.add(pairs.select(~within).agreement(networks.eval()))
 
     kept = agreement.parts.tolist()
@@ -85,10 +87,10 @@ def train_denoisers(
             row |= {f"kept_{branch.encoder.link}": part for branch, part in zip(branches, kept, strict=True)}
         report(row)
 
-    train("training", np.ones_like(half), with_validation)
+    train("networks", np.ones_like(half), with_validation)
+    take_apart(networks.to("cpu"), [branch.network.eval() for branch in branches])
     for branch, part in zip(branches, kept, strict=True):
         branch.keep_part(part)
-    networks.to("cpu").eval()
 
 
 def _training_spots(tissue: Tissue, seed: int) -> np.ndarray:
@@ -154,8 +156,8 @@ class _Pairs:
     ----------
     schedule
         The forward process.
-    of_branches
-        Pairs of each branch.
+    pairs
+        Pairs of the branches, side by side.
     total
         Number of pairs of which these are a part.
     seed
@@ -163,7 +165,7 @@ class _Pairs:
     """
 
     schedule: Schedule
-    of_branches: Sequence[TrainingPairs]
+    pairs: TrainingPairs
     total: int
     seed: int
 
@@ -183,49 +185,41 @@ class _Pairs:
         for branch in branches:
             generator = torch.Generator().manual_seed(seed + 1)
             pairs, pair_spots = branch.training_pairs(tissue, spots, masking, generator)
-            found.append(pairs.to(device))
-        return cls(branches[0].schedule, found, len(pair_spots), seed), pair_spots
+            found.append(pairs)
+        pairs = TrainingPairs.of_branches(found).to(device)
+        return cls(branches[0].schedule, pairs, len(pair_spots), seed), pair_spots
 
     @property
     def n(self) -> int:
         """Number of pairs."""
-        return len(self.of_branches[0].offset)
+        return self.pairs.offset.shape[-2]
 
     def select(self, within: np.ndarray) -> "_Pairs":
         """Give some of the pairs, bool [n]."""
-        items = torch.from_numpy(np.flatnonzero(within))
-        of_branches = [own.select(items.to(own.offset.device)) for own in self.of_branches]
-        return _Pairs(self.schedule, of_branches, self.total, self.seed)
+        return replace(self, pairs=self.pairs.select(torch.from_numpy(np.flatnonzero(within))))
 
     def loss(self, networks: nn.Module, items: Tensor, generator: torch.Generator) -> Tensor:
         """Mean loss of the branches on some pairs."""
-        losses = []
-        for predict, u_0, t, noise in self._noisy(networks, items, generator):
-            losses.append(v_loss(predict, self.schedule, u_0, t, noise))
-        return torch.stack(losses).mean()
+        some = self.pairs.select(items)
+        t, draw, noise = self._random(some, generator)
+        return v_loss(partial(networks, condition=some.condition), self.schedule, some.draw(draw), t, noise)
 
     @torch.no_grad()
     def agreement(self, networks: nn.Module) -> _Agreement:
         """How far predictions agree with v on all pairs; the steps and noise are the same at every call."""
         generator = torch.Generator().manual_seed(self.seed + 2)
-        items, sums = torch.arange(self.n), torch.zeros(3, len(self.of_branches), dtype=torch.float64)
+        sums = torch.zeros(3, len(self.pairs.offset), dtype=torch.float64)
         for _ in range(_ROUNDS):
-            for branch, (predict, u_0, t, noise) in enumerate(self._noisy(networks, items, generator)):
-                u_t = self.schedule.q_sample(u_0, t, noise)
-                v, v_hat = self.schedule.v_from_noise(u_t, noise, t).double(), predict(u_t, t).double()
-                sums[:, branch] += torch.stack([(v * v_hat).sum(), v_hat.square().sum(), v.square().sum()]).cpu()
-        return _Agreement(*sums / (_ROUNDS * self.total * self.of_branches[0].offset.shape[1]))
+            t, draw, noise = self._random(self.pairs, generator)
+            u_t = self.schedule.q_sample(self.pairs.draw(draw), t, noise)
+            v = self.schedule.v_from_noise(u_t, noise, t).double()
+            v_hat = networks(u_t, t, self.pairs.condition).double()
+            sums += torch.stack([v * v_hat, v_hat.square(), v.square()]).sum((2, 3)).cpu()
+        return _Agreement(*sums / (_ROUNDS * self.total * self.pairs.offset.shape[-1]))
 
-    def _noisy(
-        self, networks: nn.Module, items: Tensor, generator: torch.Generator
-    ) -> Iterator[tuple[Predict, Tensor, Tensor, Tensor]]:
-        """Draw t, noise and u_0 of some pairs for each branch; yield its network, given the conditions, and these."""
-        t = torch.randint(1, self.schedule.T + 1, (len(items),), generator=generator)
-        for network, own in zip(networks.children(), self.of_branches, strict=True):
-            draw, noise = torch.randn(2, len(items), own.offset.shape[1], generator=generator).to(own.offset.device)
-            u_0, condition = own.draw(items, draw)
-
-            def predict(u_t: Tensor, t: Tensor, network: nn.Module = network, condition: Tensor = condition) -> Tensor:
-                return network(u_t, t, condition)
-
-            yield predict, u_0, t.to(noise.device), noise
+    def _random(self, pairs: TrainingPairs, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Steps t [branches, n], the same for all branches, and two draws of standard normal noise of each."""
+        branches, n, rank = pairs.offset.shape
+        t = torch.randint(1, self.schedule.T + 1, (n,), generator=generator)
+        noise = torch.randn(branches, 2, n, rank, generator=generator).to(pairs.offset.device)
+        return t.to(noise.device).expand(branches, n), noise[:, 0], noise[:, 1]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from stmcdi_cli.errors import InputError
 from stmcdi_cli.model.training import distributed
+from stmcdi_cli.model.training.adamw import AdamW
 from stmcdi_cli.model.training.checkpoint import NO_CHECKPOINT, Stage
 
 
@@ -28,9 +29,6 @@ Reporter = Callable[[Row], None]
 
 
 logger = logging.getLogger(__name__)
-
-_HAS_FUSED_ADAM_ON_CPU = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 4)
-"""Whether an update of all parameters is one operation: of small networks it takes a third of the time."""
 
 TrainingLoss = Callable[[nn.Module, Tensor, torch.Generator], Tensor]
 """Loss of a network on some items [B], every random choice taken from the generator (on the CPU)."""
@@ -139,10 +137,7 @@ class Trainer:
         # A generator of its own, on the CPU: the same choices on any device, whatever else draws random numbers.
         self.generator = torch.Generator().manual_seed(seed)
         self.parameters: list[Tensor] = list(network.parameters())
-        fused = _HAS_FUSED_ADAM_ON_CPU and not self._on_gpu
-        self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=settings.lr, weight_decay=settings.weight_decay, foreach=not fused, fused=fused
-        )
+        self.optimizer = AdamW(self.parameters, settings.weight_decay)
         self.averaged = copy.deepcopy(network).requires_grad_(False) if settings.ema_decay > 0 else network
         self.means: list[Tensor] = list(self.averaged.parameters())
         self.epoch = 0
@@ -197,8 +192,6 @@ class Trainer:
         return bool(self.best_weights and patience and self.epoch - self.best_epoch >= patience)
 
     def _train_epoch(self, lr: float, stage: Stage) -> float:
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
         self.network.train()
         if self.order is None:
             self.order = torch.randperm(self.n_items, generator=self.generator)
@@ -208,12 +201,12 @@ class Trainer:
                 break
             with distributed.split_batch(self.network):
                 loss = self.training_loss(self.network, items, self.generator)
-            self.optimizer.zero_grad(set_to_none=True)
+            self.optimizer.zero_grad()
             loss.backward()
             distributed.sum_gradients(self.network)
             if self.settings.clip_norm is not None:
                 nn.utils.clip_grad_norm_(self.parameters, self.settings.clip_norm)
-            self.optimizer.step()
+            self.optimizer.step(lr)
             self._average()
             self.total = self.total + loss.detach().double() * len(items)
             self.n_seen += len(items)
