@@ -183,7 +183,7 @@ def test_a_stopped_training_goes_on(both, masked, tmp_path, monkeypatch, caplog)
 
     def stop(self, state):
         save(self, state)
-        if self.name == "training" and callable(state):
+        if self.name == "networks" and callable(state):
             now = state()
             if now["epoch"] == n_epochs // 2 and now["n_seen"] > 0:
                 raise Killed

@@ -34,7 +34,7 @@ def same_model(one, other):
     assert set(content(one)) == {"model.safetensors", "config.yaml", "history.tsv"}
 
 
-TRAIN = {"default": ["--epochs", 20, "--batch-size", 10], "paper": ["--preset", "paper", "--epochs", 3]}
+TRAIN = {"default": ["--epochs", 20, "--batch-size", 40], "paper": ["--preset", "paper", "--epochs", 3]}
 
 
 @pytest.mark.parametrize("preset", TRAIN)

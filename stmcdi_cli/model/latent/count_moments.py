@@ -6,7 +6,7 @@ once, then interpolated.
 """
 
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 from scipy.special import betainc, pdtr
@@ -183,6 +183,16 @@ class MeanInverse:
         at *= found[..., 1]
         at += found[..., 0]
         return np.exp(at)
+
+
+def count_table(scale: str, dispersion: float, size_factor: np.ndarray, max_mean: float) -> CountTable:
+    """Give the `CountTable` of these arguments, which is made once: the parts of a model share it."""
+    return _of_range(scale, dispersion, float(size_factor.min()), float(size_factor.max()), float(max_mean))
+
+
+@lru_cache(maxsize=16)
+def _of_range(scale: str, dispersion: float, shallowest: float, deepest: float, max_mean: float) -> CountTable:
+    return CountTable(scale, dispersion, np.array([shallowest, deepest]), max_mean)
 
 
 def with_differences(table: np.ndarray) -> np.ndarray:

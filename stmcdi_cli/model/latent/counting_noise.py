@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stmcdi_cli.model.latent.count_moments import CountTable
+from stmcdi_cli.model.latent.count_moments import count_table
 from stmcdi_cli.model.scales import SHALLOWEST
 from stmcdi_cli.model.tissue import Tissue
 
@@ -67,7 +67,7 @@ class CountingNoise:
         self.table = None
         if tissue.count_scale is not None and counts:
             self._log_rate = np.log(self._rate, dtype=np.float64).astype(np.float32)
-            self.table = CountTable(tissue.count_scale, 0.0, tissue.depth, largest_mean(tissue, rate))
+            self.table = count_table(tissue.count_scale, 0.0, tissue.depth, largest_mean(tissue, rate))
 
     def log_mean(self, depth: np.ndarray) -> np.ndarray:
         """Log mean count of every gene at its mean rate, in spots of some depths, float32 [B, G]."""

@@ -8,7 +8,7 @@ from scipy.special import ndtri
 from torch import Tensor
 
 from stmcdi_cli.model.latent.blocks import parts_in_cache
-from stmcdi_cli.model.latent.count_moments import DISPERSIONS, CountTable
+from stmcdi_cli.model.latent.count_moments import DISPERSIONS, count_table
 from stmcdi_cli.model.latent.counting_noise import largest_mean
 from stmcdi_cli.model.latent.negative_binomial import count_quantile, log_probability
 from stmcdi_cli.model.latent.own_count import OwnCounts
@@ -35,7 +35,7 @@ class Observation:
 
     def __init__(self, scale: str, depth: np.ndarray, max_mean: float) -> None:
         self.value, self.count = SCALES[scale]
-        self.tables = [CountTable(scale, dispersion, depth, max_mean) for dispersion in DISPERSIONS]
+        self.tables = [count_table(scale, dispersion, depth, max_mean) for dispersion in DISPERSIONS]
 
     def fit(self, parts: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]], n_genes: int) -> np.ndarray:
         """Log-likelihood of every gene under every dispersion [len(DISPERSIONS), G].
