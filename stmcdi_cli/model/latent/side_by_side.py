@@ -76,6 +76,7 @@ def side_by_side(networks: Sequence[Network]) -> Network:
             parent, _, name = path.rpartition(".")
             same = [network.get_submodule(path) for network in networks]
             setattr(joint.get_submodule(parent), name, _LAYERS[type(layer)](same))
+    joint.batch_dim = 1  # type: ignore[assignment]  # `distributed.split_batch` asks for it
     return joint
 
 

@@ -9,7 +9,6 @@ all spots, and its output is multiplied by that part.
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 import torch
@@ -202,7 +201,11 @@ class _Pairs:
         """Mean loss of the branches on some pairs."""
         some = self.pairs.select(items)
         t, draw, noise = self._random(some, generator)
-        return v_loss(partial(networks, condition=some.condition), self.schedule, some.draw(draw), t, noise)
+
+        def predict(u_t: Tensor, t: Tensor) -> Tensor:
+            return networks(u_t, t, some.condition)
+
+        return v_loss(predict, self.schedule, some.draw(draw), t, noise)
 
     @torch.no_grad()
     def agreement(self, networks: nn.Module) -> _Agreement:

@@ -9,7 +9,7 @@ import os
 import pickle
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -138,51 +138,45 @@ def _run_in_group(
 def split_batch(network: nn.Module) -> Iterator[None]:
     """Within, every training pass of the network computes this process's share of the rows of its inputs [B, ...].
 
-    Its output has the rows of all processes. A `ModuleList` is not called itself: each network in it is split.
+    Its output has the rows of all processes. Rows are along the first dimension, or along `network.batch_dim`.
     """
     if not dist.is_initialized():
         yield
         return
-    with ExitStack() as stack:
-        for part in network if isinstance(network, nn.ModuleList) else [network]:
-            stack.enter_context(_split_batch_of(part))
-        yield
+    batch_size, dim = 0, getattr(network, "batch_dim", 0)
 
-
-@contextmanager
-def _split_batch_of(network: nn.Module) -> Iterator[None]:
-    batch_size = 0
-
-    def own_rows() -> slice:
+    def own_rows() -> range:
         n = dist.get_world_size()
-        return slice(batch_size * rank() // n, batch_size * (rank() + 1) // n)
+        return range(batch_size * rank() // n, batch_size * (rank() + 1) // n)
 
-    def computed_rows() -> slice:
+    def computed(values: Tensor) -> Tensor:
         rows = own_rows()  # a process without rows computes one that is not used: some networks need at least one
-        return rows if rows.start < rows.stop else slice(0, 1)
+        return values.narrow(dim, rows.start, len(rows)) if rows else values.narrow(dim, 0, 1)
+
+    def of_whole_batch(values: Tensor) -> Tensor:
+        return values.new_zeros((*values.shape[:dim], batch_size, *values.shape[dim + 1 :]))
 
     def split(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
         nonlocal batch_size
         if not module.training:
             return None
-        batch_size = len(inputs[0])
-        return tuple(values[computed_rows()] for values in inputs)
+        batch_size = inputs[0].shape[dim]
+        return tuple(computed(values) for values in inputs)
 
     def gather(module: nn.Module, _inputs: Any, output: Tensor) -> Tensor | None:
         if not module.training:
             return None
-        rows = own_rows()
-        own = output[: rows.stop - rows.start]
-        whole = output.new_zeros((batch_size, *output.shape[1:]))
-        whole[rows] = own.detach()
+        rows, whole = own_rows(), of_whole_batch(output)
+        own = output.narrow(dim, 0, len(rows))
+        whole.narrow(dim, rows.start, len(rows)).copy_(own.detach())
         dist.all_reduce(whole)
-        return torch.cat([whole[: rows.start], own, whole[rows.stop :]])
+        after = whole.narrow(dim, rows.stop, batch_size - rows.stop)
+        return torch.cat([whole.narrow(dim, 0, rows.start), own, after], dim)
 
     def drop(module: nn.Dropout, _inputs: Any, output: Tensor) -> Tensor | None:
         if not module.training:
             return None
-        ones = output.new_ones((batch_size, *output.shape[1:]))
-        return output * nn.functional.dropout(ones, rates[module])[computed_rows()]
+        return output * computed(nn.functional.dropout(of_whole_batch(output) + 1, rates[module]))
 
     # Dropout draws for the whole batch, so that the random numbers of all processes stay the same.
     rates = {module: module.p for module in network.modules() if isinstance(module, nn.Dropout)}

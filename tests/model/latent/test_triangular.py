@@ -65,16 +65,16 @@ def test_each_factor_stays_in_one_thread(monkeypatch):
 
 
 def sizes():
-    """Bytes that this process holds with each of five sets of factors, and in the end without."""
+    """Bytes that this process holds without factors, and then with each of five sets of them."""
 
     def resident() -> int:
         return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
-    systems, found = TriangularFactors(grid(), np.linspace(0.5, 1.5, N)), []
+    systems, found = TriangularFactors(grid(), np.linspace(0.5, 1.5, N)), [resident()]
     for _ in range(5):
         with solvers(systems, 8):
             found.append(resident())
-    return [*found, resident()]
+    return found
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="MEMORY NOT TESTED: no /proc here")
@@ -82,7 +82,7 @@ def test_memory_is_given_back():
     """In a process of its own: what other tests have given back would be taken again."""
     environment = os.environ | {"OMP_NUM_THREADS": "2"}
     output = subprocess.run([sys.executable, __file__], env=environment, check=True, stdout=subprocess.PIPE).stdout
-    *with_factors, without = map(int, output.split())
+    without, *with_factors = map(int, output.split())
     one_set = with_factors[0] - without
     assert one_set > 10e6
     assert with_factors[-1] - with_factors[0] < 2 * one_set  # 4 of them, if they were kept
