@@ -1,5 +1,7 @@
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -96,12 +98,21 @@ def refused(cli, tmp_path):
     return run
 
 
-@pytest.fixture
-def few_masks(monkeypatch):
-    """Mask spots twice, not up to 16 times, in training the default variant: enough where it need not be good."""
+@contextmanager
+def few_masks() -> Iterator[None]:
+    """Within, mask spots twice, not up to 16 times, in training the default: enough where it need not be good."""
     from stmcdi_cli.model.latent.masking import Masking
 
-    monkeypatch.setattr(Masking, "rounds", lambda self, n_spots: 2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Masking, "rounds", lambda self, n_spots: 2)
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_masks_by_default(request) -> Iterator[None]:
+    """Mask few times, but in modules that say ``ALL_MASKS = True``: they ask how good a model is, or how often."""
+    with nullcontext() if getattr(request.module, "ALL_MASKS", False) else few_masks():
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -110,7 +121,8 @@ def imputed_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     tissue = stmcdi.simulate(n_spots=300, n_genes=120, n_sections=2, depth=900, seed=4)
     masked, truth = stmcdi.hold_out(stmcdi.build_graph(stmcdi.normalize(tissue), section_key="section"), seed=0)
-    model = stmcdi.train(masked, folder / "model", epochs=3, device="cpu", quiet=True)
+    with few_masks():
+        model = stmcdi.train(masked, folder / "model", epochs=3, device="cpu", quiet=True)
     imputed = stmcdi.impute(masked, model, n_samples=20, device="cpu", quiet=True)
     baseline = stmcdi.baseline(masked, method="spatial-neighbors")
     files = {}

@@ -25,7 +25,7 @@ def blocks(page):
 
 
 @pytest.mark.parametrize("name", ["quickstart", "tutorial", "python"])
-def test_the_examples_run(name, cli, few_masks, tmp_path, monkeypatch):
+def test_the_examples_run(name, cli, tmp_path, monkeypatch):
     """In order, in one folder, Python blocks in one namespace; no figure is shown."""
     import matplotlib
 

@@ -15,16 +15,12 @@ from stmcdi_cli.model.attention.denoiser import Denoiser
 from stmcdi_cli.model.base import DrawOptions
 from stmcdi_cli.model.diffusion.samplers import SAMPLERS
 from stmcdi_cli.model.latent.diffusion import LatentDenoiser
-from stmcdi_cli.model.latent.masking import Masking
 from stmcdi_cli.model.tissue import Tissue
 from stmcdi_cli.model.training import checkpoint as checkpoint_module
 from stmcdi_cli.model.training import distributed
 from stmcdi_cli.model.training.trainer import Trainer, Training
 
-pytestmark = [
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="NO GPU TESTED: torch sees none"),
-    pytest.mark.usefixtures("few_masks"),
-]
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="NO GPU TESTED: torch sees none")
 
 GPU = "cuda"
 PRESETS = {
@@ -70,9 +66,7 @@ def hidden(adata, layer="imputed"):
 def both(request, masked, tmp_path_factory):
     """A model trained on each device: the folder and the model in memory."""
     folder = tmp_path_factory.mktemp("models")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Masking, "rounds", lambda self, n_spots: 2)
-        models = {device: train(masked, folder / device, request.param, device) for device in ("cpu", GPU)}
+    models = {device: train(masked, folder / device, request.param, device) for device in ("cpu", GPU)}
     return SimpleNamespace(preset=request.param, folder=folder, models=models)
 
 

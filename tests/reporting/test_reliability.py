@@ -11,6 +11,8 @@ from stmcdi_cli import sparse
 from stmcdi_cli.reporting.reliability import CAUTION, DONT, TRUST, UNFILLED, filled_entries, reliability
 from stmcdi_cli.steps.evaluate import evaluate_genes
 
+ALL_MASKS = True
+
 
 def synthetic(between, spread, n=2000, seed=0):
     """One gene of which every entry was filled: N(3, between^2) expected, an observation spreads by `spread`."""

@@ -19,7 +19,7 @@ STEPS = {
     "build-graph": "{normalized} {out}/a.h5ad",
     "hold-out": "{graph} {out}/a.h5ad {out}/truth.h5ad",
     "baseline": "{masked} {out}/a.h5ad --method spatial-neighbors",
-    "train": "{graph} {out}/model --epochs 1 --device cpu",
+    "train": "{small_graph} {out}/model --epochs 1 --device cpu",
     "impute": "{imputed} {model} {out}/a.h5ad --n-samples 2 --device cpu",
     "merge": "{shard_1} {shard_2} {out}/a.h5ad",
     "evaluate": "{imputed} {truth} {out}/a.json",
@@ -42,12 +42,14 @@ def make_files(folder: Path, imputed_run) -> dict[str, Path]:
     graph = stmcdi.build_graph(normalized, section_key="section")
     masked, _ = stmcdi.hold_out(graph, seed=0)
     small = stmcdi.simulate(n_spots=40, n_genes=25, depth=200, seed=2)
+    small_graph = stmcdi.build_graph(normalized[:100, :100].copy(), section_key="section")
     made = {
         "raw": raw,
         "normalized": normalized,
         "graph": graph,
         "masked": masked,
         "small": small,
+        "small_graph": small_graph,
         "panel": raw[:, :100],
     }
     for number in (1, 2):

@@ -73,7 +73,7 @@ def test_scaled_values_and_nothing_but_zeros_say_it_as_well(in_layer, h5ad, refu
         assert said in line and line.endswith("; layers['counts'] holds whole counts: --layer counts")
 
 
-def test_from_a_file_in_scanpys_layout_to_a_report(in_layer, h5ad, cli, refused, few_masks, monkeypatch, tmp_path):
+def test_from_a_file_in_scanpys_layout_to_a_report(in_layer, h5ad, cli, refused, monkeypatch, tmp_path):
     """One command, which the first refusal spells out."""
     monkeypatch.setattr("stmcdi_cli.steps.train.train", partial(stmcdi.train, epochs=1))
     words = ["run", h5ad(in_layer), tmp_path / "imputed.h5ad", "--n-samples", 2, "--device", "cpu"]

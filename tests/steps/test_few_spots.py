@@ -9,7 +9,7 @@ from stmcdi_cli.errors import InputError
 
 
 @pytest.mark.parametrize("n_spots", [2, 14])
-def test_fewer_spots_than_latents(n_spots, few_masks, tmp_path):
+def test_fewer_spots_than_latents(n_spots, tmp_path):
     raw = stmcdi.simulate(n_spots=n_spots, n_genes=20, depth=300, seed=1)
     masked, truth = stmcdi.hold_out(stmcdi.build_graph(stmcdi.select_hvg(stmcdi.normalize(raw))), fraction=0.3)
     model = stmcdi.train(masked, tmp_path / "model", epochs=1, device="cpu", quiet=True)

@@ -16,6 +16,7 @@ from stmcdi_cli.sparse import layers_of
 
 SPREAD = ("imputed_sd", "imputed_median", "imputed_q05", "imputed_q95")
 OPTIONS = {"n_samples": 6, "device": "cpu", "quiet": True}
+ALL_MASKS = True  # as in the process that a test starts
 
 
 @pytest.fixture(scope="module")

@@ -81,7 +81,6 @@ def test_what_is_shown_is_the_preset_itself(name, mine):
     assert repr(read_preset(again) | {"preset": name}) == repr(built_in)
 
 
-@pytest.mark.usefixtures("few_masks")
 @pytest.mark.parametrize("name", PRESETS)
 def test_what_is_shown_trains_the_same_model(name, tissue, mine, tmp_path):
     path = mine(preset_as_yaml(name))
@@ -93,7 +92,6 @@ def test_what_is_shown_trains_the_same_model(name, tissue, mine, tmp_path):
     assert one == other
 
 
-@pytest.mark.usefixtures("few_masks")
 def test_settings_of_a_file_are_in_the_model_s_folder(tissue, mine, tmp_path):
     path = mine("network: {width: 8}\nencoder: {links: [log]}\ntraining: {updates: 2, lr: 1e-3, clip_norm: null}\n")
     stmcdi.train(tissue, tmp_path / "model", preset=path, device="cpu", quiet=True)
@@ -291,7 +289,6 @@ def test_training_and_run_refuse_before_any_work(tissue, mine, refused, h5ad):
         assert refused(*command) == f"stmcdi {command[0]}: {said}"
 
 
-@pytest.mark.usefixtures("few_masks")
 def test_a_checkpoint_of_other_settings_is_not_gone_on_from(tissue, mine, tmp_path, caplog, monkeypatch):
     from stmcdi_cli.errors import Stopped
     from stmcdi_cli.model.training.checkpoint import Checkpoint

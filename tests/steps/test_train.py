@@ -13,8 +13,6 @@ from helpers import dense, same
 import stmcdi_cli as stmcdi
 from stmcdi_cli.model.latent.model import LatentModel
 
-pytestmark = pytest.mark.usefixtures("few_masks")
-
 FILES = ["config.yaml", "history.tsv", "model.safetensors"]
 
 

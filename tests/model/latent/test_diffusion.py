@@ -14,6 +14,7 @@ from stmcdi_cli.model.latent.masking import Masking
 from stmcdi_cli.model.latent.spatial_graph import SpatialGraph
 from stmcdi_cli.model.tissue import Tissue
 
+ALL_MASKS = True
 NETWORK = {"width": 8, "depth": 1, "dropout": 0.0}
 
 

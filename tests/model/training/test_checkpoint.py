@@ -18,8 +18,6 @@ from stmcdi_cli.model import save_load
 from stmcdi_cli.model.training import checkpoint as module
 from stmcdi_cli.model.training.checkpoint import Checkpoint
 
-pytestmark = pytest.mark.usefixtures("few_masks")
-
 FILES = {"model.safetensors", "config.yaml", "history.tsv"}
 
 

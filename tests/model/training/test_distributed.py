@@ -16,6 +16,7 @@ from stmcdi_cli.model import save_load
 from stmcdi_cli.model.training import distributed
 from stmcdi_cli.model.training.trainer import Trainer, Training
 
+ALL_MASKS = True  # as in the processes that are started
 CPU = torch.device("cpu")
 
 
