@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from stmcdi_cli.baselines import base, latent_network
+from stmcdi_cli.model.training.adamw import AdamW
 
 WIDTH = 128
 NOISE = 8
@@ -41,10 +42,7 @@ class AdversarialNetwork(latent_network.LatentNetwork):
     def start(self) -> None:
         """Set up the optimisers of generator and discriminator."""
         self.generator_optimizer, self.discriminator_optimizer = (
-            torch.optim.AdamW(
-                part.parameters(), lr=latent_network.LEARNING_RATE, weight_decay=latent_network.WEIGHT_DECAY
-            )
-            for part in (self.generator, self.discriminator)
+            AdamW(list(part.parameters()), latent_network.WEIGHT_DECAY) for part in (self.generator, self.discriminator)
         )
 
     def update(self, batch: latent_network.Batch) -> None:
@@ -57,13 +55,13 @@ class AdversarialNetwork(latent_network.LatentNetwork):
         guess = self.discriminator(torch.cat([filled.detach(), hint], dim=1))
         self.discriminator_optimizer.zero_grad()
         _cross_entropy(guess, batch.seen, ~hinted).backward()
-        self.discriminator_optimizer.step()
+        self.discriminator_optimizer.step(latent_network.LEARNING_RATE)
 
         guess = self.discriminator(torch.cat([filled, hint], dim=1))
         fooled = _cross_entropy(guess, torch.ones_like(guess), (batch.seen == 0) & ~hinted)
         self.generator_optimizer.zero_grad()
         (fooled + ALPHA * batch.error(generated)).backward()
-        self.generator_optimizer.step()
+        self.generator_optimizer.step(latent_network.LEARNING_RATE)
 
     def predict(self, latent: Tensor) -> Tensor:
         """Mean of draws, with the same noise for every spot."""

@@ -19,6 +19,7 @@ from stmcdi_cli.baselines import base
 from stmcdi_cli.errors import InputError
 from stmcdi_cli.model.gene_scaler import GeneScaler, gene_sd
 from stmcdi_cli.model.latent.factor_model import SpatialFactorModel
+from stmcdi_cli.model.training.adamw import AdamW
 
 RANK = 15
 FULL_DEPTH = 0.25
@@ -79,13 +80,13 @@ class LatentNetwork(nn.Module):
 
     def start(self) -> None:
         """Set up the optimiser."""
-        self.optimizer = torch.optim.AdamW(self.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+        self.optimizer = AdamW(list(self.parameters()), WEIGHT_DECAY)
 
     def update(self, batch: Batch) -> None:
         """Take one step."""
         self.optimizer.zero_grad()
         self.loss(batch).backward()
-        self.optimizer.step()
+        self.optimizer.step(LEARNING_RATE)
 
 
 class TrainingData:

@@ -15,10 +15,7 @@ class _Linears(nn.Module):
 
     def __init__(self, layers: Sequence[nn.Linear]) -> None:
         super().__init__()
-        self.weight, self.bias = (
-            _stacked([layer.weight for layer in layers]),
-            _stacked([layer.bias for layer in layers]),
-        )
+        self.weight, self.bias = _stacked(layers, "weight"), _stacked(layers, "bias")
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.baddbmm(self.bias[:, None], x, self.weight.mT)
@@ -29,10 +26,7 @@ class _LayerNorms(nn.Module):
 
     def __init__(self, layers: Sequence[nn.LayerNorm]) -> None:
         super().__init__()
-        self.weight, self.bias = (
-            _stacked([layer.weight for layer in layers]),
-            _stacked([layer.bias for layer in layers]),
-        )
+        self.weight, self.bias = _stacked(layers, "weight"), _stacked(layers, "bias")
         self.shape, self.eps = layers[0].normalized_shape, layers[0].eps
 
     def forward(self, x: Tensor) -> Tensor:
@@ -45,7 +39,7 @@ class _Embeddings(nn.Module):
 
     def __init__(self, layers: Sequence[nn.Embedding]) -> None:
         super().__init__()
-        self.weight = _stacked([layer.weight for layer in layers])
+        self.weight = _stacked(layers, "weight")
 
     def forward(self, number: Tensor) -> Tensor:
         n, size, _ = self.weight.shape
@@ -53,8 +47,8 @@ class _Embeddings(nn.Module):
         return nn.functional.embedding(number + first, self.weight.flatten(0, 1))
 
 
-def _stacked(weights: Sequence[Tensor]) -> nn.Parameter:
-    return nn.Parameter(torch.stack([weight.detach() for weight in weights]))
+def _stacked(layers: Sequence[nn.Module], name: str) -> nn.Parameter:
+    return nn.Parameter(torch.stack([layer.get_parameter(name).detach() for layer in layers]))
 
 
 _LAYERS: dict[type[nn.Module], Callable[..., nn.Module]] = {
