@@ -100,7 +100,7 @@ def refused(cli, tmp_path):
 
 @contextmanager
 def few_masks() -> Iterator[None]:
-    """Within, mask spots twice, not up to 16 times, in training the default: enough where it need not be good."""
+    """Within, mask spots twice, not up to 32 times, in training the default: enough where it need not be good."""
     from stmcdi_cli.model.latent.masking import Masking
 
     with pytest.MonkeyPatch.context() as patch:

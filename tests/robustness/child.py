@@ -15,7 +15,7 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before the server starts: threads and forks do not go together
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["robustness_imports"])
+_CONTEXT.set_forkserver_preload(["robustness_imports", "few_masks"])
 LATE = 250
 """Seconds after which a process says what it is doing."""
 LOST = 255
