@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from stmcdi_cli.model.latent.count_moments import DISPERSIONS, CountTable
+from stmcdi_cli.model.latent.count_moments import DISPERSIONS, CountTable, count_table
 from stmcdi_cli.model.scales import SCALES
 
 DEPTHS = np.array([0.05, 0.4, 1.0, 3.7])
@@ -70,3 +70,15 @@ def test_a_shallow_or_deep_spot_changes_nothing_for_the_others():
     wider = CountTable("log1p", 0.25, np.append(DEPTHS, [7e-5, 60.0]), max_mean=9000.0)
     for one, other in zip(alone.moments(DEPTHS, log_mu), wider.moments(DEPTHS, log_mu), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-6)
+
+
+def test_a_table_is_made_once():
+    one = count_table("log1p", 0.25, DEPTHS, 50.0)
+    assert count_table("log1p", 0.25, DEPTHS[::-1].copy(), 50.0) is one  # depths between the ends do not matter
+    others = [("linear", 0.25, DEPTHS, 50.0), ("log1p", 0.5, DEPTHS, 50.0), ("log1p", 0.25, 2 * DEPTHS, 50.0)]
+    others += [("log1p", 0.25, DEPTHS, 60.0)]
+    assert all(count_table(*each) is not one for each in others)
+    alone = CountTable("log1p", 0.25, DEPTHS, 50.0)
+    log_mu = np.zeros((len(DEPTHS), 1), np.float32)
+    for found, right in zip(one.moments(DEPTHS, log_mu), alone.moments(DEPTHS, log_mu), strict=True):
+        np.testing.assert_array_equal(found, right)
