@@ -181,6 +181,8 @@ def fix(model: LatentModel) -> None:
 def make_gaussian(imputed: ad.AnnData, model: LatentModel, tissue: Tissue) -> None:
     """Give each gene one standard deviation: that of its visible entries around what is expected of them; and draws."""
     encoders = [branch.encoder for branch in model.branches]
+    for encoder in encoders:
+        encoder.use_tissue(tissue)
     means = [encoder.decoder(tissue.depth)(encoder.encode(tissue).mean).numpy() for encoder in encoders]
     expected = np.average(means, axis=0, weights=model.weights.numpy())
     visible = ~tissue.missing.toarray()

@@ -21,6 +21,7 @@ _ITERATIONS, _TOLERANCE = 20, 1e-3
 
 def by_parts(
     graph: SpatialGraph,
+    holes: np.ndarray,
     ranges: np.ndarray,
     tau: np.ndarray,
     weight: np.ndarray,
@@ -33,6 +34,9 @@ def by_parts(
     ----------
     graph
         The graph, with few neighbours for each spot.
+    holes
+        Where the variance is wanted, bool [connected, r]. In parts without such a spot nothing is added to the means,
+        and the variance is infinite; so it is for factors that have none in a part.
     ranges, tau
         Range and scale of the precision of each field [r].
     weight
@@ -42,12 +46,15 @@ def by_parts(
     evidence
         Precision of the entries of the connected spots on the fields.
     """
-    variance, correction = np.empty(weight.shape), np.empty(weight.shape, np.float32)
+    variance, correction = np.full(weight.shape, np.inf), np.zeros(weight.shape, np.float32)
     for number, part in enumerate(graph.parts):
+        wanted = holes[part.spots].any(0)
+        if not wanted.any():
+            continue
         own = part.spots[part.own]
         fields = _Fields(graph, graph.connected[part.spots], ranges, tau, weight[part.spots])
         with Solvers(fields.solver, len(tau)) as solvers:  # one part at a time: the factors of all latents are large
-            variance[own] = fields.variance(solvers, number)[part.own]
+            variance[own] = fields.variance(solvers, number, wanted)[part.own]
             correction[own] = fields.mean(solvers, residual[part.spots], evidence.at(part.spots))[part.own]
     return variance, correction
 
@@ -68,10 +75,15 @@ class _Fields:
         """Give what solves (Q + diag weight) s = information, for one factor."""
         return self._systems.solver(self._tau[factor], self._diagonal[:, factor], self._weight[:, factor])
 
-    def variance(self, solvers: Solvers, number: int) -> np.ndarray:
-        """Variance of every field given the entries of these spots [m, r]; the noise is keyed by factor and number."""
+    def variance(self, solvers: Solvers, number: int, wanted: np.ndarray) -> np.ndarray:
+        """Variance of the fields wanted, given the entries of these spots, infinite for others, [m, r].
+
+        The noise is keyed by factor and number.
+        """
 
         def one(factor: int, solve: Solve) -> np.ndarray:
+            if not wanted[factor]:
+                return np.full(len(self._weight), np.inf)
             times_a = partial(self._times_a, self._diagonal[:, factor, None])
             own, random = self._weight[:, factor, None], np.random.default_rng((factor, number))
             return variance_of_draws(times_a, self._inverse_area, self._tau[factor], own, solve, random)

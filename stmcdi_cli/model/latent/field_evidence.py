@@ -1,10 +1,14 @@
 """What the entries of the spots say of the fields, with the latents integrated out."""
 
+from collections import deque
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from stmcdi_cli.model.latent.blocks import in_parallel
+from stmcdi_cli.model.device import parallel_map
+
+_MULTIPLIED_AT_ONCE = 1024  # spots
 
 
 class FieldEvidence:
@@ -57,9 +61,10 @@ def times(matrices: Tensor, values: Tensor) -> Tensor:
     """Products of the matrix of each spot [n, r, r] with its values [n, r]."""
     out = torch.empty_like(values)
 
-    def one(spots: np.ndarray) -> None:
-        some = slice(int(spots[0]), int(spots[-1]) + 1)
-        out[some] = torch.bmm(matrices[some], values[some, :, None])[:, :, 0]
+    def one(first: int) -> None:
+        some = slice(first, first + _MULTIPLIED_AT_ONCE)
+        # NumPy multiplies so small a matrix in a third of the time that torch.bmm takes.
+        np.matmul(matrices[some].numpy(), values[some, :, None].numpy(), out=out[some, :, None].numpy())
 
-    in_parallel(one, len(values))
+    deque(parallel_map(one, range(0, len(values), _MULTIPLIED_AT_ONCE)), maxlen=0)
     return out

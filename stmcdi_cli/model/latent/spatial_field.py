@@ -32,6 +32,8 @@ from stmcdi_cli.model.latent.triangular import Solve, Solvers
 
 _TOLERANCE, _ROUGH = 1e-3, 1e-2
 _ITERATIONS = 300
+_LITTLE = 0.1
+"""Part of what the entries around a spot usually say of a factor, below which the spot is in a hole."""
 
 
 class FieldParameters(NamedTuple):
@@ -169,8 +171,8 @@ class SpatialField:
         iterations
             Stop after so many steps of `solve`; they go on to the solution by default.
         own_variance
-            Give each spot the prior variance of its own in the end (`conditional_variance`). Without it the solution is
-            a rough one, from which another begins.
+            Give spots in holes the prior variance of their own in the end (`conditional_variance`). Without it the
+            solution is a rough one, from which another begins.
         packed
             Memory for the covariances. It may be that of other posteriors which `evidence` reads: what they say of
             some spots is overwritten after `evidence` was asked for these.
@@ -192,10 +194,12 @@ class SpatialField:
         weight = self._weight(latents)
         entries = FieldEvidence(given_field, 1 / nugget)
         first, variance = None if start is None else start.field.numpy(), None
-        direct = iterations is None and self.graph.has_small_factors
+        holes = self.holes(weight) if iterations is None else np.zeros(weight.shape, dtype=bool)
+        has_holes = bool(holes[self.graph.connected].any())
+        direct = has_holes and self.graph.has_small_factors
         with self.direct_solvers(weight) if direct else nullcontext() as solvers:
-            if own_variance and not direct and self.graph.has_few_neighbors:
-                variance, first = self._by_parts(weight, entries, information, first)
+            if own_variance and has_holes and not direct and self.graph.has_few_neighbors:
+                variance, first = self._by_parts(weight, holes, entries, information, first)
             field, mean = self.fields_and_latents(
                 entries,
                 information,
@@ -204,10 +208,28 @@ class SpatialField:
                 iterations=iterations or _ITERATIONS,
                 tolerance=_TOLERANCE if own_variance or iterations else _ROUGH,
             )
-            if own_variance:
-                variance = self.posterior_variance(weight, solvers) if variance is None else variance
-                prior_variances = torch.from_numpy(self.conditional_variance(weight, variance))
+            if own_variance and holes.any():
+                variance = self.posterior_variance(weight, holes, solvers) if variance is None else variance
+                own = torch.from_numpy(self.conditional_variance(weight, variance))
+                prior_variances = torch.where(torch.from_numpy(holes), own, prior_variances)
         return latents._replace(mean=mean, field=field, prior_variance=prior_variances)
+
+    def holes(self, weight: np.ndarray) -> np.ndarray:
+        """Where other spots say much less of a factor than usual, and right beside that, bool [n, r].
+
+        These are holes in the tissue, sections in which the genes of the factor were not measured, and spots without
+        neighbours. There the variance given the other spots is far from the average, and conjugate gradients take long
+        to spread what is known.
+
+        Parameters
+        ----------
+        weight
+            Precision with which each spot's own entries determine the field of each factor [n, r].
+        """
+        around = self.graph.weights @ weight
+        inside = around < _LITTLE * around.mean(0)
+        beside = self.graph.weights @ inside.astype(np.float32) > 0
+        return inside | beside | (self.graph.degree == 0)[:, None]
 
     def _weight(self, latents: LatentPosterior) -> np.ndarray:
         """Precision with which each spot's own entries determine the field of each factor [n, r]."""
@@ -256,16 +278,26 @@ class SpatialField:
         return field, times(entries.given_field, information + entries.inverse_nugget * field)
 
     def _by_parts(
-        self, weight: np.ndarray, entries: FieldEvidence, information: Tensor, start: np.ndarray | None
+        self,
+        weight: np.ndarray,
+        holes: np.ndarray,
+        entries: FieldEvidence,
+        information: Tensor,
+        start: np.ndarray | None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Variance of the fields given all entries, and means to start from, by parts of the graph; both [n, r]."""
+        """Variance of the fields given all entries, and means to start from, by parts of the graph; both [n, r].
+
+        They are those of parts with holes; elsewhere the variance is left open.
+        """
         connected = self.graph.connected
         variance = 1 / (self.q_diagonal + weight)  # where a spot has no neighbours
         mean = np.zeros(weight.shape, np.float32) if start is None else start.copy()
         there, residual = entries.at(connected), entries.information(information)[connected].numpy()
         residual -= self._times(there, mean[connected])
         ranges, tau = self.parameters.range.double().numpy(), self._tau.astype(np.float64)
-        variance[connected], correction = by_parts(self.graph, ranges, tau, weight[connected], residual, there)
+        variance[connected], correction = by_parts(
+            self.graph, holes[connected], ranges, tau, weight[connected], residual, there
+        )
         mean[connected] += correction
         return variance, mean
 
@@ -273,7 +305,7 @@ class SpatialField:
         """Variance of each latent given all other spots, which grows into a hole in the tissue.
 
         The more a spot's own entries say, the more the average, `uncertainty`, replaces it: there, removing the spot's
-        own part from a few draws would leave mostly noise.
+        own part from a few draws would leave mostly noise. Of a spot without neighbours it is known.
 
         Parameters
         ----------
@@ -286,9 +318,14 @@ class SpatialField:
         usual = self.parameters.uncertainty.numpy()
         unsure = 1 / (1 + weight * usual) ** 2
         without_own = variance / np.maximum(1 - weight * variance, 0.25)
-        return self.parameters.nugget.numpy() + (1 - unsure) * usual + unsure * without_own
+        of_field = (1 - unsure) * usual + unsure * without_own
+        alone = self.graph.degree == 0
+        of_field[alone] = 1 / self.q_diagonal[alone]
+        return self.parameters.nugget.numpy() + of_field
 
-    def posterior_variance(self, weight: np.ndarray, solvers: Solvers | None = None) -> np.ndarray:
+    def posterior_variance(
+        self, weight: np.ndarray, holes: np.ndarray | None = None, solvers: Solvers | None = None
+    ) -> np.ndarray:
         """Variance of the field given all entries [n, r], from draws of its posterior.
 
         The noise is fixed. Factors are taken one by one, since they have no effect on each other here.
@@ -297,6 +334,8 @@ class SpatialField:
         ----------
         weight
             Precision with which a spot's own entries determine the field [n, r].
+        holes
+            Where it is wanted; a factor without any is left out. Everywhere by default.
         solvers
             What `direct_solvers` gives for them; conjugate gradients by default.
         """
@@ -304,6 +343,8 @@ class SpatialField:
         variance = 1 / (self.q_diagonal + weight)  # where a spot has no neighbours
 
         def one(factor: int, solve: Solve | None = None) -> None:
+            if holes is not None and not holes[connected, factor].any():
+                return
             field, own = self._of_factor(factor), weight[connected, factor, None]
             solve = solve or partial(field.solve, lambda values: own * values, own)
             random = np.random.default_rng(factor)

@@ -8,7 +8,7 @@ import torch
 
 import stmcdi_cli as stmcdi
 from stmcdi_cli import anndata_keys as keys
-from stmcdi_cli.model.latent import field_variance, spatial_graph
+from stmcdi_cli.model.latent import field_variance, spatial_field, spatial_graph
 from stmcdi_cli.model.latent.field_by_parts import by_parts
 from stmcdi_cli.model.latent.field_evidence import FieldEvidence
 from stmcdi_cli.model.latent.field_fit import FieldFit
@@ -100,7 +100,8 @@ def variance_by_parts(field, weight):
     ranges, tau = field.parameters.range.double().numpy(), field._tau.astype(np.float64)
     n, rank = weight.shape
     nothing = np.zeros((n, rank), np.float32), FieldEvidence(torch.eye(rank).expand(n, -1, -1), torch.ones(rank))
-    variance, correction = by_parts(field.graph, ranges, tau, weight, *nothing)
+    everywhere = np.ones(weight.shape, dtype=bool)
+    variance, correction = by_parts(field.graph, everywhere, ranges, tau, weight, *nothing)
     assert not correction.any()
     return variance
 
@@ -114,7 +115,7 @@ def test_variances_grow_into_a_hole(field, by, monkeypatch):
     distance = np.hypot(row - SIDE // 2, column - SIDE // 2)
     weight = np.repeat(np.where(distance < 5, 0.0, 4.0)[:, None], 2, axis=1).astype(np.float32)
     with field.direct_solvers(weight) if by == "factors" else nullcontext() as solvers:
-        variance = variance_by_parts(field, weight) if "part" in by else field.posterior_variance(weight, solvers)
+        variance = variance_by_parts(field, weight) if "part" in by else field.posterior_variance(weight, solvers=solvers)
     found = field.conditional_variance(weight, variance)
     for factor in range(2):
         exact = np.diag(np.linalg.inv(np.linalg.inv(covariance(field, factor)) + np.diag(weight[:, factor])))
@@ -141,7 +142,7 @@ def test_variances_by_parts_are_exact_in_a_hole(monkeypatch):
     weight = np.where(hidden, 0.0, 1.0)[:, None].astype(np.float32)
     assert sum(hidden[part.spots[part.own]].any() for part in graph.parts) > 1
     with field.direct_solvers(weight) as solvers:
-        exact = field.posterior_variance(weight, solvers)[:, 0]
+        exact = field.posterior_variance(weight, solvers=solvers)[:, 0]
     ratio = variance_by_parts(field, weight)[:, 0] / exact
     assert ratio[hidden].mean() == pytest.approx(1, abs=0.05) and ratio[~hidden].mean() == pytest.approx(1, abs=0.03)
     assert ratio.std() < 0.15  # of two times 400 draws: 0.1
@@ -222,7 +223,7 @@ def test_graphs_that_people_have():
         entries = FieldEvidence(0.1 * one[..., None], 1 / field.parameters.nugget)
         assert all(torch.isfinite(part).all() for part in field.fields_and_latents(entries, one))
         with field.direct_solvers(one.numpy()) as solvers:
-            variance = field.posterior_variance(one.numpy(), solvers)
+            variance = field.posterior_variance(one.numpy(), solvers=solvers)
         assert np.isfinite(field.conditional_variance(one.numpy(), variance)).all()
 
 
@@ -284,6 +285,58 @@ def test_factors_and_iterations_give_the_same_posterior(monkeypatch):
         exact, *others = (getattr(latents, name) for latents in found)
         for other in others:
             torch.testing.assert_close(other, exact, rtol=0.02, atol=0.01)
+
+
+@pytest.mark.parametrize("by", ["factors", "parts", "conjugate gradients"])
+def test_only_holes_have_variances_of_their_own(by, monkeypatch):
+    """Of the factor whose entries are missing there; elsewhere the variance is the average, without noise of draws."""
+    monkeypatch.setattr(spatial_graph, "_MOST_WALKS", 10**9 if by == "factors" else 0)
+    monkeypatch.setattr(spatial_graph, "_WALKS_EACH", 100 if by == "parts" else 0)
+    monkeypatch.setattr(spatial_graph, "_PART_SPOTS", 100)
+    monkeypatch.setattr(spatial_graph, "_SURROUNDINGS", 3)
+    graph = SpatialGraph(sp.block_diag([grid(), sp.csr_matrix((2, 2))], format="csr"))
+    field = SpatialField(graph, parameters(graph, (8.0, 8.0)))
+    usual = field.parameters.conditional_variance
+    row, column = np.divmod(np.arange(N), SIDE)
+    distance = np.append(np.hypot(row - SIDE // 2, column - SIDE // 2), [99, 99])
+    seen = np.ones((N + 2, 2))
+    seen[distance < 5, 1] = 0  # genes of the second factor alone
+    precision = torch.from_numpy(4 * seen).float().diag_embed()
+    information = torch.from_numpy(seen).float()
+
+    def prior_variance():
+        return field.posterior(
+            lambda spots: (precision[spots], information[spots]), N + 2, own_variance=True
+        ).prior_variance
+
+    found = prior_variance()
+    assert (found[:N, 0] == usual[0]).all()
+    far = distance > 7
+    assert (found[:N][far[:N], 1] == usual[1]).all()
+    assert found[distance < 3, 1].mean() > 1.3 * usual[1]
+    whole = field.parameters.variance + field.parameters.nugget
+    torch.testing.assert_close(found[N:], whole.expand(2, -1), rtol=0.1, atol=0)  # without neighbours
+    precision[:] = 4 * torch.eye(2)
+    monkeypatch.setattr(SpatialField, "direct_solvers", None)  # without holes there is nothing to factorise
+    monkeypatch.setattr(spatial_field, "by_parts", None)
+    assert (prior_variance()[:N] == usual).all()
+
+
+@pytest.mark.parametrize("holes", [0.2, 0.6])
+def test_missing_spots_are_holes_where_many_lie_together(holes):
+    """Single missing spots are none: their neighbours say as much as those of others. Shallow spots are not missing."""
+    random = np.random.default_rng(0)
+    field = SpatialField(SpatialGraph(grid()), parameters(SpatialGraph(grid())))
+    row, column = np.divmod(np.arange(N), SIDE)
+    weight = random.gamma(2, 0.5, size=(N, 1)).astype(np.float32)  # depth differs from spot to spot
+    assert not field.holes(weight).any()
+    single = weight.copy()
+    single[(row % 3 == 1) & (column % 3 == 1)] = 0
+    assert not field.holes(single).any()
+    hidden = row < holes * SIDE
+    found = field.holes(np.where(hidden[:, None], 0, weight))[:, 0]
+    assert found[row < holes * SIDE - 1].all() and not found[row > holes * SIDE + 2].any()
+    assert not field.holes(np.zeros_like(weight)).any()  # nothing is known: the average is the prior's
 
 
 def test_means_reach_into_a_large_hole_of_a_large_tissue(monkeypatch):
