@@ -115,7 +115,9 @@ def test_variances_grow_into_a_hole(field, by, monkeypatch):
     distance = np.hypot(row - SIDE // 2, column - SIDE // 2)
     weight = np.repeat(np.where(distance < 5, 0.0, 4.0)[:, None], 2, axis=1).astype(np.float32)
     with field.direct_solvers(weight) if by == "factors" else nullcontext() as solvers:
-        variance = variance_by_parts(field, weight) if "part" in by else field.posterior_variance(weight, solvers=solvers)
+        variance = (
+            variance_by_parts(field, weight) if "part" in by else field.posterior_variance(weight, solvers=solvers)
+        )
     found = field.conditional_variance(weight, variance)
     for factor in range(2):
         exact = np.diag(np.linalg.inv(np.linalg.inv(covariance(field, factor)) + np.diag(weight[:, factor])))
