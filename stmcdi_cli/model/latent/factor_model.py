@@ -40,7 +40,7 @@ from stmcdi_cli.model.latent.gaussian import (
     with_constant,
 )
 from stmcdi_cli.model.latent.responses import Responses
-from stmcdi_cli.model.latent.singular_vectors import singular_vectors
+from stmcdi_cli.model.latent.singular_vectors import singular_vectors, smoothest_first
 from stmcdi_cli.model.latent.spatial_field import FieldParameters, SpatialField
 from stmcdi_cli.model.latent.spatial_graph import SpatialGraph
 from stmcdi_cli.model.tissue import Tissue
@@ -247,7 +247,7 @@ class SpatialFactorModel:
         return state["sweep"], latents, at
 
     def _first_latents(self, responses: Responses, tissue: Tissue, seed: int) -> LatentPosterior:
-        """Leading singular vectors of the weighted responses, with unit variance."""
+        """Leading singular vectors of the weighted responses, rotated to smooth ones and others, with unit variance."""
         self.loadings = torch.zeros(tissue.n_genes, self.rank + 1)
         self.loadings_cov = torch.zeros(tissue.n_genes, self.rank + 1, self.rank + 1)
         self.psi = torch.ones(tissue.n_genes)
@@ -258,7 +258,8 @@ class SpatialFactorModel:
             size = weight.sqrt()
             return (weighted / torch.where(size > 0, size, 1)).clamp(-6, 6)  # an unusual count must not make a factor
 
-        mean = singular_vectors(standard, tissue.n_spots, tissue.n_genes, self.rank, seed) * np.sqrt(tissue.n_spots)
+        vectors = singular_vectors(standard, tissue.n_spots, tissue.n_genes, self.rank, seed)
+        mean = smoothest_first(vectors, self.graph.weights) * np.sqrt(tissue.n_spots)
         packed = torch.zeros(tissue.n_spots, self.rank * (self.rank + 1) // 2)
         return LatentPosterior(mean, packed, torch.zeros_like(mean), torch.zeros_like(mean))
 
