@@ -139,8 +139,9 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_any_scale_trains_and_imputes(counts, tmp_path, kind):
+def test_any_scale_trains_and_imputes(tmp_path, kind):
     options, scale = KINDS[kind]
+    counts = stmcdi.simulate(n_spots=300, n_genes=60, depth=300, seed=3)  # of raw counts, fewer say little of the skill
     masked, truth = prepared(unlike_counts(counts) if kind == "other" else counts, **options)
     model = train(masked, tmp_path / "model")
     assert model.config["scale"] == scale
@@ -149,7 +150,7 @@ def test_any_scale_trains_and_imputes(counts, tmp_path, kind):
         for name in ("imputed", "imputed_sd", "imputed_median", "imputed_q05", "imputed_q95"):
             values = dense(result.layers[name])
             assert np.isfinite(values).all() and values.min() >= 0, (target, name)
-        assert stmcdi.evaluate(result, truth)["skill"] > 0.1
+        assert stmcdi.evaluate(result, truth)["skill"] > 0.25
 
 
 def test_a_panel_of_dense_values_trains_as_a_sparse_one(masked, tmp_path):
