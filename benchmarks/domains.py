@@ -2,6 +2,7 @@
 
 Nothing is hidden. Clusters are those of k-means on up to 15 principal components, as many as there are labels; the
 figure is the adjusted Rand index, the mean over five seeds of k-means. Prints a line for each thing clustered on.
+Any other file of counts: ``--cases FILE.h5ad:COLUMN``, with the column of ``obs`` that has its labels.
 """
 
 import argparse
@@ -26,28 +27,29 @@ LABELS = {"heart_dev_8sections": "region", "starmap_visual_cortex": "cluster_nam
 """Annotated tissues, and the column of ``obs`` with the annotation: domains of the tissue, and types of its cells."""
 SEEDS = range(5)
 COMPONENTS = 15
-FEW = 5
-"""Columns of the smooth latents that the docs advise for domains."""
+NO_LABEL = ("nan", "NA", "")
+"""Spots without an annotation, also where a file has that as text."""
 PEERS = ("stagate", "graphst", "magic-20")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", nargs="+", choices=list(LABELS), default=list(LABELS))
+    parser.add_argument("--cases", nargs="+", default=list(LABELS), metavar="NAME|FILE:COLUMN")
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=PEERS)
     options = parser.parse_args()
     for case in options.cases:
-        for label, index in agreement(case, options.peers):
-            print(case, label, f"{index:.3f}", sep="\t", flush=True)
+        file, _, column = case.rpartition(":")
+        path = Path(file) if file else cells.SHARED / "data" / f"{case}.h5ad"
+        for label, index in agreement(ad.read_h5ad(path), LABELS.get(case, column), options.peers):
+            print(path.stem, label, f"{index:.3f}", sep="\t", flush=True)
 
 
-def agreement(case: str, peers: list[str]) -> Iterator[tuple[str, float]]:
-    """Yield what is clustered on, and how well its clusters agree with the annotation of a tissue."""
-    adata = ad.read_h5ad(cells.SHARED / "data" / f"{case}.h5ad")
+def agreement(adata: ad.AnnData, column: str, peers: list[str]) -> Iterator[tuple[str, float]]:
+    """Yield what is clustered on, and how well its clusters agree with the labels in a column of ``obs``."""
     adata = stmcdi.select_hvg(stmcdi.normalize(adata))
     adata = stmcdi.build_graph(adata, section_key="section" if "section" in adata.obs else None)
-    labels = adata.obs[LABELS[case]].astype(str).to_numpy()
-    known = labels != "nan"  # also where a file has it as text
+    labels = adata.obs[column].astype(str).to_numpy()
+    known = ~np.isin(labels, NO_LABEL)
 
     def index(values: np.ndarray) -> float:
         few = values if values.shape[1] <= COMPONENTS else PCA(COMPONENTS, random_state=0).fit_transform(values)
@@ -65,7 +67,6 @@ def agreement(case: str, peers: list[str]) -> Iterator[tuple[str, float]]:
         yield "`impute --target all`", index(dense(imputed.layers[keys.IMPUTED]))
         yield "`obsm['X_stmcdi']`", index(imputed.obsm[keys.LATENTS])
         yield "`obsm['X_stmcdi_spatial']`", index(imputed.obsm[keys.SMOOTH_LATENTS])
-        yield f"the same, {FEW} columns", index(imputed.obsm[keys.SMOOTH_LATENTS][:, :FEW])
         masked, output, log = (Path(scratch) / name for name in ("masked.h5ad", "imputed.h5ad", "log"))
         adata.layers[keys.MISSING] = sp.csr_matrix(adata.shape, dtype=bool)
         write_h5ad(adata, masked)
@@ -73,7 +74,7 @@ def agreement(case: str, peers: list[str]) -> Iterator[tuple[str, float]]:
             folder, *more = methods.PACKAGES[peer].command.split()
             python = methods.environment(methods.PEERS / folder, log)
             command = [python, methods.PEERS / folder / "run.py", masked, output, *more]
-            methods.measure(command, log, methods.Limits(timeout=1800, threads=2))
+            methods.measure(command, log, methods.Limits(timeout=7200, threads=2))
             result = ad.read_h5ad(output)
             own = result.obsm.get("embedding")  # what it means to be clustered on
             label = methods.PACKAGES[peer].label

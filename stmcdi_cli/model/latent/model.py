@@ -27,7 +27,7 @@ from stmcdi_cli.model.diffusion.schedule import Schedule
 from stmcdi_cli.model.latent.blocks import BLOCK
 from stmcdi_cli.model.latent.count_moments import DISPERSIONS
 from stmcdi_cli.model.latent.diffusion import LatentDiffusion
-from stmcdi_cli.model.latent.embedding import principal_coordinates
+from stmcdi_cli.model.latent.embedding import principal_coordinates, standardised_loadings
 from stmcdi_cli.model.latent.factor_model import SpatialFactorModel
 from stmcdi_cli.model.latent.gaussian import LatentPosterior
 from stmcdi_cli.model.latent.left_out import LeftOut, expected_correlation
@@ -276,7 +276,7 @@ class LatentModel(ImputationModel):
     def embedding(self) -> dict[str, np.ndarray]:
         """Latents of the first branch that gives a share of the draws, and their smooth parts."""
         _, branch = self._drawing()[0]
-        latents, loadings = branch.encoded(), branch.encoder.loadings[:, :-1]
+        latents, loadings = branch.encoded(), standardised_loadings(branch.encoder)
         return {
             keys.LATENTS: principal_coordinates(latents.mean, loadings),
             keys.SMOOTH_LATENTS: principal_coordinates(latents.field, loadings),
