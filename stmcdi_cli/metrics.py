@@ -74,6 +74,10 @@ def pinball(quantiles: dict[float, np.ndarray], truth: np.ndarray) -> float:
     return float(np.mean(pinball_each(quantiles, truth)))
 
 
+_ENOUGH = 10
+"""Hidden values above 0 that tell whether a file holds them."""
+
+
 class Comparison:
     """Imputed values beside the hidden ones. Both files, on disk or in memory, are read a few spots at a time.
 
@@ -83,6 +87,8 @@ class Comparison:
     ----------
     unmeasured
         Genes without a visible value that were left without an imputed one, bool [G]; they are not compared.
+    not_asked
+        Genes that `impute` was not asked to fill, bool [G]; they are not compared.
     """
 
     def __init__(self, imputed: "AnnData", truth: "AnnData", layer: str, spots: np.ndarray | None = None) -> None:
@@ -92,8 +98,29 @@ class Comparison:
         names = {name: f"{layer}_{name}" for name in ("sd", "median", "q05", "q95")}
         self.layers = {name: as_row_major(imputed.layers[key]) for name, key in names.items() if key in imputed.layers}
         self.values = as_row_major(imputed.layers[layer])
-        self.unmeasured = self._unmeasured()
+        self.unmeasured, self.not_asked = self._unmeasured(), self._not_asked()
+        self._refuse_seen()
         self._find_means()
+
+    def _not_asked(self) -> np.ndarray:
+        asked = parameters_of(self.imputed, "impute").get("genes")
+        if asked is None or self.layer != keys.IMPUTED or record_of(self.imputed, "baseline"):
+            return np.zeros(self.imputed.n_vars, dtype=bool)
+        return ~self.imputed.var_names.isin(asked)
+
+    def _refuse_seen(self) -> None:
+        """Refuse a file that holds the hidden values in X: what was made from it may have seen them."""
+        x = as_row_major(self.imputed.X)
+        for rows, mask, values in self.rows():
+            truth = values_at(values, mask)
+            found = values_at(self._chosen(to_csr(read_rows(x, rows), np.float64), rows), mask)[truth > 0]
+            if found.size >= _ENOUGH:
+                if np.isclose(found, truth[truth > 0], rtol=1e-4).mean() > 0.5:
+                    raise InputError(
+                        "expected no hidden values in the imputed file, found them in X, where the method may have "
+                        "seen them; impute the first output of hold-out"
+                    )
+                return
 
     def _unmeasured(self) -> np.ndarray:
         first = read_rows(self.values, slice(0, 1))
@@ -111,8 +138,9 @@ class Comparison:
         for rows in row_chunks(self.truth.shape):
             if self.spots is None or self.spots[rows].any():
                 mask = self._of_genes(missing_mask(self.truth, rows))
-                if self.unmeasured.any():
-                    mask = to_csr(mask.multiply(~self.unmeasured), bool)
+                without = self.unmeasured | self.not_asked
+                if without.any():
+                    mask = to_csr(mask.multiply(~without), bool)
                 values = self._of_genes(to_csr(read_rows(self.x, rows), np.float64))
                 values = _on_scale_of(self.imputed, self.truth, values, rows)
                 yield rows, self._chosen(mask, rows), self._chosen(values, rows)

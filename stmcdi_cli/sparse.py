@@ -60,6 +60,8 @@ def read_rows(matrix: Any, rows: slice) -> Any:
 
 
 def _csr_rows(group: Any, shape: tuple[int, int], rows: slice) -> sp.csr_matrix:
+    if group.attrs["encoding-type"] == "csc_matrix":
+        raise ValueError("stored by columns (CSC), where rows are needed")
     start, stop, _ = rows.indices(shape[0])
     indptr = group["indptr"][start : stop + 1].astype(np.int64)
     length = np.diff(indptr)

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 MAX_COORDINATE = 1e100
 """Coordinates must be smaller than this, so that products of distances stay finite."""
 
-SECTION_NAMES = (keys.SECTION, "section", "section_id", "library_id", "sample", "sample_id", "slide", "slice", "fov")
+SECTION_NAMES = (
+    *(keys.SECTION, "section", "section_id", "library_id", "sample", "sample_id", "slide", "slice", "fov"),
+    *("batch", "orig.ident"),
+)
 """Columns of ``obs`` that are suggested as ``--section-key``; the first that has several values is."""
 
 PARAMETER_TYPES: dict[str, type | tuple[type, ...]] = {
@@ -268,7 +271,7 @@ def _check_columns(obs: pd.DataFrame) -> None:
         if bad.any():
             raise InputError(
                 f"expected positive numbers in obs['{keys.SIZE_FACTOR}'], found others at {int(bad.sum())} spots; "
-                "remove the column or run normalize on raw counts"
+                f"remove the column (del adata.obs['{keys.SIZE_FACTOR}']); normalize makes it anew"
             )
     if keys.EMPTY_SPOT in obs and not (
         pd.api.types.is_bool_dtype(obs[keys.EMPTY_SPOT]) and obs[keys.EMPTY_SPOT].notna().all()

@@ -1,6 +1,6 @@
 """``--config FILE``: options from a YAML file."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,12 @@ def _set_defaults(ctx: click.Context, path: Path) -> None:
     ctx.default_map = {here[name]: value for name, value in settings.items()}
 
 
+def _near(name: str, known: Iterable[str]) -> str:
+    """Say how an option is written here that is a flag with "no-" on the command line, or name the nearest one."""
+    flag = name.removeprefix("no-")
+    return f"; write {flag}: false" if flag != name and flag in known else hint(name, list(known))
+
+
 def _general_and_parts(
     content: Mapping[Any, Any], known: Mapping[str, Mapping[str, str]], path: Path
 ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
@@ -78,10 +84,10 @@ def _general_and_parts(
             part = parts.setdefault(name, {})
             for inner, inner_value in value.items():
                 if _option(inner) not in known[name]:
-                    raise InputError(f"{path}: {name} has no option {inner}{hint(_option(inner), known[name])}")
+                    raise InputError(f"{path}: {name} has no option {inner}{_near(_option(inner), known[name])}")
                 _add(part, inner, inner_value, path)
         elif name not in everywhere:
-            raise InputError(f"{path}: no step has an option {key}{hint(name, [*everywhere, *known])}")
+            raise InputError(f"{path}: no step has an option {key}{_near(name, [*everywhere, *known])}")
         else:
             _add(general, key, value, path)
     return general, parts

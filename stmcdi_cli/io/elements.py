@@ -207,4 +207,5 @@ def _plain(value: Any) -> Any:
 
 
 def _is_text(values: Any) -> bool:
-    return pd.api.types.infer_dtype(values) in ("string", "empty")
+    # As an array of objects: pandas 2.3 does not look into its own wrapper of one, in which names with None come.
+    return pd.api.types.infer_dtype(np.asarray(values, dtype=object)) in ("string", "empty")

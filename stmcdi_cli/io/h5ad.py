@@ -14,7 +14,7 @@ from stmcdi_cli import resources, validation
 from stmcdi_cli.errors import InputError, in_file
 from stmcdi_cli.io import elements, safety
 from stmcdi_cli.io.output import atomic_files, writing
-from stmcdi_cli.sparse import layers_of
+from stmcdi_cli.sparse import as_row_major, layers_of
 
 if TYPE_CHECKING:
     import h5py
@@ -208,6 +208,8 @@ def open_h5ad(path: str | os.PathLike[str]) -> "Iterator[AnnData]":
             adata = _read(file, _on_disk) if _is_encoded(file) else read_h5ad(path)
         with in_file(path):
             validation.check(adata)
+            if keys.MISSING in adata.layers:  # every step reads it, by rows
+                adata.layers[keys.MISSING] = as_row_major(adata.layers[keys.MISSING])
         resources.check(str(path))
         yield adata
 

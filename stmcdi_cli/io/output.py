@@ -209,7 +209,7 @@ def check_output(output: str | os.PathLike[str], *inputs: str | os.PathLike[str]
     output = Path(output)
     for other in inputs:
         if os.path.realpath(output) == os.path.realpath(other):
-            raise InputError(f"{output}: the output is also an input; give the output another name")
+            raise InputError(f"{output}: the output is also an input, or another output; give the output another name")
     if output.is_dir():
         raise InputError(f"{output}: is a folder; name a file in it")
     if output.exists() and not output.is_file():

@@ -11,7 +11,7 @@ import numpy as np
 
 from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import validation
-from stmcdi_cli.errors import InputError, one_line
+from stmcdi_cli.errors import InputError, in_file, one_line
 from stmcdi_cli.io.h5ad import shallow_copy
 from stmcdi_cli.io.text import read_text, read_yaml
 from stmcdi_cli.provenance import parameters_of
@@ -203,12 +203,16 @@ def _measure(found: Findings, truth: "AnnData", baseline: "Sequence[AnnData]") -
     found.genes["n_hidden"] = per_gene["n_hidden"]
 
     with_mean = shallow_copy(adata)
-    with_mean.layers["gene mean"] = np.broadcast_to(np.where(hidden.unmeasured, np.nan, hidden.guess), adata.shape)
+    with_mean.layers["gene mean"] = np.broadcast_to(
+        np.where(hidden.unmeasured | hidden.not_asked, np.nan, hidden.guess), adata.shape
+    )
     found.methods.append(("each gene's mean", metrics_of(with_mean, "gene mean")))
     for k, other in enumerate(baseline, start=1):
         name = parameters_of(other, "baseline").get("method")
         if name is None or str(name) != "gene-mean":
-            found.methods.append((str(name or f"baseline {k}"), metrics_of(other)))
+            name = str(name or f"baseline {k}")
+            with in_file(f"baseline {name}"):
+                found.methods.append((name, metrics_of(other)))
 
     found.calibration = _calibrate(hidden)
     if len(found.section_names) > 1:

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 def evaluate(imputed: "AnnData", truth: "AnnData", *, layer: str = keys.IMPUTED) -> dict[str, float | int | None]:
     """Compare imputed values with the true ones, at the hidden entries alone.
 
-    Genes without any visible value, which were left without an imputed one (NaN), take no part.
+    Genes without any visible value, which were left without an imputed one (NaN), take no part, nor do those that
+    `impute` was not asked to fill.
     Where values were hidden before ``normalize`` (so that the truth holds counts), the truth is first scaled as the
     imputed file was: divided by its size factors, then log(1 + x).
 
@@ -43,7 +44,8 @@ def evaluate(imputed: "AnnData", truth: "AnnData", *, layer: str = keys.IMPUTED)
     Raises
     ------
     InputError
-        Spots or genes do not match, a layer is absent, or a hidden entry has no finite imputed value.
+        Spots or genes do not match, a layer is absent, a hidden entry has no finite imputed value, or ``X`` of the
+        imputed file holds the hidden values.
     """
     return overall_metrics(_compared(imputed, truth, layer).sums())
 
@@ -78,6 +80,7 @@ def _compared(imputed: "AnnData", truth: "AnnData", layer: str) -> Comparison:
     reasons = {
         "not in the imputed file": truth.n_vars - int((compared.column >= 0).sum()),
         "without any visible value": int(compared.unmeasured.sum()),
+        "that impute was not asked to fill": int((compared.not_asked & ~compared.unmeasured).sum()),
     }
     log_left_out("evaluate", "genes", truth.n_vars, reasons)
     return compared

@@ -80,6 +80,7 @@ def join(
         part.obs[keys.SAMPLE] = name
         part.obs[keys.SECTION] = name if key is None else name + ":" + tissue.obs[key].astype(str)
         parts[name] = part
+    _make_alike(parts)
     if genes == "union":
         var, columns = _union(tissues, names)
         joined = shallow_copy(_concatenated(parts), var=var, varm={}, varp={})
@@ -165,6 +166,47 @@ def _take_images(images: dict[str, Any], part: "AnnData", name: str) -> None:
             part.obs[column] = part.obs[column].astype(str).replace(renamed).astype("category")
 
 
+def _make_alike(parts: "Mapping[str, AnnData]") -> None:
+    """Make tables in ``obsm`` arrays and columns of ``obs`` texts where tissues differ in that; say what is cut.
+
+    What cannot be made alike is taken from one of the parts, so that the result is without it.
+    """
+    first, *others = parts.values()
+    for key in [key for key in first.obsm if all(key in part.obsm for part in others)]:
+        values = [part.obsm[key] for part in parts.values()]
+        columns = {tuple(value) for value in values if isinstance(value, pd.DataFrame)}
+        if key == keys.SPATIAL or not all(isinstance(value, pd.DataFrame) for value in values):
+            if not all(_is_numeric(value) for value in values):
+                del first.obsm[key]
+                continue
+            for part in parts.values():
+                if isinstance(part.obsm[key], pd.DataFrame):
+                    part.obsm[key] = part.obsm[key].to_numpy()
+        elif len(columns) > 1 and not set.intersection(*map(set, columns)):
+            del first.obsm[key]
+            continue
+        widths = [value.shape[1] for value in values]
+        if len(set(widths)) > 1:
+            logger.info(
+                "join: obsm['%s'] has %s columns in the tissues; those that all have are kept",
+                key,
+                ", ".join(map(str, widths)),
+            )
+    for column in [column for column in first.obs if all(column in part.obs for part in others)]:
+        numeric = {pd.api.types.is_numeric_dtype(part.obs[column].dtype) for part in parts.values()}
+        if len(numeric) > 1:
+            logger.info("join: obs['%s'] is a number in some tissues and not in others: text in the result", column)
+            for part in parts.values():
+                known = part.obs[column].notna()
+                part.obs[column] = part.obs[column].astype(str).where(known).astype("category")
+
+
+def _is_numeric(value: Any) -> bool:
+    """Whether all of a table or array is numbers."""
+    kinds = value.dtypes if isinstance(value, pd.DataFrame) else [getattr(value, "dtype", object)]
+    return all(pd.api.types.is_numeric_dtype(kind) for kind in kinds)
+
+
 def _equal(one: Any, other: Any) -> bool:
     """Whether two entries of ``uns`` are the same."""
     if isinstance(one, Mapping) and isinstance(other, Mapping):
@@ -187,9 +229,13 @@ def _log_left_out(parts: "Mapping[str, AnnData]", tissues: "Sequence[AnnData]", 
 
 
 def _concatenated(parts: "dict[str, AnnData]") -> "AnnData":
+    """Put tables together. Of ``uns``, values that are the same in all stay, but not what a tool found for a tissue."""
     import anndata
 
-    return anndata.concat(parts, join="inner", merge="same", index_unique="-")
+    joined = anndata.concat(parts, join="inner", merge="same", uns_merge="same", index_unique="-")
+    for key in [key for key, value in joined.uns.items() if isinstance(value, Mapping)]:
+        del joined.uns[key]
+    return joined
 
 
 def _empty_raw(tissue: "AnnData") -> "AnnData":

@@ -118,9 +118,8 @@ def run(
     )
     # `add_reference` puts the counts in X
     normalized = normalize(together, layer=layer if reference is None else None, skip=skip, round=round)
-    selected = select_hvg(
-        normalized, n_genes=n_genes, min_spots=min_spots, genes=genes, ignore_missing_genes=ignore_missing_genes
-    )
+    ignore = ignore_missing_genes or trained is not None  # impute says which genes of a model are not there
+    selected = select_hvg(normalized, n_genes=n_genes, min_spots=min_spots, genes=genes, ignore_missing_genes=ignore)
     prepared = build_graph(selected, n_neighbors=n_neighbors, section_key=section_key)
     prepared, truth = hold_out(prepared, fraction=fraction, seed=seed) if fraction > 0 else (prepared, None)
     if trained is None:

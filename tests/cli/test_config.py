@@ -36,6 +36,8 @@ def test_the_steps_own_section_wins_over_the_top(cli, config, tmp_path):
     ("text", "said"),
     [
         ("sed: 1\n", "no step has an option sed; did you mean seed?"),
+        ("no-log: true\n", "no step has an option no-log; write log: false"),
+        ("simulate:\n  no-rates: true\n", "simulate has no option no-rates; write rates: false"),
         ("simulate:\n  n-spot: 1\n", "simulate has no option n-spot; did you mean n-spots?"),
         ("- seed\n", "expected options with values, found list"),
         ("seed: [\n", "cannot be read as YAML"),

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from stmcdi_cli.errors import InputError
 from stmcdi_cli.reporting.page import _environment, page
 from stmcdi_cli.reporting.sections import tissue
 from stmcdi_cli.reporting.sections.genes import genes
@@ -109,3 +110,10 @@ def test_only_the_report_waits_for_matplotlib_and_jinja2():
     code = "import sys, stmcdi_cli.cli, stmcdi_cli.steps.report; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"matplotlib", "jinja2", "PIL"} & set(loaded)
+
+
+def test_a_baseline_that_saw_the_hidden_values_is_refused(imputed_run):
+    leaky = imputed_run.imputed.copy()
+    leaky.X, leaky.uns["stmcdi"] = imputed_run.truth.X, {"baseline": {"version": "1", "parameters": {"method": "idw"}}}
+    with pytest.raises(InputError, match="baseline idw: expected no hidden values"):
+        gather(imputed_run.imputed, truth=imputed_run.truth, baseline=[leaky])

@@ -286,3 +286,13 @@ def test_repeated_genes_and_unknown_ones(panel, cells, h5ad, refused, tmp_path):
     assert "cells.h5ad: expected unique gene names, found g39 more than once" in refused("add-reference", *files)
     with pytest.raises(InputError, match="either `n_genes` or `genes`"):
         stmcdi.add_reference(panel, cells, genes=["g30"], n_genes=3)
+
+
+@pytest.mark.parametrize("where", ["var", "obs"])
+def test_texts_of_one_side_alone_are_kept(panel, cells, cli, h5ad, tmp_path, where):
+    """As `import` writes identifiers: all different, so that h5ad holds them as texts and not as categories."""
+    table = getattr(panel, where)
+    table["gene_ids"] = [f"ENSG{i:011d}" for i in range(len(table))]
+    assert cli("add-reference", h5ad(panel, "p.h5ad"), h5ad(cells, "r.h5ad"), tmp_path / "o.h5ad").exit_code == 0
+    kept = getattr(ad.read_h5ad(tmp_path / "o.h5ad"), where)["gene_ids"]
+    assert kept[: len(table)].tolist() == table["gene_ids"].tolist() and kept[len(table) :].isna().all()

@@ -12,6 +12,7 @@ from helpers import dense
 import stmcdi_cli as stmcdi
 from stmcdi_cli import metrics
 from stmcdi_cli.errors import InputError
+from stmcdi_cli.steps.evaluate import evaluate_genes
 
 
 def imputed_like(masked, truth, noise=0.3, seed=0):
@@ -185,3 +186,28 @@ def test_files_that_do_not_belong_together_are_refused(pair):
     with_nan.layers["imputed"] = np.full(imputed.shape, np.nan)
     with pytest.raises(InputError, match="NaN or infinite"):
         stmcdi.evaluate(with_nan, truth)
+
+
+def test_genes_that_impute_was_not_asked_for_take_no_part(pair, caplog):
+    imputed, truth = (each.copy() for each in pair)
+    asked = list(truth.var_names[:5])
+    imputed.layers["imputed"][:, 5:] = 0
+    imputed.uns["stmcdi"] = {**imputed.uns["stmcdi"], "impute": {"version": "1", "parameters": {"genes": asked}}}
+    with caplog.at_level("INFO"):
+        found = stmcdi.evaluate(imputed, truth)
+    assert found["n_genes"] == 5 and found["n_hidden"] == dense(truth.layers["missing"])[:, :5].sum()
+    assert found == pytest.approx(stmcdi.evaluate(pair[0][:, :5].copy(), truth[:, :5].copy()))
+    assert f"{truth.n_vars - 5} that impute was not asked to fill" in caplog.text
+    per_gene = evaluate_genes(imputed, truth)
+    assert (per_gene["n_hidden"][5:] == 0).all() and (per_gene["n_hidden"][:5] > 0).any()
+
+
+def test_a_file_that_holds_the_hidden_values_is_refused(pair):
+    imputed, truth = pair
+    seen = imputed.copy()
+    seen.X = truth.X
+    with pytest.raises(InputError, match="found them in X.*impute the first output of hold-out"):
+        stmcdi.evaluate(seen, truth)
+    filled = imputed.copy()
+    filled.X = imputed.layers["imputed"]  # as other tools write it
+    assert stmcdi.evaluate(filled, truth) == stmcdi.evaluate(imputed, truth)

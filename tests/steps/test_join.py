@@ -1,5 +1,6 @@
 import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
 from helpers import dense, make_raw, same
@@ -152,3 +153,38 @@ def test_entries_without_a_value_stay_so_where_only_one_tissue_has_any(two):
     joined = stmcdi.join(two)
     np.testing.assert_array_equal(dense(joined.layers["missing"])[:30], missing[:, 5:])
     assert not dense(joined.layers["missing"])[30:].any()
+
+
+def test_coordinates_as_tables_of_other_columns(two, cli, h5ad, tmp_path):
+    for columns in (None, ["imagecol", "imagerow"]):
+        tissues = [tissue.copy() for tissue in two]
+        tables = [
+            pd.DataFrame(t.obsm["spatial"], t.obs_names, names)
+            for t, names in zip(two, (["x", "y"], columns), strict=True)
+        ]
+        tissues[0].obsm["spatial"] = tables[0]
+        if columns:
+            tissues[1].obsm["spatial"] = tables[1]
+        files = [h5ad(tissue, f"{name}.h5ad") for name, tissue in zip("ab", tissues, strict=True)]
+        assert cli("join", *files, tmp_path / "out.h5ad").exit_code == 0
+        joined = ad.read_h5ad(tmp_path / "out.h5ad")
+        np.testing.assert_array_equal(joined.obsm["spatial"], np.concatenate([t.obsm["spatial"] for t in two]))
+
+
+def test_what_is_cut_or_turned_is_said(two, caplog):
+    for n, tissue in zip((30, 10), two, strict=True):
+        tissue.obsm["X_pca"] = np.ones((tissue.n_obs, n))
+        tissue.obsm["note"] = np.full((tissue.n_obs, 1), "a")
+        tissue.uns.update(clust_colors=["red", "blue"], neighbors={"params": 1})
+    two[0].obs["cluster"], two[1].obs["cluster"] = 1, pd.Categorical(["a"] * 20)
+    two[1].obsm["note"] = pd.DataFrame({"note": ["a"] * 20}, two[1].obs_names)
+    with caplog.at_level("INFO"):
+        joined = stmcdi.join(two)
+    assert joined.obsm["X_pca"].shape == (50, 10) and "obsm['X_pca'] has 30, 10 columns" in caplog.text
+    assert (
+        joined.obs["cluster"].tolist() == ["1"] * 30 + ["a"] * 20
+        and "obs['cluster'] is a number in some" in caplog.text
+    )
+    assert list(joined.uns["clust_colors"]) == ["red", "blue"] and "clust_colors" not in caplog.text
+    assert set(joined.uns) == {"clust_colors", "stmcdi"} and "uns['neighbors']" in caplog.text
+    assert "note" not in joined.obsm and "obsm['note']" in caplog.text

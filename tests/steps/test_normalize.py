@@ -196,3 +196,22 @@ def test_fractions_are_fine_with_skip_but_negatives_are_not(h5ad, cli, refused, 
     fractions = h5ad(broken(BAD["fractions"][0]), "fractions.h5ad")
     assert cli("normalize", fractions, tmp_path / "out.h5ad", "--skip").exit_code == 0
     refused("normalize", h5ad(broken(BAD["negative"][0])), tmp_path / "other.h5ad", "--skip")
+
+
+@pytest.mark.parametrize("step", ["normalize", "join", "hold-out"])
+@pytest.mark.parametrize("shape", [(20, 60), (60, 20)])
+def test_a_mask_stored_by_columns_marks_the_same_entries(cli, h5ad, tmp_path, shape, step):
+    """As rows, its numbers would fit where there are more genes than spots, and mark other entries."""
+    found = []
+    mask = np.zeros(shape, bool)
+    mask[:15, 3] = True
+    for kind in (sp.csr_matrix, sp.csc_matrix):
+        marked = make_raw(*shape, seed=1)
+        marked.layers["missing"] = kind(mask)
+        name, output = kind.__name__, tmp_path / f"{kind.__name__}-out.h5ad"
+        more = [tmp_path / f"{name}-truth.h5ad"] if step == "hold-out" else []
+        result = cli(step, h5ad(marked, f"{name}.h5ad"), output, *more)
+        assert result.exit_code == 0, result.output
+        found.append(dense(ad.read_h5ad(output).layers["missing"]))
+    assert found[0][:15, 3].all() and (step == "hold-out" or found[0].sum() == 15)
+    np.testing.assert_array_equal(*found)
