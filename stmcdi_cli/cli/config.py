@@ -62,7 +62,13 @@ def _set_defaults(ctx: click.Context, path: Path) -> None:
             raise InputError(
                 f"{path}: expected a value for {name}, found a mapping; write options of a step under its name"
             )
-    ctx.default_map = {here[name]: value for name, value in settings.items()}
+    multiple = {option.name for option in ctx.command.params if getattr(option, "multiple", False)}
+    ctx.default_map = {here[name]: _typed(value, here[name] in multiple) for name, value in settings.items()}
+
+
+def _typed(value: Any, multiple: bool) -> Any:
+    """Give a value as it is typed: a list as names between commas, unless the option is given once per name."""
+    return ",".join(map(str, value)) if isinstance(value, list) and not multiple else value
 
 
 def _near(name: str, known: Iterable[str]) -> str:

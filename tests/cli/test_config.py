@@ -1,6 +1,10 @@
 """Options from a file (``--config``)."""
 
+import click
 import pytest
+
+from stmcdi_cli.cli import main
+from stmcdi_cli.cli.config import load_config
 
 
 @pytest.fixture
@@ -69,3 +73,10 @@ def test_options_of_the_steps_have_no_effect_on_run(text, said, config, refused,
 
 def test_an_absent_file_is_refused(refused, tmp_path):
     assert "cannot be read as YAML" in refused("simulate", tmp_path / "a.h5ad", "--config", tmp_path / "none.yaml")
+
+
+def test_a_list_is_what_one_types_between_commas(config):
+    for step, option, expected in (("impute", "layers", "a,b"), ("join", "name", ["a", "b"])):
+        ctx = click.Context(main.commands[step], parent=click.Context(main))
+        load_config(ctx, None, config(f"{step}:\n  {option}: [a, b]\n"))
+        assert list(ctx.default_map.values()) == [expected]

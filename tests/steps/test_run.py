@@ -7,6 +7,7 @@ import scanpy as sc
 from helpers import dense, same
 
 import stmcdi_cli as stmcdi
+from stmcdi_cli.errors import InputError
 
 LAYERS = ("imputed", "imputed_sd", "imputed_median", "imputed_q05", "imputed_q95")
 
@@ -96,3 +97,10 @@ def test_bad_options_are_refused_before_any_work(done, refused, h5ad, tmp_path, 
     refused("run", source, tmp_path / "no" / "out.h5ad")
     refused("run", source, tmp_path / "out.h5ad", "--section-key", "slice")
     refused("run", source, tmp_path / "out.h5ad", "--n-samples", 0)
+
+
+def test_genes_of_a_model_that_are_not_there_are_named(done):
+    """Nothing about a list of genes, which the user has not given."""
+    lacking = done.raw[:, done.raw.var_names != done.imputed.var_names[0]].copy()
+    with pytest.raises(InputError, match=f"genes are not the model's: the data lack {done.imputed.var_names[0]}"):
+        stmcdi.run(lacking, model=done.model, device="cpu", quiet=True)
