@@ -109,17 +109,18 @@ class Comparison:
         return ~self.imputed.var_names.isin(asked)
 
     def _refuse_seen(self) -> None:
-        """Refuse a file that holds the hidden values in X: what was made from it may have seen them."""
+        """Refuse a file that shows the hidden values in X: what was made from it has seen them."""
         x = as_row_major(self.imputed.X)
         for rows, mask, values in self.rows():
-            truth = values_at(values, mask)
-            found = values_at(self._chosen(to_csr(read_rows(x, rows), np.float64), rows), mask)[truth > 0]
-            if found.size >= _ENOUGH:
-                if np.isclose(found, truth[truth > 0], rtol=1e-4).mean() > 0.5:
-                    raise InputError(
-                        "expected no hidden values in the imputed file, found them in X, where the method may have "
-                        "seen them; impute the first output of hold-out"
-                    )
+            shown = mask_out(mask, self._chosen(missing_mask(self.imputed, rows), rows))
+            truth = values_at(values, shown)
+            found = values_at(self._chosen(to_csr(read_rows(x, rows), np.float64), rows), shown)[truth > 0]
+            if found.size >= _ENOUGH and np.isclose(found, truth[truth > 0], rtol=1e-4).mean() > 0.5:
+                raise InputError(
+                    f"expected layers['{keys.MISSING}'] to mark the hidden values, found them in X, where the method "
+                    "has seen them; impute the first output of hold-out"
+                )
+            if mask.nnz >= _ENOUGH:
                 return
 
     def _unmeasured(self) -> np.ndarray:

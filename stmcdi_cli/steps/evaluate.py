@@ -44,8 +44,8 @@ def evaluate(imputed: "AnnData", truth: "AnnData", *, layer: str = keys.IMPUTED)
     Raises
     ------
     InputError
-        Spots or genes do not match, a layer is absent, a hidden entry has no finite imputed value, or ``X`` of the
-        imputed file holds the hidden values.
+        Spots or genes do not match, a layer is absent, a hidden entry has no finite imputed value, or the imputed
+        file shows the hidden values in ``X``.
     """
     return overall_metrics(_compared(imputed, truth, layer).sums())
 

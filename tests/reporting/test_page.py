@@ -114,6 +114,7 @@ def test_only_the_report_waits_for_matplotlib_and_jinja2():
 
 def test_a_baseline_that_saw_the_hidden_values_is_refused(imputed_run):
     leaky = imputed_run.imputed.copy()
+    del leaky.layers["missing"]
     leaky.X, leaky.uns["stmcdi"] = imputed_run.truth.X, {"baseline": {"version": "1", "parameters": {"method": "idw"}}}
-    with pytest.raises(InputError, match="baseline idw: expected no hidden values"):
+    with pytest.raises(InputError, match="baseline idw: expected .* found them in X"):
         gather(imputed_run.imputed, truth=imputed_run.truth, baseline=[leaky])
