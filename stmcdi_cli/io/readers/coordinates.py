@@ -128,6 +128,11 @@ def _listing(adata: "AnnData") -> str:
 def read_coordinates(path: Path) -> "DataFrame":
     """Read a table of coordinates: names as index, two columns."""
     table = read_frame(path)
+    if len(table.columns) and all(_is_number(name) for name in table.columns):
+        raise InputError(
+            f"{path}: expected names of columns in the first line, as spot,x,y, found {', '.join(table.columns[:3])}; "
+            "put such a line before it"
+        )
     pairs = pair(table.columns)
     if not pairs:
         numbers = [str(name) for name, kind in table.dtypes.items() if getattr(kind, "kind", "O") in "iuf"]
@@ -143,6 +148,13 @@ def read_coordinates(path: Path) -> "DataFrame":
             f"{path}: expected each spot once, found {validation.first_few(again)} more than once; remove repeats"
         )
     return table
+
+
+def _is_number(name: str) -> bool:
+    try:
+        return bool(np.isfinite(float(name)))
+    except ValueError:
+        return False
 
 
 def match(table: "DataFrame", spots: "Index", path: Path) -> np.ndarray:

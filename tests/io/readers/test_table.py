@@ -224,3 +224,15 @@ def test_control_probes_of_a_table_are_left_out(tmp_path, caplog):
     table.to_csv(tmp_path / "counts.csv")
     assert stmcdi.import_(tmp_path / "counts.csv").n_vars == N_GENES - 2
     assert "import: left out 2 control probes and blanks: Blank-3, NegControlProbe_00042" in caplog.messages
+
+
+def test_coordinates_without_names_of_columns(tmp_path, refused):
+    """The first line is a spot, not a header."""
+    table_of_counts().to_csv(tmp_path / "counts.csv")
+    xy = pd.DataFrame({"x": np.arange(N_SPOTS), "y": 3.5}, table_of_counts().index)
+    xy.to_csv(tmp_path / "xy.csv", header=False)
+    line = refused("import", tmp_path / "counts.csv", tmp_path / "a.h5ad", "--coordinates", tmp_path / "xy.csv")
+    assert "expected names of columns in the first line, as spot,x,y, found 0, 3.5; put such a line before it" in line
+    (tmp_path / "xy.csv").write_text("spot,x,y\n" + (tmp_path / "xy.csv").read_text())
+    found = stmcdi.import_(tmp_path / "counts.csv", coordinates=tmp_path / "xy.csv", quiet=True)
+    np.testing.assert_array_equal(found.obsm["spatial"], xy)
