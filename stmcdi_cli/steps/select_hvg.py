@@ -129,7 +129,8 @@ def select_hvg(
     header.var = var
     if subset:
         header.raw = None  # comes back below, with all genes
-        header = shallow_copy(header[:, kept].copy(), raw=adata.raw)
+        # A cut takes categories without a spot, and their colours, away: those of the spots stay as they are.
+        header = shallow_copy(header[:, kept].copy(), raw=adata.raw, obs=header.obs, uns=dict(header.uns))
     options = {"method": method, "n_genes": n_genes, "min_spots": min_spots, "subset": subset}
     record(header, "select-hvg", options if genes is None else {"genes": sorted(set(genes)), "subset": subset})
     size = sum(map(disk_usage, made.values()))

@@ -3,6 +3,7 @@ import sys
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 import scanpy as sc
 import scipy.sparse as sp
@@ -225,3 +226,11 @@ def test_names_that_are_not_in_the_data_are_left_out_on_demand(normalized, caplo
     (tmp_path / "panel.txt").write_text("ACTB\ngene_2\n")
     line = refused("select-hvg", h5ad(normalized), tmp_path / "out.h5ad", "--genes", tmp_path / "panel.txt")
     assert line.endswith("did not find ACTB; correct it, or leave these out (--ignore-missing-genes)")
+
+
+def test_categories_without_a_spot_and_their_colours_stay(raw):
+    raw.obs["grade"] = pd.Categorical(["lo", "hi"] * (raw.n_obs // 2), ["lo", "mid", "hi"], ordered=True)
+    raw.uns["grade_colors"] = ["red", "green", "blue"]
+    found = stmcdi.select_hvg(stmcdi.normalize(raw), n_genes=5)
+    assert found.obs["grade"].dtype == raw.obs["grade"].dtype
+    assert list(found.uns["grade_colors"]) == ["red", "green", "blue"]
