@@ -207,9 +207,12 @@ def check_whole(values: sp.csr_matrix, source: Source) -> None:
         Some value is not whole.
     """
     if not validation.is_counts(values):
-        example = values.data[values.data != np.rint(values.data)][0]
+        broken = values.data != np.rint(values.data)
+        genes, names = np.unique(values.indices[broken]), source.adata.var_names
+        few = source.where != ".raw" and values.shape[1] == len(names) and 4 * len(genes) <= min(12, len(names))
+        alone = f" in {validation.first_few(names[genes])} alone (if that is no gene, leave it out)" if few else ""
         advice = _advice(source.adata, source.where, source.option)
-        raise InputError(f"expected whole counts in {source.where}, found {example:g}; {advice}")
+        raise InputError(f"expected whole counts in {source.where}, found {values.data[broken][0]:g}{alone}; {advice}")
 
 
 def log_rounded(step: str, where: str, n_values: int, *, at_random: bool) -> None:

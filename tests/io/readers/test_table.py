@@ -236,3 +236,9 @@ def test_coordinates_without_names_of_columns(tmp_path, refused):
     (tmp_path / "xy.csv").write_text("spot,x,y\n" + (tmp_path / "xy.csv").read_text())
     found = stmcdi.import_(tmp_path / "counts.csv", coordinates=tmp_path / "xy.csv", quiet=True)
     np.testing.assert_array_equal(found.obsm["spatial"], xy)
+
+
+def test_a_column_that_may_be_no_gene_is_named(tmp_path, refused):
+    table_of_counts().assign(x=1.5, y=np.arange(N_SPOTS), mt_frac=0.25).to_csv(tmp_path / "counts.csv")
+    line = refused("import", tmp_path / "counts.csv", tmp_path / "a.h5ad")
+    assert "found 0.25 in mt_frac alone (if that is no gene, leave it out); round corrected counts" in line
