@@ -99,7 +99,6 @@ class Comparison:
         self.layers = {name: as_row_major(imputed.layers[key]) for name, key in names.items() if key in imputed.layers}
         self.values = as_row_major(imputed.layers[layer])
         self.unmeasured, self.not_asked = self._unmeasured(), self._not_asked()
-        self._refuse_seen()
         self._find_means()
 
     def _not_asked(self) -> np.ndarray:
@@ -108,20 +107,16 @@ class Comparison:
             return np.zeros(self.imputed.n_vars, dtype=bool)
         return ~self.imputed.var_names.isin(asked)
 
-    def _refuse_seen(self) -> None:
-        """Refuse a file that shows the hidden values in X: what was made from it has seen them."""
-        x = as_row_major(self.imputed.X)
-        for rows, mask, values in self.rows():
-            shown = mask_out(mask, self._chosen(missing_mask(self.imputed, rows), rows))
-            truth = values_at(values, shown)
-            found = values_at(self._chosen(to_csr(read_rows(x, rows), np.float64), rows), shown)[truth > 0]
-            if found.size >= _ENOUGH and np.isclose(found, truth[truth > 0], rtol=1e-4).mean() > 0.5:
-                raise InputError(
-                    f"expected layers['{keys.MISSING}'] to mark the hidden values, found them in X, where the method "
-                    "has seen them; impute the first output of hold-out"
-                )
-            if mask.nnz >= _ENOUGH:
-                return
+    def _refuse_seen(self, rows: slice, shown: sp.csr_matrix, values: sp.csr_matrix) -> None:
+        """Refuse a file that shows hidden values in X: what was made from it has seen them."""
+        truth = values_at(values, shown)
+        x = self._chosen(to_csr(read_rows(as_row_major(self.imputed.X), rows), np.float64), rows)
+        found, truth = values_at(x, shown)[truth > 0], truth[truth > 0]
+        if found.size >= _ENOUGH and np.isclose(found, truth, rtol=1e-4).mean() > 0.5:
+            raise InputError(
+                f"expected layers['{keys.MISSING}'] to mark the hidden values, found them in X, where the method "
+                "has seen them; impute the first output of hold-out"
+            )
 
     def _unmeasured(self) -> np.ndarray:
         first = read_rows(self.values, slice(0, 1))
@@ -177,7 +172,10 @@ class Comparison:
                     f"expected a finite value at every hidden entry of layers['{self.layer}'], "
                     "found NaN or infinite ones"
                 )
-            hidden = mask + self._chosen(missing_mask(self.imputed, rows), rows)
+            missing = self._chosen(missing_mask(self.imputed, rows), rows)
+            hidden = mask + missing
+            if hidden.nnz > missing.nnz:
+                self._refuse_seen(rows, mask_out(mask, missing), values)
             shown = mask_out(values, hidden)
             visible = accumulate_by_column(visible, shown.indices, shown.data)
             unseen = accumulate_by_column(unseen, hidden.indices, hidden.data)

@@ -209,7 +209,7 @@ def check_whole(values: sp.csr_matrix, source: Source) -> None:
     if not validation.is_counts(values):
         broken = values.data != np.rint(values.data)
         genes, names = np.unique(values.indices[broken]), source.adata.var_names
-        few = source.where != ".raw" and values.shape[1] == len(names) and 4 * len(genes) <= min(12, len(names))
+        few = source.where != ".raw" and values.shape == source.adata.shape and len(genes) <= min(3, len(names) // 4)
         alone = f" in {validation.first_few(names[genes])} alone (if that is no gene, leave it out)" if few else ""
         advice = _advice(source.adata, source.where, source.option)
         raise InputError(f"expected whole counts in {source.where}, found {values.data[broken][0]:g}{alone}; {advice}")

@@ -87,7 +87,8 @@ def join(
     else:
         kept = _shared(tissues, names)
         columns = [kept.get_indexer(tissue.var_names) for tissue in tissues]
-        joined = _concatenated(parts)[:, kept].copy()
+        joined = _concatenated(parts)
+        joined = shallow_copy(joined[:, kept].copy(), obs=joined.obs)  # with categories that no spot has
     for column in (keys.SAMPLE, keys.SECTION):
         joined.obs[column] = pd.Categorical(joined.obs[column])
     if all(tissue.raw is not None for tissue in tissues):
@@ -95,6 +96,7 @@ def join(
         raw = _concatenated(raws)
         empty = sp.csr_matrix(raw.shape, dtype=np.float32)
         joined = shallow_copy(joined, raw={"X": empty, "var": raw.var, "varm": dict(raw.varm)})
+    joined.uns = _same_in_all([part.uns for part in parts.values()])
     if images:
         joined.uns[keys.SPATIAL] = images
     _log_left_out(parts, tissues, joined)
@@ -207,6 +209,17 @@ def _is_numeric(value: Any) -> bool:
     return all(pd.api.types.is_numeric_dtype(kind) for kind in kinds)
 
 
+def _same_in_all(each: "Sequence[Mapping[str, Any]]") -> dict[str, Any]:
+    """Give the plain values of ``uns`` that all have, such as colours; mappings are what tools found for one tissue."""
+    first, *others = each
+    plain = {key: value for key, value in first.items() if isinstance(value, str | int | float | list | np.ndarray)}
+    return {
+        key: value
+        for key, value in plain.items()
+        if all(key in other and type(other[key]) is type(value) and _equal(value, other[key]) for other in others)
+    }
+
+
 def _equal(one: Any, other: Any) -> bool:
     """Whether two entries of ``uns`` are the same."""
     if isinstance(one, Mapping) and isinstance(other, Mapping):
@@ -229,13 +242,9 @@ def _log_left_out(parts: "Mapping[str, AnnData]", tissues: "Sequence[AnnData]", 
 
 
 def _concatenated(parts: "dict[str, AnnData]") -> "AnnData":
-    """Put tables together. Of ``uns``, values that are the same in all stay, but not what a tool found for a tissue."""
     import anndata
 
-    joined = anndata.concat(parts, join="inner", merge="same", uns_merge="same", index_unique="-")
-    for key in [key for key, value in joined.uns.items() if isinstance(value, Mapping)]:
-        del joined.uns[key]
-    return joined
+    return anndata.concat(parts, join="inner", merge="same", index_unique="-")
 
 
 def _empty_raw(tissue: "AnnData") -> "AnnData":

@@ -176,6 +176,9 @@ def test_what_is_cut_or_turned_is_said(two, caplog):
         tissue.obsm["X_pca"] = np.ones((tissue.n_obs, n))
         tissue.obsm["note"] = np.full((tissue.n_obs, 1), "a")
         tissue.uns.update(clust_colors=["red", "blue"], neighbors={"params": 1})
+    for tissue in two:
+        tissue.obs["grade"] = pd.Categorical(["lo"] * tissue.n_obs, ["lo", "mid", "hi"], ordered=True)
+        tissue.uns.update(table=pd.DataFrame({"a": [1]}), matrix=sp.eye(2, format="csr"))
     two[0].obs["cluster"], two[1].obs["cluster"] = 1, pd.Categorical(["a"] * 20)
     two[1].obsm["note"] = pd.DataFrame({"note": ["a"] * 20}, two[1].obs_names)
     with caplog.at_level("INFO"):
@@ -187,4 +190,5 @@ def test_what_is_cut_or_turned_is_said(two, caplog):
     )
     assert list(joined.uns["clust_colors"]) == ["red", "blue"] and "clust_colors" not in caplog.text
     assert set(joined.uns) == {"clust_colors", "stmcdi"} and "uns['neighbors']" in caplog.text
+    assert joined.obs["grade"].dtype == two[0].obs["grade"].dtype
     assert "note" not in joined.obsm and "obsm['note']" in caplog.text

@@ -128,9 +128,11 @@ def _listing(adata: "AnnData") -> str:
 def read_coordinates(path: Path) -> "DataFrame":
     """Read a table of coordinates: names as index, two columns."""
     table = read_frame(path)
-    if len(table.columns) and all(_is_number(name) for name in table.columns):
+    counted = [str(i) for i in range(table.shape[1])]  # the names that pandas gives
+    if table.shape[1] and list(table.columns) != counted and all(map(_is_number, table.columns)):
+        found = validation.first_few(table.columns)
         raise InputError(
-            f"{path}: expected names of columns in the first line, as spot,x,y, found {', '.join(table.columns[:3])}; "
+            f"{path}: expected names of columns in the first line, as spot,x,y, found {found}; "
             "put such a line before it"
         )
     pairs = pair(table.columns)

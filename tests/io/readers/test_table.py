@@ -236,6 +236,9 @@ def test_coordinates_without_names_of_columns(tmp_path, refused):
     (tmp_path / "xy.csv").write_text("spot,x,y\n" + (tmp_path / "xy.csv").read_text())
     found = stmcdi.import_(tmp_path / "counts.csv", coordinates=tmp_path / "xy.csv", quiet=True)
     np.testing.assert_array_equal(found.obsm["spatial"], xy)
+    xy.set_axis([0, 1], axis=1).to_csv(tmp_path / "xy.csv")  # as pandas names columns of an array
+    found = stmcdi.import_(tmp_path / "counts.csv", coordinates=tmp_path / "xy.csv", quiet=True)
+    np.testing.assert_array_equal(found.obsm["spatial"], xy)
 
 
 def test_a_column_that_may_be_no_gene_is_named(tmp_path, refused):
