@@ -238,7 +238,10 @@ def _log_left_out(parts: "Mapping[str, AnnData]", tissues: "Sequence[AnnData]", 
         left_out += [f"{part}['{name}']" for name in found if name not in getattr(joined, part)]
     left_out = [name for name in left_out if name != f"uns['{keys.PROVENANCE}']"]
     if left_out:
-        logger.info("join: left out, since not in all tissues, not the same in all, or a result for one of them: %s", ", ".join(left_out))
+        logger.info(
+            "join: left out, since not in all tissues, not the same in all, or a result for one of them: %s",
+            ", ".join(left_out),
+        )
 
 
 def _concatenated(parts: "dict[str, AnnData]") -> "AnnData":

@@ -100,7 +100,7 @@ def test_what_is_left_out_is_said(two, caplog):
     stmcdi.join(two)
     assert caplog.messages == [
         "join: 35 of 40 genes kept; left out: 5 not in all tissues",
-        "join: left out, since not in all tissues or not the same in all: "
+        "join: left out, since not in all tissues, not the same in all, or a result for one of them: "
         "layers['scaled'], obs['age'], var['symbol'], varm['loading'], uns['source']",
     ]
 
