@@ -7,8 +7,13 @@ include { chosenParameters ; helpText ; typedParameters ; validateParameters } f
 include { readSamplesheet          } from './workflows/samplesheet'
 include { missingImage             } from './workflows/images'
 
-// Nextflow writes its reports into pipeline_info by itself; a run that does nothing shall leave nothing.
+// Nextflow writes its reports into pipeline_info by itself, and the trace that -with-trace names; a run that does nothing
+// shall leave nothing.
 def removeReports(outdir, suffix) {
+    def trace = nextflow.Global.session?.config?.trace
+    if (trace?.enabled && trace.file) {
+        file(trace.file).delete()
+    }
     def info = file(outdir).resolve('pipeline_info')
     if (info.isDirectory()) {
         info.list().findAll { name -> name.contains(suffix) }.each { name -> info.resolve(name).delete() }
@@ -31,8 +36,19 @@ def isNoPreset(preset) {
     path instanceof Collection || !path.exists() || path.isDirectory()
 }
 
+// Whether the last part of a path has what a shell would read otherwise; Nextflow writes it into the tasks' scripts.
+def isUnsafe(path) {
+    !(path.toString().replaceFirst('/+$', '').tokenize('/').last() ==~ /(?U)[\w.+=,@%~-]+/)
+}
+
 // What is wrong with the paths among the parameters, in one line.
 def missingPath(parameters) {
+    def unsafe = ['input', 'model', 'reference', 'reference_genes'].find { name ->
+        parameters[name] && !parameters[name].toString().contains('://') && isUnsafe(parameters[name])
+    }
+    if (unsafe) {
+        return "--${unsafe} ${parameters[unsafe]}: the name has a space or a letter that shells read; rename it or link to it"
+    }
     if (!file(parameters.input).exists()) {
         return "--input ${parameters.input}: no such file"
     }

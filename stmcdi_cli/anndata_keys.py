@@ -14,6 +14,7 @@ SECTION = "stmcdi_section"  # obs: the tissue and, if it has several, its sectio
 ROLE = "stmcdi_role"  # obs: whether a spot is of the target or of a reference added to it
 REFERENCE_SECTION = "stmcdi_reference_section"  # obs: section of a spot of the reference, if it has several
 MEASURED = "measured"  # var: whether the target measured the gene
+N_REFERENCE_CELLS = "n_reference_cells"  # var: in how many cells of the reference the gene is seen
 LEFT_OUT_R = "left_out_r"  # var: correlation with true values, of a gene that was left out whole to learn that
 LEFT_OUT_EXPECTED_R = "left_out_expected_r"  # var: the same as the model's own spread lets expect it
 RATES = "rates"  # layer: the simulator's noise-free expected counts

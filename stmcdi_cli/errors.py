@@ -24,6 +24,10 @@ class OptionError(InputError):
     """An option has a value that is wrong for any input."""
 
 
+class OutputError(InputError):
+    """An output cannot be written; the message names it, and no input is at fault."""
+
+
 class DeviceMemoryError(StmcdiError):
     """The GPU ran out of memory; the workflow retries on this exit code with a smaller batch."""
 
@@ -64,12 +68,13 @@ def in_file(path: str | os.PathLike[str], wrong: str = "", remedy: str = "") -> 
     Raises
     ------
     InputError
-        The error of the block, after the file's name. An `OptionError` is not about the file and stays as it is.
+        The error of the block, after the file's name. An `OptionError` or `OutputError` is not about the file and stays
+        as it is.
     """
     try:
         yield
     except InputError as error:
-        if isinstance(error, OptionError) or str(error).startswith(f"{path}: "):
+        if isinstance(error, (OptionError, OutputError)) or str(error).startswith(f"{path}: "):
             raise
         raise InputError(f"{path}: {error}") from error
     except Exception as error:

@@ -10,12 +10,16 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TextIO
+from functools import wraps
+from typing import ParamSpec, TextIO, TypeVar
 
 PACKAGE = "stmcdi_cli"
+
+P = ParamSpec("P")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,23 @@ def on_stderr(settings: Settings = _settings) -> Iterator[None]:
         _settings, root_level, package_level = before
         root.setLevel(root_level)
         package.setLevel(package_level)
+
+
+def quietly(function: Callable[P, Result]) -> Callable[P, Result]:
+    """Make a function with a keyword ``quiet`` say nothing but warnings where that is True, nor what it calls."""
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> Result:
+        package = logging.getLogger(PACKAGE)
+        before = package.level
+        if kwargs.get("quiet"):
+            package.setLevel(max(package.getEffectiveLevel(), logging.WARNING))
+        try:
+            return function(*args, **kwargs)
+        finally:
+            package.setLevel(before)
+
+    return call
 
 
 def log_left_out(step: str, what: str, total: int, reasons: Mapping[str, int]) -> None:

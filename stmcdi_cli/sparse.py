@@ -136,7 +136,10 @@ def to_csr(matrix: Any, dtype: Any = np.float32) -> sp.csr_matrix:
 def missing_mask(adata: "AnnData", rows: slice = slice(None)) -> sp.csr_matrix:
     """Entries without a value (``layers['missing']``), CSR bool, spots x genes; empty where there is no such layer."""
     if keys.MISSING in adata.layers:
-        return to_csr(read_rows(adata.layers[keys.MISSING], rows), bool)
+        layer = adata.layers[keys.MISSING]
+        if np.dtype(layer.dtype).kind not in "biuf":
+            raise InputError(f"expected True and False in layers['{keys.MISSING}'], found texts; write them as bool")
+        return to_csr(read_rows(layer, rows), bool)
     return sp.csr_matrix((len(range(*rows.indices(adata.n_obs))), adata.n_vars), dtype=bool)
 
 

@@ -4,8 +4,9 @@ The first part checks options, the second what a step needs, and the third (`che
 from another program, or be damaged.
 """
 
+import os
 from collections.abc import Collection, Iterator, Mapping
-from numbers import Integral
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,26 +49,42 @@ PARAMETER_TYPES: dict[str, type | tuple[type, ...]] = {
 # Options
 
 
+def names(option: str, value: object) -> None:
+    """Refuse a text or a path where a list of names is asked for: its letters would be taken for names."""
+    if isinstance(value, (str, os.PathLike)):
+        raise OptionError(f'expected a list of names in `{option}`, found `{value}`; give a list, such as ["{value}"]')
+
+
+def _number(name: str, value: object, kind: type = Real) -> None:
+    if not isinstance(value, kind) or isinstance(value, bool):
+        what = "a whole number" if kind is Integral else "a number"
+        raise OptionError(f"expected `{name}` to be {what}, found `{value}`")
+
+
 def at_least(name: str, value: float, least: float) -> None:
-    """Refuse an option below its least value."""
+    """Refuse an option below its least value; where that is an int, also numbers that are not whole."""
+    _number(name, value, Integral if isinstance(least, int) else Real)
     if not value >= least:
         raise OptionError(f"expected `{name}` to be at least {least}, found `{value}`")
 
 
 def positive(name: str, value: float) -> None:
     """Refuse an option that is not a positive, finite number."""
+    _number(name, value)
     if not 0 < value < float("inf"):
         raise OptionError(f"expected `{name}` to be positive, found `{value}`")
 
 
 def fraction(name: str, value: float) -> None:
     """Refuse an option that is not strictly between 0 and 1."""
+    _number(name, value)
     if not 0 < value < 1:
         raise OptionError(f"expected `{name}` to lie between 0 and 1, found `{value}`")
 
 
 def share(name: str, value: float) -> None:
     """Refuse an option that is not from 0 to 1."""
+    _number(name, value)
     if not 0 <= value <= 1:
         raise OptionError(f"expected `{name}` to lie between 0 and 1, found `{value}`")
 
@@ -162,6 +179,8 @@ def sections(adata: "AnnData", section_key: str | None, option: str = "the secti
     n = roles.n_target(adata)
     code = np.zeros(adata.n_obs, dtype=int)
     if section_key is not None:
+        if not isinstance(section_key, str):
+            raise OptionError(f"expected the name of a column of obs in `section_key`, found `{section_key}`")
         if section_key not in adata.obs:
             raise InputError(
                 f"expected sections in obs['{section_key}'], found only {first_few(adata.obs.columns)}; "

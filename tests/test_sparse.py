@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from stmcdi_cli import sparse
+from stmcdi_cli.errors import InputError
 
 shapes = st.tuples(st.integers(1, 9), st.integers(1, 7))
 matrices = shapes.flatmap(
@@ -67,3 +68,10 @@ def test_x_is_no_layer():
     """AnnData 0.13 lists it among the layers."""
     matrix = sp.csr_matrix((2, 2))
     assert list(sparse.layers_of(SimpleNamespace(layers={None: matrix, "counts": matrix}))) == ["counts"]
+
+
+def test_a_mask_of_texts_is_refused(raw):
+    """Every text is true, "False" as well."""
+    raw.layers["missing"] = np.where(raw.X.toarray() > 3, "True", "False")
+    with pytest.raises(InputError, match="True and False in layers.'missing'., found texts"):
+        sparse.missing_mask(raw)

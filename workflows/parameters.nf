@@ -61,9 +61,8 @@ def namesInFile(words) {
     if (!named || !file(named).exists()) {
         return []
     }
-    named.endsWith('.json')
-        ? new groovy.json.JsonSlurper().parseText(file(named).text).keySet().toList()
-        : file(named).readLines().collect { line -> line =~ /^["']?([\w-]+)["']?\s*:/ }.findResults { key -> key ? key[0][1] : null }
+    def content = new org.yaml.snakeyaml.Yaml().load(file(named).text) // JSON is YAML
+    content instanceof Map ? content.keySet().collect { name -> name.toString() } : []
 }
 
 // What is wrong with the parameters, in one line; null where nothing is. Unknown names come first: a mistyped

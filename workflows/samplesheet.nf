@@ -51,7 +51,8 @@ def metaOf(columns, reference) {
 
 // The rows that are not blank, each with its line and its cells; `fault` says why there are none.
 def readTable(sheet) {
-    def text = sheet.getText('UTF-8').replaceFirst('^\uFEFF', '')
+    // Not getText: that ends in an error at the first letter of another encoding.
+    def text = new String(sheet.bytes, 'UTF-8').replaceFirst('^\uFEFF', '')
     if (text.contains('\uFFFD')) {
         return [fault: 'letters of another encoding']
     }
@@ -115,7 +116,7 @@ def readRow(row, header, patterns, sheet) {
     def words = patterns
         .findAll { column, pattern -> !(column in ['h5ad', 'reference']) && !(columns[column] ==~ pattern) }
         .collect { column, _pattern ->
-            "expected ${column} to be made of letters, digits, '.', '_' and '-' " +
+            "expected ${column} to be made of letters a to z, digits, '.', '_' and '-' " +
                 "and to start with a letter or digit, found '${columns[column]}'; rename it"
         }
     def located = locate(columns.h5ad, 'h5ad', patterns.h5ad, sheet)

@@ -225,7 +225,7 @@ def hold_out(input: Path, output: Path, truth: Path, **options: Any) -> None:
     "--resume/--no-resume", default=True, help="Go on from a checkpoint of the same data, settings and software."
 )
 @MEMORY_LIMIT
-@click.option("--quiet", is_flag=True, default=False, help="Show no progress.")
+@click.option("--quiet", is_flag=True, default=False, help="Say nothing but warnings and errors.")
 def train(input: Path, model_dir: Path, **options: Any) -> None:
     """Learn from the visible entries (paper, Algorithm 1) and write the model to the folder MODEL_DIR."""
     from stmcdi_cli.errors import in_file
@@ -264,7 +264,7 @@ def train(input: Path, model_dir: Path, **options: Any) -> None:
     help="Folder for finished batches, to go on with (default: beside OUTPUT, hidden).",
 )
 @MEMORY_LIMIT
-@click.option("--quiet", is_flag=True, default=False, help="Show no progress.")
+@click.option("--quiet", is_flag=True, default=False, help="Say nothing but warnings and errors.")
 def impute(input: Path, model_dir: Path, output: Path, **options: Any) -> None:
     """Draw the entries that have no value from noise (paper, Algorithm 2); write their mean and spread."""
     from stmcdi_cli.cli.files import impute_file
@@ -386,7 +386,7 @@ def report(input: Path, output: Path, truth: Path | None, baseline: tuple[Path, 
 @click.option("--fraction", type=float, default=0.0, help="Share of entries to hide (with --evaluate: 0.2).")
 @click.option("--seed", type=int, default=0, help="Seed of every step.")
 @click.option("--device", type=DEVICE, default="auto", help="Where to compute; auto: a GPU if there is one.")
-@click.option("--quiet", is_flag=True, default=False, help="Show no progress.")
+@click.option("--quiet", is_flag=True, default=False, help="Say nothing but warnings and errors.")
 def run(input: Path, output: Path, **options: Any) -> None:
     """All steps in one process: normalise, choose genes, build the graph, train, impute."""
     from stmcdi_cli.cli.files import run_files

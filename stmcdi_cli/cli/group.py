@@ -50,7 +50,7 @@ class Step(click.Command):
         """Run the step; log its settings, time and memory with ``--verbose``."""
         step = str(ctx.info_name)
         given = {**ctx.params, **ctx.meta.get("stmcdi.common", {})}
-        level = logging.ERROR if given.get("quiet") else logging.DEBUG if given.get("verbose") else logging.INFO
+        level = logging.WARNING if given.get("quiet") else logging.DEBUG if given.get("verbose") else logging.INFO
         configure(Settings(step=step, level=level, json=bool(given.get("json_log"))))
         began = time.monotonic()
         typed = {name: _typed(value) for name, value in ctx.params.items() if value not in (None, ())}
@@ -128,7 +128,7 @@ def common_options() -> list[click.Option]:
         ),
         flag("--json-log", help="Progress, notes and errors as one JSON object per line, on stderr."),
         flag("-v", "--verbose", help="Say what is done and what it costs."),
-        flag("-q", "--quiet", help="Say nothing but errors."),
+        flag("-q", "--quiet", help="Say nothing but warnings and errors."),
     ]
 
 

@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
 
-from stmcdi_cli.errors import InputError, one_line
+from stmcdi_cli.errors import InputError, OutputError, one_line
 
 try:
     import fcntl
@@ -33,12 +33,12 @@ UNLOCKED_FOR = 60
 
 @contextmanager
 def writing(path: str | os.PathLike[str]) -> "Iterator[None]":
-    """Turn an error of the system while a file is written (disk full, no permission) into an InputError."""
+    """Turn an error of the system while a file is written (disk full, no permission) into an OutputError."""
     try:
         yield
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else one_line(error)
-        raise InputError(f"{path}: cannot be written ({reason}); free space or choose another place") from error
+        raise OutputError(f"{path}: cannot be written ({reason}); free space or choose another place") from error
 
 
 @contextmanager

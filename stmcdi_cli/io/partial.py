@@ -1,7 +1,8 @@
 """Finished parts of long work, kept in files so that a killed process can continue.
 
 They are in a folder that only their user can open, and are removed when the work is done. A part is only used for the
-same work: on the same data, with the same software and settings.
+same work: on the same data, with the same software and settings. Its name says which work that is, so that two
+processes that were given one folder never take each other's parts.
 """
 
 import hashlib
@@ -41,6 +42,7 @@ class Parts:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._ready = False
+        self._ending = PART
 
     def begin(self, work: Mapping[str, Any]) -> None:
         """Prepare the folder. Parts of the same work are kept, those of other work are removed.
@@ -52,12 +54,13 @@ class Parts:
         """
         text = json.dumps([__version__, work], sort_keys=True)
         key = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        self._ending = f"-{key}{PART}"
         with suppress(OSError, InputError):
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             if self._is_mine():
                 self._ready = True
                 if self._key() != key:
-                    self._empty()
+                    self._remove(f"*{PART}", KEY)
                     write_texts({self.folder / KEY: key})
 
     def _is_mine(self) -> bool:
@@ -78,13 +81,13 @@ class Parts:
 
     def count(self) -> int:
         """Give how many runs of spots are done."""
-        return len(list(self.folder.glob(f"[0-9]*{PART}"))) if self._ready else 0
+        return len(list(self.folder.glob(f"[0-9]*{self._ending}"))) if self._ready else 0
 
     def load(self, name: str) -> dict[str, np.ndarray] | None:
         """Give the arrays of a part; None where there is none, or an incomplete one."""
         with suppress(OSError, SafetensorError, ValueError):
             if self._ready:
-                return load((self.folder / (name + PART)).read_bytes())
+                return load((self.folder / (name + self._ending)).read_bytes())
         return None
 
     def save(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
@@ -92,23 +95,25 @@ class Parts:
         if not self._ready:
             return
         content = save({key: np.ascontiguousarray(value) for key, value in arrays.items()})
-        with suppress(InputError), atomic_file(self.folder / (name + PART), private=True) as temporary:
+        with suppress(InputError), atomic_file(self.folder / (name + self._ending), private=True) as temporary:
             temporary.write_bytes(content)
 
     def remove(self) -> None:
-        """Remove all; what cannot be removed does not fail the work that is done."""
+        """Remove the parts of this work; what cannot be removed does not fail the work that is done."""
         if not self._ready:
             return
         try:
-            self._empty()
+            self._remove(f"*{self._ending}", f".*{self._ending}.*{PART}")
+            if not any(self.folder.glob(f"*{PART}")):  # the key last: until then the folder is known as ours
+                self._remove(KEY)
         except OSError as error:
             logger.warning("%s: cannot be removed (%s); it is no longer needed", self.folder, error.strerror or error)
             return
         with suppress(OSError):
             self.folder.rmdir()
 
-    def _empty(self) -> None:
-        for pattern in (f"*{PART}", KEY):  # the key last: until then they are known as ours
+    def _remove(self, *patterns: str) -> None:
+        for pattern in patterns:
             for path in self.folder.glob(pattern):
                 if path.is_dir():  # a part that was being written when a process was killed
                     shutil.rmtree(path, ignore_errors=True)

@@ -50,7 +50,7 @@ def spots_of(shard: str | None, n_spots: int) -> range:
         return range(n_spots)
     i, n = parse(shard)
     if n > n_spots:
-        raise OptionError(f"expected at most as many shards as the {n_spots} spots, found `{shard}`")
+        raise OptionError(f"expected at most as many shards as the {n_spots} spots, found `{shard}`; use fewer")
     return range((i - 1) * n_spots // n, i * n_spots // n)
 
 

@@ -267,7 +267,7 @@ def log_scale(step: str, tissue: Tissue, names: "Index") -> None:
     """Say where counting noise is not modelled: in the whole tissue, or in odd spots, by their names."""
     if tissue.count_scale is None:
         logger.warning(
-            "%s: X holds whole counts on no known scale (log1p-normalised, normalised or raw): its values are taken "
+            "%s: X is no count on any known scale (log1p-normalised, normalised or raw): its values are taken "
             "as Gaussian, without counting noise; run `stmcdi normalize` on raw counts to have it modelled",
             step,
         )

@@ -89,7 +89,9 @@ def reliability(adata: "AnnData", sections: np.ndarray | None = None, visible: V
     table["seen"], table["mean"], table["n_filled"] = seen, mean, n
     table["gain"] = expected * (1 - n_seen / adata.n_obs)
     never_seen = np.where(unmeasured, np.nan, seen)
-    rows = zip(expected, never_seen, n_seen, n, columns.get("within_r", expected), strict=True)
+    in_reference = pd.to_numeric(adata.var.get(keys.N_REFERENCE_CELLS, pd.Series(RARE_SPOTS, adata.var_names)))
+    n_evidence = np.where(unmeasured, in_reference, n_seen).astype(int)
+    rows = zip(expected, never_seen, n_evidence, n, columns.get("within_r", expected), strict=True)
     judged = [_verdict(*row) for row in rows]
     verdict = pd.Categorical([verdict for verdict, _ in judged], VERDICTS, ordered=True)
     table.insert(0, "verdict", pd.Series(verdict, index=table.index))
@@ -191,10 +193,12 @@ class ReferenceFit(NamedTuple):
 def _verdict(r: float, seen: float, n_seen: int, n_filled: int, within: float) -> tuple[str, str]:
     """Verdict and reason of one gene; with too few data the verdict is lower than expected r alone would give.
 
-    `seen` is NaN for a gene that was never measured.
+    `seen` is NaN for a gene that was never measured, and `n_seen` then counts cells of the reference.
     """
     if n_filled == 0:
         return UNFILLED, "no entry of this gene was filled"
+    if np.isnan(seen) and n_seen < RARE_SPOTS:
+        return DONT, f"too rare: seen in {n_seen} cells of the reference"
     if not np.isnan(seen) and (seen < RARE_SHARE or n_seen < RARE_SPOTS):
         return DONT, f"too rare: seen in {n_seen} spots ({seen:.1%})"
     if not r >= POOR_R:

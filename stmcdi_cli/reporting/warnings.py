@@ -49,7 +49,7 @@ def _settings(found: Findings) -> Iterator[str]:
         )
     if train.get("count_scale") == "none":
         yield (
-            "The values were whole counts on no known scale, so they were taken as Gaussian: counting noise was not "
+            "The values were no counts on any known scale, so they were taken as Gaussian: counting noise was not "
             "modelled, and shallow spots count as much as deep ones. Start from raw counts if there are any."
         )
     elif train.get("odd_spots"):

@@ -18,6 +18,7 @@ from stmcdi_cli.sparse import (
     mask_out,
     missing_mask,
     nan_mask,
+    on_disk,
     read_rows,
     row_chunks,
     row_sums,
@@ -33,6 +34,9 @@ RAW = "raw"
 """What stands for ``adata.raw`` where the name of a layer is asked for and no layer has this name."""
 ROUNDING_ERROR = 1e-3
 """Values this near to a whole number are that number: a program has scaled counts and scaled them back."""
+REFERENCE_LAYER = "--reference-layer"
+"""Option that names the layer of a reference."""
+_LOOKED_AT, _LARGEST_LOG = 50, 20.0  # spots, and the largest logarithm of a normalised count
 MOST_VALUES = 10**6
 """Values of a matrix that are looked at to see whether they are whole."""
 _STREAM = 1 << 21  # of the keyed numbers that round; larger than any stream of the model
@@ -86,7 +90,8 @@ def find_counts(adata: "AnnData", layer: str | None, step: str, option: str = "-
             f"correct {option}"
         )
     if adata.X is None:
-        raise InputError(f"expected counts in X, found no X; {_advice(adata, None, option)}")
+        elsewhere = next(_whole_elsewhere(adata, None, option), "write the file again, with counts in X")
+        raise InputError(f"expected counts in X, found no X; {elsewhere}")
     return Source(adata, adata.X, "X", option)
 
 
@@ -211,8 +216,8 @@ def check_whole(values: sp.csr_matrix, source: Source) -> None:
         genes, names = np.unique(values.indices[broken]), source.adata.var_names
         few = source.where != ".raw" and values.shape == source.adata.shape and len(genes) <= min(3, len(names) // 4)
         alone = f" in {validation.first_few(names[genes])} alone (if that is no gene, leave it out)" if few else ""
-        advice = _advice(source.adata, source.where, source.option)
-        raise InputError(f"expected whole counts in {source.where}, found {values.data[broken][0]:g}{alone}; {advice}")
+        found, advice = f"{values.data[broken][0]:g}{alone}", _advice(source)
+        raise InputError(f"expected whole counts in {source.where}, found {found}; {advice}")
 
 
 def log_rounded(step: str, where: str, n_values: int, *, at_random: bool) -> None:
@@ -239,13 +244,35 @@ def some_values(matrix: Any) -> sp.csr_matrix:
     return sp.csr_matrix(values.reshape(1, -1))
 
 
-def _advice(adata: "AnnData", where: str | None, option: str) -> str:
-    """What to do: take the whole counts that the file has elsewhere than at ``where``, or values that are not whole."""
-    if where is None:
-        otherwise = "write the file again, with counts in X"
+def _advice(source: Source) -> str:
+    """What to do: take the whole counts that the file has elsewhere, or values that are not whole."""
+    of_both = ", or normalised values of both sides (--skip)"  # an option for the panel, too
+    skipped = of_both if source.option == REFERENCE_LAYER else ", or use values as they are (--skip)"
+    if are_logarithms(source.matrix):
+        otherwise = "give raw counts (these look log1p-normalised)"
     else:
-        otherwise = "round corrected counts at random (--round), or use values as they are (--skip)"
-    return next(_whole_elsewhere(adata, where, option), otherwise)
+        otherwise = "round corrected counts at random (--round)"
+    return next(_whole_elsewhere(source.adata, source.where, source.option), otherwise + skipped)
+
+
+def are_logarithms(matrix: Any) -> bool:
+    """Whether the first spots hold log(1 + count / depth): then exp(x) - 1 are multiples of their smallest.
+
+    Parameters
+    ----------
+    matrix
+        Spots x genes, in memory or on disk; of one that is on disk and stored by columns it is not known.
+    """
+    if on_disk(matrix) and getattr(matrix, "format", None) == "csc":
+        return False
+    judged = []
+    for row in to_csr(read_rows(matrix, slice(0, _LOOKED_AT)), np.float64):
+        x = row.data[np.isfinite(row.data)]
+        if np.unique(x).size < 2 or x.min() < 0 or x.max() > _LARGEST_LOG:
+            continue
+        ratio = np.expm1(x) / np.expm1(x.min())  # the smallest is of 1, 2 or 3 counts
+        judged.append(any((np.abs(m * ratio - np.rint(m * ratio)) < 1e-3 * m * ratio).all() for m in (1, 2, 3)))
+    return len(judged) > 0 and bool(np.mean(judged) > 0.9)
 
 
 def _whole_elsewhere(adata: "AnnData", where: str | None, option: str) -> Iterator[str]:
@@ -316,6 +343,11 @@ class Counts:
             self.n_values, self.n_missing = self.n_values + values.nnz, self.n_missing + missing.nnz
             self.n_nan += missing.nnz - missing_mask(adata, rows).nnz
         check_some(self.n_values, source)
+        if n_rounded and at_random and are_logarithms(self.matrix):
+            raise InputError(
+                f"expected corrected counts in {source.where}, found log1p-normalised ones, which cannot be rounded; "
+                "give raw counts (without --round)"
+            )
         log_rounded(step, source.where, n_rounded, at_random=at_random)
 
     def read(self, rows: slice) -> tuple[sp.csr_matrix, sp.csr_matrix]:

@@ -23,10 +23,13 @@ def check_choice(n_genes: int | str | None, genes: Sequence[str] | None) -> None
     """Refuse a number of genes that is none, or one beside names of genes."""
     if isinstance(n_genes, str) and n_genes != ALL:
         raise OptionError(f"expected `n_genes` to be a number or {ALL}, found `{n_genes}`")
-    if isinstance(n_genes, int):
-        validation.at_least("n_genes", n_genes, 1)
+    if n_genes is not None and n_genes != ALL:
+        validation.at_least("n_genes", n_genes, 1)  # type: ignore[arg-type]
     if n_genes is not None and genes is not None:
         raise OptionError("expected either `n_genes` or `genes`, found both; leave one out")
+    validation.names("genes", genes)
+    if genes is not None and not len(genes):
+        raise OptionError("expected names of genes in `genes`, found an empty list; name some, or leave it out")
 
 
 class Statistics(NamedTuple):

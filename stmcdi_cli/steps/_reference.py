@@ -1,6 +1,7 @@
 """The reference of `add_reference`: its cells, and which of its genes are added."""
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +11,7 @@ import scipy.sparse as sp
 from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import validation
 from stmcdi_cli.errors import InputError
+from stmcdi_cli.io.readers.controls import CONTROL
 from stmcdi_cli.logging import left_out_text
 from stmcdi_cli.provenance import imported_section_key
 from stmcdi_cli.sparse import as_row_major, mask_out, row_sums, select_rows, to_csr
@@ -154,6 +156,11 @@ def choose_genes(
     absent = (matches.position < 0) & ~clashes
     if genes is not None:
         return _named(genes, of_panel, of_reference, absent, notes)
+    control = absent & np.array([CONTROL.fullmatch(str(name)) is not None for name in of_reference.name], bool)
+    if control.any():
+        few = validation.first_few(of_reference.name[control])
+        notes.append(f"control probes of the reference, which are no genes, are not added: {few}")
+        absent &= ~control
     adata = cells.adata[:, absent].copy()
     total = row_sums(cells.read(slice(0, adata.n_obs))[0][:, shared])
     depth = total / np.median(total)
@@ -164,7 +171,7 @@ def choose_genes(
         return np.flatnonzero(absent)[stats.seen > 0]
     residual = cv2_residual(stats, USUAL_MIN_SPOTS)
     n_ranked = int(np.isfinite(residual).sum())
-    if isinstance(n_genes, int) and n_genes > n_ranked:
+    if isinstance(n_genes, Integral) and int(n_genes) > n_ranked:
         raise InputError(
             f"expected {n_genes} genes that the panel lacks, seen in at least {USUAL_MIN_SPOTS:.0%} of the cells, "
             f"found {n_ranked}; lower --n-genes, or name genes (--genes)"

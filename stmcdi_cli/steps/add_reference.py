@@ -13,8 +13,8 @@ from stmcdi_cli.errors import InputError, in_file
 from stmcdi_cli.io.h5ad import matrices, shallow_copy
 from stmcdi_cli.io.stream import Block, Stream, disk_size
 from stmcdi_cli.provenance import record
-from stmcdi_cli.sparse import row_chunks
-from stmcdi_cli.steps._counts import Counts, Source, check_options, find_counts
+from stmcdi_cli.sparse import accumulate_by_column, row_chunks
+from stmcdi_cli.steps._counts import REFERENCE_LAYER, Counts, Source, are_logarithms, check_options, find_counts
 from stmcdi_cli.steps._gene_names import GeneNames, Matches, check_shared, log_matches
 from stmcdi_cli.steps._gene_statistics import check_choice
 from stmcdi_cli.steps._reference import check_cells, choose_genes, draw_cells, reference_sections
@@ -94,7 +94,7 @@ def add_reference(
     _check_panel(source.adata)
     target = Counts(source, skip=skip, at_random=round, step="add-reference")
     with in_file("reference"):
-        other = find_counts(reference, reference_layer, "add-reference", "--reference-layer")
+        other = find_counts(reference, reference_layer, "add-reference", REFERENCE_LAYER)
         check_cells(other, skip=skip or round)
         other = other._replace(adata=_with_places(other.adata, target.adata, reference_section_key, notes))
     names = GeneNames.of(target.adata), GeneNames.of(other.adata)
@@ -106,6 +106,7 @@ def add_reference(
         drawn = draw_cells(other, shared, max_reference_cells, seed, notes)
         other = Source(drawn, drawn.X, other.where, other.option)
         cells = Counts(other, skip=skip, at_random=round, step="add-reference: reference")
+    _check_same_kind(target, cells)
     added = choose_genes(cells, shared, names, matches, genes, n_genes, notes)
     if not added.size and measured.all():
         raise InputError("expected genes of the reference that the panel lacks, found none; there is nothing to add")
@@ -113,14 +114,49 @@ def add_reference(
     _log(notes, names, matches, added, int(shared.sum()))
 
     header = _header(target.adata, drawn, added, list(names[1].name[added]))
+    column = matches.position.copy()
+    column[added] = target.adata.n_vars + np.arange(added.size)
+    header.var[keys.N_REFERENCE_CELLS] = _n_cells(cells, column, header.n_vars)
     header.var[keys.MEASURED] = np.concatenate([measured, np.zeros(added.size, bool)])
     options = {"max_reference_cells": max_reference_cells, "n_genes": n_genes, "seed": seed, "skip": skip}
     options |= {"layer": layer, "reference_layer": reference_layer, "reference_section_key": reference_section_key}
     listed = None if genes is None else sorted(set(genes))
     record(header, "add-reference", {"genes": listed, **options, "round": round or None})
-    column = matches.position.copy()
-    column[added] = target.adata.n_vars + np.arange(added.size)
     return Stream(header, _blocks(target, cells, column, header.n_vars), disk_size(target.n_values + cells.n_values))
+
+
+def _check_same_kind(panel: Counts, cells: Counts) -> None:
+    """Refuse counts on one side and their logarithms on the other; say so where one side has other values than counts.
+
+    Intensities of one platform beside counts of another are standardised by the model, gene by gene.
+    """
+    if panel.whole == cells.whole:
+        return
+    whole, other = ("the panel", "the reference") if panel.whole else ("the reference", "the panel")
+    if are_logarithms((cells if panel.whole else panel).matrix):
+        raise InputError(
+            f"expected raw counts of both sides, found counts in {whole} and logarithms of normalised counts in "
+            f"{other}; give raw counts of both (without --skip)"
+        )
+    logger.warning(
+        "add-reference: %s holds whole counts, and %s other values: raw counts of both are better, where there are any",
+        whole,
+        other,
+    )
+
+
+def _n_cells(cells: Counts, column: np.ndarray, n_genes: int) -> np.ndarray:
+    """In how many cells of the reference each gene of both together is seen [n_genes]; 0 where it lacks the gene.
+
+    ``column`` is where each gene of the reference is among them, or -1.
+    """
+    seen = np.zeros(column.size)
+    for rows in row_chunks(cells.adata.shape):
+        found = cells.read(rows)[0].indices
+        seen = accumulate_by_column(seen, found, np.ones(found.size))
+    number = np.zeros(n_genes, int)
+    number[column[column >= 0]] = seen[column >= 0]
+    return number
 
 
 def _check_options(

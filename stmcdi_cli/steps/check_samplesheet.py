@@ -192,7 +192,7 @@ def _check_words(row: dict[str, str], where: str, faults: list[str]) -> None:
         with _collected(faults):
             if not allowed.fullmatch(row[column]):
                 raise InputError(
-                    f"{where}: expected {column} to be made of letters, digits, '.', '_' and '-' "
+                    f"{where}: expected {column} to be made of letters a to z, digits, '.', '_' and '-' "
                     f"and to start with a letter or digit, found '{row[column]}'; rename it"
                 )
 

@@ -9,12 +9,14 @@ from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli.io.output import write_texts
 from stmcdi_cli.logging import log_left_out
 from stmcdi_cli.metrics import Comparison, gene_metrics, overall_metrics
+from stmcdi_cli.steps._step import of_tissues
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from pandas import DataFrame
 
 
+@of_tissues
 def evaluate(imputed: "AnnData", truth: "AnnData", *, layer: str = keys.IMPUTED) -> dict[str, float | int | None]:
     """Compare imputed values with the true ones, at the hidden entries alone.
 
@@ -50,6 +52,7 @@ def evaluate(imputed: "AnnData", truth: "AnnData", *, layer: str = keys.IMPUTED)
     return overall_metrics(_compared(imputed, truth, layer).sums())
 
 
+@of_tissues
 def evaluate_genes(imputed: "AnnData", truth: "AnnData", *, layer: str = keys.IMPUTED) -> "DataFrame":
     """Compare every gene by itself: a row per gene with columns ``n_hidden``, ``pcc``, ``rmse``, ``skill``.
 

@@ -90,7 +90,7 @@ def impute(
         Folder for finished batches, from which the same call continues after it was killed; removed in the end. None
         by default; the command line has ``.OUTPUT.parts`` beside its output.
     quiet
-        Print no progress.
+        Say nothing but warnings.
 
     Returns
     -------
@@ -126,7 +126,7 @@ def impute(
         as_row_major(adata.layers.get(keys.MISSING)),
         target=target,
         genes=wanted,
-        unmeasured=_unmeasured(model, wanted, quiet=quiet),
+        unmeasured=_unmeasured(model, wanted),
         layers=names,
         draws=DrawOptions(**draws, denoise=target != "missing"),
         batch_size=batch_size,
@@ -167,6 +167,7 @@ def _check_options(target: str, sampler: str, layers: Sequence[str] | None, seed
     for name, value in numbers.items():
         if value is not None:
             validation.at_least(name, value, 1)
+    validation.names("layers", layers)
     for name in layers or ():
         validation.one_of("layers", name, LAYERS)
 
@@ -175,8 +176,7 @@ def _resolve(target: str, adata: "AnnData", tissue: "Tissue", *, quiet: bool) ->
     """Give the target that ``auto`` stands for; say which, and which spots the model cannot read."""
     from stmcdi_cli.model.tissue import log_scale
 
-    if not quiet:
-        log_scale("impute", tissue, adata.obs_names)
+    log_scale("impute", tissue, adata.obs_names)
     if target != "auto":
         return target
     n_missing = sum(missing_mask(adata, rows).nnz for rows in row_chunks(adata.shape))
@@ -369,14 +369,14 @@ def _tensors(arrays: "dict[str, np.ndarray]") -> "dict[str, torch.Tensor]":
     return {name: torch.from_numpy(value.copy()) for name, value in arrays.items()}
 
 
-def _unmeasured(model: "ImputationModel", wanted: np.ndarray, *, quiet: bool) -> np.ndarray:
+def _unmeasured(model: "ImputationModel", wanted: np.ndarray) -> np.ndarray:
     """Which genes had no value in any spot when the model was trained, bool [G]; say which of those wanted have none.
 
     What the model would draw for them says nothing: neither their level nor a link to other genes is known.
     """
     unmeasured = np.isin(model.genes, list(model.config.get("unmeasured", ())))
     unknown = [gene for gene, lost in zip(model.genes, unmeasured & wanted, strict=True) if lost]
-    if unknown and not quiet:
+    if unknown:
         logger.warning(
             "impute: %d gene(s) had no value in any spot the model was trained on (%s): left without one (NaN)",
             len(unknown),
@@ -387,6 +387,7 @@ def _unmeasured(model: "ImputationModel", wanted: np.ndarray, *, quiet: bool) ->
 
 def _chosen_genes(chosen: Sequence[str] | None, genes: tuple[str, ...]) -> np.ndarray:
     """Which genes to fill, bool [G]."""
+    validation.names("genes", chosen)
     if chosen is None:
         return np.ones(len(genes), dtype=bool)
     unknown = [gene for gene in chosen if gene not in set(genes)]

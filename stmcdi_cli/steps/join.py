@@ -62,6 +62,7 @@ def join(
         has no coordinates or no such sections.
     """
     validation.one_of("genes", genes, GENES)
+    validation.names("names", names)
     names = tuple(names) or tuple(str(number) for number in range(1, len(tissues) + 1))
     if not tissues:
         raise InputError("expected tissues, found none; name their files")

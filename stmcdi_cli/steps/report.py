@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 from stmcdi_cli import validation
 from stmcdi_cli.errors import InputError
 from stmcdi_cli.io.output import write_texts
+from stmcdi_cli.steps._step import of_tissues
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from pandas import DataFrame
 
 
+@of_tissues
 def report(
     adata: "AnnData",
     output: str | os.PathLike[str],
@@ -62,6 +64,7 @@ def report(
     from stmcdi_cli.reporting.page import page
     from stmcdi_cli.reporting.statistics import gather
 
+    validation.names("genes", genes)
     unknown = [gene for gene in genes or () if gene not in adata.var_names]
     if unknown:
         raise InputError(

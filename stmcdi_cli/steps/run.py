@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from stmcdi_cli import validation
 from stmcdi_cli.errors import OptionError
+from stmcdi_cli.logging import quietly
 from stmcdi_cli.steps._presets import read_preset
+from stmcdi_cli.steps._step import of_tissues
 from stmcdi_cli.steps.add_reference import MAX_REFERENCE_CELLS, add_reference
 from stmcdi_cli.steps.build_graph import build_graph
 from stmcdi_cli.steps.hold_out import hold_out
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from stmcdi_cli.model.base import ImputationModel
 
 
+@of_tissues
+@quietly
 def run(
     adata: "AnnData",
     model_dir: str | os.PathLike[str] | None = None,
@@ -83,7 +87,7 @@ def run(
     device
         ``auto``, ``cpu`` or ``cuda``.
     quiet
-        Print no progress.
+        Say nothing but warnings.
 
     Returns
     -------
@@ -117,10 +121,10 @@ def run(
         seed=seed,
     )
     # `add_reference` puts the counts in X
-    normalized = normalize(together, layer=layer if reference is None else None, skip=skip, round=round)
+    prepared = normalize(together, layer=layer if reference is None else None, skip=skip, round=round)
     ignore = ignore_missing_genes or trained is not None  # impute says which genes of a model are not there
-    selected = select_hvg(normalized, n_genes=n_genes, min_spots=min_spots, genes=genes, ignore_missing_genes=ignore)
-    prepared = build_graph(selected, n_neighbors=n_neighbors, section_key=section_key)
+    prepared = select_hvg(prepared, n_genes=n_genes, min_spots=min_spots, genes=genes, ignore_missing_genes=ignore)
+    prepared = build_graph(prepared, n_neighbors=n_neighbors, section_key=section_key)
     prepared, truth = hold_out(prepared, fraction=fraction, seed=seed) if fraction > 0 else (prepared, None)
     if trained is None:
         assert model_dir is not None  # or `_trained` has refused

@@ -142,7 +142,7 @@ def _check_options(
     validation.at_least("n_domains", n_domains, 1)
     validation.at_least("n_programmes", n_programmes, 1)
     validation.positive("depth", depth)
-    validation.at_least("dispersion", dispersion, 0)
+    validation.at_least("dispersion", dispersion, 0.0)
     validation.at_least("seed", seed, 0)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from stmcdi_cli import roles, validation
 from stmcdi_cli.reporting.reliability import POOR_R, ReferenceFit
 from stmcdi_cli.steps._presets import read_preset
+from stmcdi_cli.steps._step import of_tissues
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+@of_tissues
 def train(
     adata: "AnnData",
     model_dir: str | os.PathLike[str],
@@ -69,7 +71,7 @@ def train(
         Go on from such a file, if there is one of the same data, settings and software. The weights are then the same
         as without the stop.
     quiet
-        Print no progress.
+        Say nothing but warnings.
 
     Returns
     -------
@@ -90,7 +92,7 @@ def train(
 
     began = time.monotonic()
     config = _configuration(preset, seed, epochs=epochs, batch_size=batch_size)
-    validation.at_least("checkpoint_every", checkpoint_every, 0)
+    validation.at_least("checkpoint_every", checkpoint_every, 0.0)
     validation.at_least("devices", devices, 1)
     chosen = choose_device(device)
     distributed.check_devices(devices, chosen)
@@ -100,7 +102,7 @@ def train(
     config |= _found_in(tissue)
     if not quiet:
         _log_start(tissue, adata.n_obs, chosen, fallback)
-        log_scale("train", tissue, adata.obs_names if spots is None else adata.obs_names[spots])
+    log_scale("train", tissue, adata.obs_names if spots is None else adata.obs_names[spots])
     model_dir = Path(os.path.abspath(model_dir))
     checkpoint_file = Checkpoint(
         model_dir.with_name(f".{model_dir.name}.checkpoint") if checkpoint is None else Path(checkpoint),
@@ -119,9 +121,9 @@ def train(
     if fallback:
         model.config["cpu_fallback"] = fallback
     if is_first:  # of the processes that train together
+        _log_left_out(model, quiet=quiet)
         if not quiet:
             _log_end(history)
-            _log_left_out(model)
             for remark in model.remarks():
                 logger.info("train: %s", remark)
         save_load.save(model, model_dir, history)
@@ -257,14 +259,14 @@ def _log_end(history: Sequence[Mapping[str, float]]) -> None:
         logger.info("train: of what the networks add to the closed form, the part that is kept: %s", parts)
 
 
-def _log_left_out(model: "ImputationModel") -> None:
+def _log_left_out(model: "ImputationModel", *, quiet: bool) -> None:
     """Say what a reference is good for: how well genes are predicted that were left out whole."""
     fit = ReferenceFit.of(model.columns())
     if fit is None:
         return
-    logger.info(
-        "train: %d genes that both have, left out whole, are predicted with a mean correlation of %.2f", fit.n, fit.mean
-    )
+    found = "train: %d genes that both have, left out whole, are predicted with a mean correlation of %.2f"
+    if not quiet:
+        logger.info(found, fit.n, fit.mean)
     if fit.mean < POOR_R:
         logger.warning(
             "train: the reference does not fit: values of genes never measured will be little more than their level; "

@@ -111,8 +111,8 @@ def test_values_on_no_scale_are_said_to_be_taken_as_gaussian(raw, tmp_path, capl
     adata = stmcdi.build_graph(stmcdi.normalize(raw))
     adata.X = adata.X.power(0.7)
     model = stmcdi.train(adata, tmp_path / "model", epochs=1)
-    assert "X holds whole counts on no known scale" in caplog.text and model.config["scale"] is None
+    assert "X is no count on any known scale" in caplog.text and model.config["scale"] is None
     imputed = stmcdi.impute(adata, model, n_samples=2, quiet=True)
     assert imputed.uns["stmcdi"]["train"]["parameters"]["count_scale"] == "none"
     stmcdi.report(imputed, tmp_path / "report.html")
-    assert "whole counts on no known scale" in (tmp_path / "report.html").read_text()
+    assert "no counts on any known scale" in (tmp_path / "report.html").read_text()

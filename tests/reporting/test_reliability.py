@@ -49,6 +49,17 @@ def test_rare_genes_are_not_trusted_whatever_the_model_says():
     assert row["expected_r"] > 0.9 and row["verdict"] == DONT and row["reason"].startswith("too rare: seen in 9 spots")
 
 
+def test_genes_that_a_reference_hardly_has_are_not_trusted_either():
+    adata = synthetic(1, 0.1)
+    adata.X, adata.layers["missing"] = sp.csr_matrix(adata.shape), sp.csr_matrix(np.ones(adata.shape, bool))
+    assert reliability(adata).iloc[0]["verdict"] == TRUST  # a file from before the number was kept
+    adata.var["n_reference_cells"] = [9]
+    row = reliability(adata).iloc[0]
+    assert row["verdict"] == DONT and row["reason"] == "too rare: seen in 9 cells of the reference"
+    adata.var["n_reference_cells"] = [10]
+    assert reliability(adata).iloc[0]["verdict"] == TRUST
+
+
 def test_few_filled_entries_earn_caution_at_most():
     adata = synthetic(1, 0.1, n=200)
     adata.layers["missing"] = sp.csr_matrix(np.arange(200)[:, None] < 19)

@@ -266,7 +266,7 @@ def test_refusals(case, panel, cells, h5ad, refused, tmp_path):
 
 def test_advice_about_layers_works(panel, cells):
     for each in (panel, cells):
-        each.layers["raw counts"], each.X = each.X.copy(), np.log1p(dense(each.X))
+        each.layers["raw counts"], each.X = each.X.copy(), 1.3 * dense(each.X)  # corrected counts
     both = stmcdi.add_reference(panel, cells, layer="raw counts", reference_layer="raw counts")
     np.testing.assert_array_equal(dense(both.X)[:30, :25], dense(panel.layers["raw counts"]))
     stmcdi.add_reference(panel, cells, skip=True)
@@ -296,3 +296,34 @@ def test_texts_of_one_side_alone_are_kept(panel, cells, cli, h5ad, tmp_path, whe
     assert cli("add-reference", h5ad(panel, "p.h5ad"), h5ad(cells, "r.h5ad"), tmp_path / "o.h5ad").exit_code == 0
     kept = getattr(ad.read_h5ad(tmp_path / "o.h5ad"), where)["gene_ids"]
     assert kept[: len(table)].tolist() == table["gene_ids"].tolist() and kept[len(table) :].isna().all()
+
+
+def test_it_counts_the_cells_in_which_a_gene_is_seen(panel, cells):
+    both = stmcdi.add_reference(panel, cells)
+    seen = pd.Series((dense(cells.X) > 0).sum(0), cells.var_names)
+    assert both.var["n_reference_cells"].tolist() == seen.reindex(both.var_names, fill_value=0).tolist()
+
+
+def test_counts_beside_logarithms_are_refused_and_beside_other_values_warned_of(panel, cells, caplog):
+    counts = cells.X
+    cells.X = sp.csr_matrix(np.log1p(dense(counts) / 3.7))
+    with pytest.raises(InputError, match="reference: .*found .*; give raw counts .these look log1p-normalised."):
+        stmcdi.add_reference(panel, cells)
+    with pytest.raises(InputError, match="found counts in the panel and logarithms of normalised counts in the ref"):
+        stmcdi.add_reference(panel, cells, skip=True)
+    with pytest.raises(InputError, match="reference: .*log1p-normalised ones, which cannot be rounded; give raw"):
+        stmcdi.add_reference(panel, cells, round=True)
+    panel.X, cells.X = sp.csr_matrix(np.log1p(dense(panel.X) / 3.7)), counts
+    with pytest.raises(InputError, match="found counts in the reference and logarithms of normalised counts in the p"):
+        stmcdi.add_reference(panel, cells, skip=True)
+    panel.X = sp.csr_matrix(dense(panel.X) * np.random.default_rng(0).uniform(1, 2, panel.shape))  # intensities
+    stmcdi.add_reference(panel, cells, skip=True)
+    assert "the reference holds whole counts, and the panel other values" in caplog.text
+
+
+def test_control_probes_are_no_genes_of_a_reference(panel, cells, caplog):
+    cells.var_names = ["NegControlProbe_00042", "BLANK_0069", *cells.var_names[2:]]
+    both = stmcdi.add_reference(panel, cells)
+    assert not {"NegControlProbe_00042", "BLANK_0069"} & set(both.var_names) and both.n_vars == 38
+    assert "control probes of the reference, which are no genes, are not added: NegControlProbe_00042" in caplog.text
+    assert "BLANK_0069" in stmcdi.add_reference(panel, cells, genes=["BLANK_0069"]).var_names

@@ -12,6 +12,7 @@ from helpers import dense, make_raw
 
 import stmcdi_cli as stmcdi
 from stmcdi_cli.errors import InputError
+from stmcdi_cli.steps._counts import are_logarithms
 
 
 def logged(counts: ad.AnnData) -> sp.csr_matrix:
@@ -52,7 +53,7 @@ def test_a_refusal_says_where_whole_counts_are(command, in_layer, in_raw, h5ad, 
     assert line.endswith("; .raw holds whole counts: --layer raw")
     del in_raw.raw
     line = refused(command, h5ad(in_raw), tmp_path / "out.h5ad")
-    assert line.endswith("; round corrected counts at random (--round), or use values as they are (--skip)")
+    assert line.endswith("; give raw counts (these look log1p-normalised), or use values as they are (--skip)")
     in_layer.X, in_layer.layers["counts"] = in_layer.layers["counts"], in_layer.X
     line = refused(command, h5ad(in_layer), tmp_path / "out.h5ad", "--layer", "counts")
     assert line.endswith("; X holds whole counts: leave out --layer")
@@ -170,3 +171,21 @@ def test_a_samplesheet_is_checked_for_the_same_counts(in_layer, h5ad, cli, refus
     (tmp_path / "sheet.csv").write_text("sample,h5ad\na,input.h5ad\n")
     words = ["check-samplesheet", tmp_path / "sheet.csv", tmp_path / "out.csv", "--content"]
     assert cli(*words, *advised(refused(*words))).exit_code == 0
+
+
+@pytest.mark.parametrize("stored", ["dense", "csr", "csc"])
+def test_logarithms_of_counts_are_known_by_their_steps(raw, stored):
+    counts = dense(raw.X)
+    of = {"csr": sp.csr_matrix, "csc": sp.csc_matrix}.get(stored, lambda values: np.asarray(values, np.float64))
+    assert are_logarithms(of(logged(raw).toarray()))
+    assert are_logarithms(of(np.log1p(counts * 0.31)))
+    assert not are_logarithms(of(counts)) and not are_logarithms(of(counts * 0.31))
+    random = np.random.default_rng(0)
+    assert not are_logarithms(of(np.where(counts > 0, random.gamma(2, 1, counts.shape), 0)))
+    assert not are_logarithms(of(np.zeros((5, 4))))
+
+
+def test_logarithms_are_not_rounded(raw):
+    raw.X = logged(raw)
+    with pytest.raises(InputError, match="log1p-normalised ones, which cannot be rounded"):
+        stmcdi.normalize(raw, round=True)

@@ -159,7 +159,7 @@ def test_what_genes_achieved_when_left_out_is_in_the_file_and_the_report(done, t
     table = stmcdi.report(out, tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
     assert "never measured 15 of the genes" in page and "Shared genes, left out whole" in page
-    assert table["reason"].iloc[30:].str.contains("never measured here|more than its mean").all()
+    assert table["reason"].iloc[30:].str.contains("never measured here|more than its mean|cells of the ref").all()
     assert not table["reason"].iloc[30:].str.contains("too rare").any()
 
 
@@ -357,3 +357,10 @@ def test_a_trained_model_and_what_it_has_itself_are_refused(done, pair, options,
         stmcdi.run(pair.panel, model=done.model, reference=pair.cells, **options, **OPTIONS)
     with pytest.raises(OptionError, match="found neither"):
         stmcdi.run(pair.panel, **OPTIONS)
+
+
+def test_quiet_keeps_the_warning_that_a_reference_is_of_no_use(pair, few_rounds, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr("stmcdi_cli.steps.train.POOR_R", 0.99)
+    stmcdi.run(pair.panel, tmp_path / "model", reference=pair.cells, **OPTIONS)
+    assert {record.levelname for record in caplog.records} == {"WARNING"}
+    assert "the reference does not fit" in caplog.text

@@ -365,7 +365,7 @@ class SpatialFactorModel:
 
     def moments(self, depth: np.ndarray) -> tuple[Tensor, ...]:
         """a, b and v of the linear link in spots of some depths, each [B, G]."""
-        return tuple(torch.from_numpy(np.ascontiguousarray(part)) for part in self._noise.moments(depth))
+        return tuple(torch.from_numpy(np.array(part)) for part in self._noise.moments(depth))
 
     def state(self) -> dict[str, Tensor]:
         """Everything fitted, by name."""

@@ -20,6 +20,17 @@ def test_sections_in_other_units_have_the_same_field():
     assert np.abs(graph.weights[:100, :100] - graph.weights[100:, 100:]).max() < 1e-12
 
 
+def test_the_unit_of_coordinates_changes_nothing():
+    """Also where it is a metre and spots are micrometres apart; and spots in one place stay neighbours."""
+    lengths = grid()
+    lengths.data[np.random.default_rng(0).random(lengths.nnz) < 0.1] = 0
+    plain = SpatialGraph(grid(), lengths)
+    for unit in (1e-6, 1e3):
+        scaled = SpatialGraph(grid(), sp.csr_matrix((lengths.data * unit, lengths.indices, lengths.indptr), (N, N)))
+        np.testing.assert_allclose(scaled.weights.data, plain.weights.data, rtol=1e-5)
+        assert scaled.weights.nnz == grid().nnz
+
+
 def test_the_parameters_are_fitted_where_spots_have_neighbours():
     """Cells of a reference without coordinates have no edges, and say nothing about a range."""
     graph = SpatialGraph(sp.block_diag([grid(30), sp.csr_matrix((9000, 9000))], format="csr"))
