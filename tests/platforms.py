@@ -200,6 +200,44 @@ def write_gem(path, version="0.1"):
     return path
 
 
+def write_gef(path, version=4):
+    """Stereo-seq's GEF, in which the counts of a gene lie together; files before version 4 have one name per gene."""
+    gene, spot = np.nonzero(COUNTS.T)
+    table = np.zeros(len(gene), [("x", "<i4"), ("y", "<i4"), ("count", "u1")])
+    table["x"], table["y"], table["count"] = 100 + spot % 8, 200 + spot // 8, COUNTS[spot, gene]
+    names = _gef_genes(version)
+    names["count"] = (COUNTS > 0).sum(0)
+    names["offset"] = np.cumsum(names["count"]) - names["count"]
+    with h5py.File(path, "w") as file:
+        file["geneExp/bin1/expression"], file["geneExp/bin1/gene"] = table, names
+        file["geneExp/bin1/expression"].attrs["resolution"] = 500
+        file["geneExp/bin50/expression"], file["wholeExp/bin1"] = table[:3], np.zeros((4, 4))
+    return path
+
+
+def write_cell_gef(path, version=4):
+    """Cells of a GEF: each has a part of the table of counts."""
+    kinds = [("id", "<u4"), ("x", "<i4"), ("y", "<i4"), ("offset", "<u4"), ("geneCount", "<u2"), ("area", "<u2")]
+    cells, (spot, gene) = np.zeros(N_SPOTS, kinds), np.nonzero(COUNTS)
+    cells["id"], cells["x"], cells["y"], cells["area"] = 7 + np.arange(N_SPOTS), *XY.astype(int).T, 300
+    cells["geneCount"] = (COUNTS > 0).sum(1)
+    cells["offset"] = np.cumsum(cells["geneCount"]) - cells["geneCount"]
+    found = np.zeros(len(gene), [("geneID", "<u4"), ("count", "<u2")])
+    found["geneID"], found["count"] = gene, COUNTS[spot, gene]
+    with h5py.File(path, "w") as file:
+        file["cellBin/cell"], file["cellBin/cellExp"], file["cellBin/gene"] = cells, found, _gef_genes(version)
+    return path
+
+
+def _gef_genes(version):
+    one = [("gene", "S32")] if version < 4 else [("geneID", "S64"), ("geneName", "S64")]
+    genes = np.zeros(N_GENES, [*one, ("offset", "<u4"), ("count", "<u4")])
+    for name, prefix in {"gene": "G", "geneID": "ENSG", "geneName": "G"}.items():
+        if name in genes.dtype.names:
+            genes[name] = [f"{prefix}{i}" for i in range(N_GENES)]
+    return genes
+
+
 def write_loom(path):
     """Loom of version 3: genes in rows."""
     text = h5py.string_dtype()

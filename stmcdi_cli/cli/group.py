@@ -13,7 +13,7 @@ from click.shell_completion import get_completion_class
 from stmcdi_cli import __version__, resources
 from stmcdi_cli.cli.config import load_config
 from stmcdi_cli.cli.messages import print_error, usage_message
-from stmcdi_cli.errors import StmcdiError
+from stmcdi_cli.errors import StmcdiError, one_line
 from stmcdi_cli.logging import Settings, configuration, configure, on_stderr
 
 logger = logging.getLogger(__name__)
@@ -80,6 +80,12 @@ class Steps(click.Group):
         except StmcdiError as error:
             print_error(f"stmcdi {ctx.invoked_subcommand}", str(error), error.exit_code)
             sys.exit(error.exit_code)
+        except ImportError as error:
+            if "failed to map segment" not in str(error):
+                raise
+            advice = f"too little memory to load the libraries ({one_line(error)}); allow more (ulimit -v unlimited)"
+            print_error(f"stmcdi {ctx.invoked_subcommand}", advice, 2)
+            sys.exit(2)
         except KeyboardInterrupt as error:
             if configuration().json:  # Click would write an empty line, which is not JSON
                 raise click.Abort from error

@@ -145,7 +145,8 @@ def _read(sheet: Path) -> list[tuple[int, list[str]]]:
     except FileNotFoundError as error:
         raise InputError(f"{sheet}: no such file; check the path") from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{sheet}: cannot be read as CSV in UTF-8 ({error}); save it as such") from error
+        reason = "letters of another encoding" if isinstance(error, UnicodeDecodeError) else error
+        raise InputError(f"{sheet}: cannot be read as CSV in UTF-8 ({reason}); save it as such") from error
     return [(line, cells) for line, cells in rows if any(cells)]
 
 

@@ -46,3 +46,21 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
     parts.save("0-5", {"x": np.ones(3)})
     parts.remove()
     assert [path.name for path in folder.iterdir()] == ["notes.part"]
+
+
+def test_two_processes_with_one_folder_never_take_each_others_parts(tmp_path):
+    """As two analyses of samples of one name do that share a work directory."""
+    one, other = Parts(tmp_path / "parts"), Parts(tmp_path / "parts")
+    one.begin({"seed": 1})
+    one.save("0-5", {"x": np.ones(3)})
+    other.begin({"seed": 2})  # takes the folder
+    assert other.load("0-5") is None and other.count() == 0
+    one.save("5-9", {"x": np.ones(3)})
+    other.save("0-5", {"x": np.zeros(3)})
+    assert other.load("5-9") is None and other.count() == 1
+    np.testing.assert_array_equal(one.load("5-9")["x"], np.ones(3))
+    assert one.load("0-5") is None  # drawn again
+    one.remove()
+    np.testing.assert_array_equal(other.load("0-5")["x"], np.zeros(3))
+    other.remove()
+    assert not (tmp_path / "parts").exists()

@@ -148,6 +148,8 @@ COMMANDS = {  # how Nextflow was called: the parameters that were chosen by it
     "run . -params-file chosen.json": ["max_cpus", "input"],
     "run . -params-file=chosen.yml --epochs '3'": ["epochs", "max_cpus", "input"],
     "run . -params-file absent.yml --a.b 1": ["a"],
+    "run . -params-file flow.yml": ["max_cpus", "input"],
+    "run . -params-file empty.yml --seed 1": ["seed"],
     "run . --cluster_options=--project=lab --max_cpus=2": ["cluster_options"],
 }
 
@@ -155,6 +157,8 @@ COMMANDS = {  # how Nextflow was called: the parameters that were chosen by it
 def test_parameters_are_chosen_on_the_command_line_and_in_a_file(nextflow, root, tmp_path):
     (tmp_path / "chosen.json").write_text(json.dumps({"max_cpus": 4, "input": "a"}))
     (tmp_path / "chosen.yml").write_text("# ours\nmax_cpus: 4\n'input': a\n")
+    (tmp_path / "flow.yml").write_text("{max_cpus: 4, input: a}\n")
+    (tmp_path / "empty.yml").write_text("# nothing\n")
     (tmp_path / "main.nf").write_text(f"""
 include {{ chosenParameters }} from '{root}/workflows/parameters'
 

@@ -72,6 +72,23 @@ def test_a_preset_that_is_not_there_is_refused_before_any_task(nextflow, root, t
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.parametrize("parameter", ["input", "model"])
+def test_a_name_with_a_space_is_refused_before_any_task_and_leaves_no_trace(
+    nextflow, root, tmp_path, samplesheet, parameter
+):
+    """Nextflow writes names into the tasks' scripts; and it refuses to write a trace where one is."""
+    sheet, name = samplesheet("A,a.h5ad"), "my own"
+    sheet.rename(tmp_path / "my own.csv") if parameter == "input" else (tmp_path / name).mkdir()
+    given = {"input": sheet, "model": name} | ({"input": "my own.csv", "model": None} if parameter == "input" else {})
+    words = [word for key, value in given.items() if value for word in (f"--{key}", value)]
+    done = nextflow(tmp_path, "-q", "run", root, *words, "-with-trace", "trace.txt")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(
+        f"ERROR: --{parameter} {given[parameter]}: the name has a space or a letter that shells"
+    )
+    assert not (tmp_path / "trace.txt").exists() and not (tmp_path / "results").exists()
+
+
 def test_help_comes_from_the_schema(nextflow, root, tmp_path):
     done = nextflow(tmp_path, "-q", "run", root, "--help")
     assert done.returncode == 0

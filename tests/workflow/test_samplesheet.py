@@ -35,6 +35,9 @@ SHEETS = {
     "unclosed quote": f'sample,h5ad\n{GOOD}"B,data/b.h5ad\n',
     "text after a quote": f'sample,h5ad\n"A"x,data/a.h5ad\n{GOOD}',
     "quotes inside": 'sample,h5ad\nA,data/"a".h5ad\n',
+    "Latin-1": "sample,h5ad,note\nA,data/a.h5ad,Größe\n".encode("latin-1"),
+    "UTF-16": f"sample,h5ad\n{GOOD}".encode("utf-16"),
+    "Excel, by another name": b"PK\x03\x04\x14\x00\x06\x00\x08\x00\xff\xfe\x00[Content_Types].xml",
 }
 SCRIPT = """
 include {{ readSamplesheet }} from '{root}/workflows/samplesheet'
@@ -59,7 +62,7 @@ def folder(tmp_path_factory) -> Path:
     for name in ("a", "b"):
         (folder / f"data/{name}.h5ad").touch()
     for number, text in enumerate(SHEETS.values()):
-        (folder / f"{number}.csv").write_text(text, encoding="utf-8", newline="")
+        (folder / f"{number}.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
     for rows in (5, 50, 500):
         text = "sample,h5ad,age\n" + "".join(f'"S{i}",data/a.h5ad,{i}\n' for i in range(rows))
         (folder / f"rows_{rows}.csv").write_text(text)

@@ -1,16 +1,16 @@
 """Read Stereo-seq's GEM, a text with one line per gene and place, into square bins."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
 
-from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import resources, validation
 from stmcdi_cli.errors import InputError, in_file
 from stmcdi_cli.io import safety
+from stmcdi_cli.io.readers import bins
 from stmcdi_cli.io.readers.delimited import first_line, header, open_text, separator
 from stmcdi_cli.io.readers.reader import Options, Reading, only
 
@@ -19,8 +19,6 @@ GENES = ("geneID", "gene", "genes", "geneName")
 COUNTS = ("MIDCount", "MIDCounts", "UMICount", "MIDcount", "values")
 """Names of the column of counts."""
 ENDINGS = (".gem", ".gem.gz")
-LINES = 2**20
-"""Lines that are read at a time."""
 
 
 def find(path: Path) -> Path | None:
@@ -43,8 +41,6 @@ def read(path: Path, options: Options) -> Reading:
     Bins are named X_Y by their corner. Genes are told apart by ``geneID``; where there is ``geneName`` too, it gives
     the names, and ``var['gene_ids']`` has the identifiers.
     """
-    from anndata import AnnData
-
     validation.at_least("bin", options.bin, 1)
     file = find(path)
     columns = None if file is None else _columns(file)
@@ -55,18 +51,13 @@ def read(path: Path, options: Options) -> Reading:
         in_file(file, "cannot be read as GEM", "give the file that Stereo-seq's programs wrote"),
         safety.memory_limited(resources.granted() // 4),
     ):
-        bins, genes, counts, symbols = _binned(file, columns, options.bin)
-    corners = np.column_stack([bins >> 32, (bins & 0xFFFFFFFF)]) * options.bin
-    adata = AnnData(
-        counts,
-        obs=pd.DataFrame(index=pd.Index([f"{x}_{y}" for x, y in corners.tolist()], dtype=object)),
-        var=pd.DataFrame(index=pd.Index(genes if symbols is None else symbols, dtype=object)),
-    )
-    if symbols is not None:
-        adata.var["gene_ids"] = genes
-    adata.obsm[keys.SPATIAL] = corners + (options.bin - 1) / 2
-    options.note(f"{adata.n_obs} bins of {options.bin} x {options.bin} spots of the chip (--bin)")
-    return Reading(adata, file)
+        number: dict[str, int] = {}
+        symbols: dict[str, str] = {}
+        corners, sums = bins.sum_in_bins(_spots(file, columns, number, symbols), options.bin)
+        if not number:
+            raise ValueError("no lines of counts")
+    names = [symbols[name] or name for name in number] if symbols else None
+    return Reading(bins.tissue_of_bins(corners, sums, list(number), names, options), file)
 
 
 def _columns(path: Path) -> list[str] | None:
@@ -79,35 +70,17 @@ def _columns(path: Path) -> list[str] | None:
     return [gene, "x", "y", count, *(["geneName"] if "geneName" in names and gene != "geneName" else [])]
 
 
-def _binned(path: Path, columns: list[str], side: int) -> "tuple[np.ndarray, list[str], sp.csr_matrix, list | None]":
-    """Give the codes of the bins, rising; the genes; the counts, bins x genes; and the genes' symbols."""
-    number: dict[str, int] = {}
-    symbols: dict[str, str] = {}
-    bins, genes, counts = [np.empty(0, np.int64)], [np.empty(0, np.int64)], [np.empty(0, np.float64)]
+def _spots(path: Path, columns: list[str], number: dict[str, int], symbols: dict[str, str]) -> Iterator[bins.Part]:
+    """Give the counts, some lines at a time; `number` gets each gene's position, `symbols` its name, if any."""
     options: dict[str, Any] = {"sep": separator(first_line(path)), "names": header(path), "usecols": columns}
     options["dtype"] = {columns[0]: str, "x": np.int64, "y": np.int64, columns[3]: np.float64, "geneName": str}
     with open_text(path) as file:
         while file.readline().startswith("#"):
             pass
-        for part in pd.read_csv(file, chunksize=LINES, header=None, na_filter=False, **options):
-            x, y = (part[axis].to_numpy() for axis in "xy")
-            if len(part) and (min(x.min(), y.min()) < 0 or max(x.max(), y.max()) >= 2**31):
-                raise ValueError("places below 0 or above 2147483647")
+        for part in pd.read_csv(file, chunksize=bins.LINES, header=None, na_filter=False, **options):
             codes, found = pd.factorize(part[columns[0]])
-            code = np.array([number.setdefault(name, len(number)) for name in found], np.int64)[codes]
+            gene = np.array([number.setdefault(name, len(number)) for name in found], np.int64)[codes]
             if len(columns) > 4:
                 first = ~part[columns[0]].duplicated()
-                symbols |= dict(zip(part[columns[0]][first], part["geneName"][first], strict=True))
-            place = ((x // side) << 32) | (y // side)
-            unique, row = np.unique(place, return_inverse=True)
-            summed = sp.coo_matrix((part[columns[3]].to_numpy(), (row, code)), shape=(len(unique), len(number)))
-            summed = summed.tocsr().tocoo()
-            bins.append(unique[summed.row])
-            genes.append(summed.col.astype(np.int64))
-            counts.append(summed.data)
-    if not number:
-        raise ValueError("no lines of counts")
-    unique, row = np.unique(np.concatenate(bins), return_inverse=True)
-    matrix = (np.concatenate(counts), (row, np.concatenate(genes)))
-    total = sp.csr_matrix(matrix, shape=(len(unique), len(number)), dtype=np.float64).astype(np.float32)
-    return unique, list(number), total, [symbols[name] or name for name in number] if symbols else None
+                symbols.update(zip(part[columns[0]][first], part["geneName"][first], strict=True))
+            yield part["x"].to_numpy(), part["y"].to_numpy(), gene, part[columns[3]].to_numpy()

@@ -1,7 +1,10 @@
 """Every format of ``stmcdi import``; ``auto`` takes the first that recognises the path."""
 
+from pathlib import Path
+
 from stmcdi_cli.io.readers import (
     cosmx,
+    gef,
     gem,
     h5ad,
     loom,
@@ -13,7 +16,12 @@ from stmcdi_cli.io.readers import (
     xenium,
     zarr,
 )
-from stmcdi_cli.io.readers.reader import Reader
+from stmcdi_cli.io.readers.reader import Options, Reader, Reading
+
+
+def _stereo_seq(path: Path, options: Options) -> Reading:
+    return gef.read(path, options) if gef.recognises(path) else gem.read(path, options)
+
 
 READERS = (
     Reader("visium-hd", lambda path: bool(space_ranger.bins(path)), space_ranger.read_hd),
@@ -24,7 +32,7 @@ READERS = (
     Reader("cosmx", cosmx.recognises, cosmx.read),
     Reader("spatialdata", spatialdata.recognises, spatialdata.read),
     Reader("zarr", zarr.recognises, zarr.read),
-    Reader("stereo-seq", gem.recognises, gem.read),
+    Reader("stereo-seq", lambda path: gef.recognises(path) or gem.recognises(path), _stereo_seq),
     Reader("loom", loom.recognises, loom.read),
     Reader("table", table.recognises, table.read),
     Reader("h5ad", h5ad.recognises, h5ad.read),

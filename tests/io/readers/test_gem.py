@@ -21,7 +21,7 @@ def test_bins_of_one_spot(version, tmp_path):
 
 
 def test_larger_bins_are_sums_and_lie_at_their_centres(tmp_path, caplog, monkeypatch):
-    from stmcdi_cli.io.readers import gem
+    from stmcdi_cli.io.readers import bins
 
     caplog.set_level("INFO")
     write_gem(tmp_path / "chip.gem.gz")
@@ -31,7 +31,7 @@ def test_larger_bins_are_sums_and_lie_at_their_centres(tmp_path, caplog, monkeyp
     np.testing.assert_array_equal(dense(adata["104_200", genes].X)[0], COUNTS[inside].sum(0))
     assert adata["104_200"].obsm["spatial"].tolist() == [[105.5, 201.5]] and adata.n_obs == 4
     assert "import: 4 bins of 4 x 4 spots of the chip (--bin)" in caplog.messages
-    monkeypatch.setattr(gem, "LINES", 7)  # however many lines are read at a time
+    monkeypatch.setattr(bins, "LINES", 7)  # however many lines are read at a time
     np.testing.assert_array_equal(dense(stmcdi.import_(tmp_path, bin=4, quiet=True).X), dense(adata.X))
 
 
