@@ -1,8 +1,10 @@
 """Where to compute."""
 
+import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -55,20 +57,72 @@ def single_threaded() -> Iterator[None]:
 def parallel_map(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
     """Call a function on each item, on all cores; yields the results in order and computes a few in advance."""
     n = n_workers()
-    if n == 1:
+    if n == 1 or _is_worker():
         yield from map(function, items)
         return
-    waiting: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(n) as pool:
-        try:
-            for item in items:
-                waiting.append(pool.submit(function, item))
-                if len(waiting) > 2 * n:
-                    yield waiting.popleft().result()
-            while waiting:
+    pool, waiting = _pool(n), deque[Future[Result]]()
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > 2 * n:
                 yield waiting.popleft().result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def parallel_each(function: Callable[[Item], object], items: Iterable[Item]) -> None:
+    """Call a function on each item, on all cores: each takes every n-th, so that sharing them out takes no time."""
+    items = list(items)
+    n = min(n_workers(), len(items))
+
+    def share(first: int) -> None:
+        for item in items[first::n]:
+            function(item)
+
+    if n < 2 or _is_worker():
+        for item in items:
+            function(item)
+        return
+    others = [_pool(n_workers()).submit(share, first) for first in range(1, n)]
+    try:
+        share(0)
+    finally:
+        wait(others)
+    for other in others:
+        other.result()  # raises its error
+
+
+_thread = threading.local()
+_pools: dict[int, ThreadPoolExecutor] = {}  # by their number of threads
+
+
+def _pool(n: int) -> ThreadPoolExecutor:
+    """Give the threads that work in parallel; begun once, since many pieces of work take less than a millisecond."""
+    if n not in _pools:
+        _pools[n] = ThreadPoolExecutor(n, initializer=begin_worker)
+    return _pools[n]
+
+
+def begin_worker() -> None:
+    """Let this thread compute by itself.
+
+    OpenMP keeps the number of threads for each thread. A new one has as many as there are cores, whatever
+    `single_threaded` set: products of matrices were shared out again, in sums whose order was another in every run.
+    """
+    _thread.works = True
+    torch.set_num_threads(1)
+
+
+def _is_worker() -> bool:
+    """Whether this thread is one of those that work in parallel; they do not wait for each other."""
+    return getattr(_thread, "works", False)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pools.clear)  # threads do not come along
 
 
 @contextmanager

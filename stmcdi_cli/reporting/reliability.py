@@ -89,7 +89,8 @@ def reliability(adata: "AnnData", sections: np.ndarray | None = None, visible: V
     table["seen"], table["mean"], table["n_filled"] = seen, mean, n
     table["gain"] = expected * (1 - n_seen / adata.n_obs)
     never_seen = np.where(unmeasured, np.nan, seen)
-    in_reference = pd.to_numeric(adata.var.get(keys.N_REFERENCE_CELLS, pd.Series(RARE_SPOTS, adata.var_names)))
+    unknown = pd.Series(RARE_SPOTS, adata.var_names)
+    in_reference = pd.to_numeric(adata.var.get(keys.N_REFERENCE_CELLS, unknown), errors="coerce").fillna(RARE_SPOTS)
     n_evidence = np.where(unmeasured, in_reference, n_seen).astype(int)
     rows = zip(expected, never_seen, n_evidence, n, columns.get("within_r", expected), strict=True)
     judged = [_verdict(*row) for row in rows]

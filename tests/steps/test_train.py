@@ -86,6 +86,18 @@ def test_a_failure_leaves_nothing_or_the_old_model(masked, tmp_path, monkeypatch
     assert names(tmp_path) == ["model"] and (tmp_path / "model" / "model.safetensors").read_bytes() == weights
 
 
+def test_a_wide_tissue_gives_the_same_model_on_any_number_of_cores(tmp_path):
+    """With more than 1,000 genes products of matrices are large enough for OpenMP to share them out."""
+    raw = stmcdi.simulate(n_spots=300, n_genes=1300, depth=3000, rates=False, seed=2)
+    stmcdi.build_graph(stmcdi.normalize(raw)).write_h5ad(tmp_path / "wide.h5ad")
+    for threads in ("1", "3"):
+        arguments = ["train", tmp_path / "wide.h5ad", tmp_path / threads, "--epochs", "1", "--device", "cpu", "--quiet"]
+        command = [sys.executable, "-m", "stmcdi_cli.cli", *map(str, arguments)]
+        subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": threads})
+    one, three = ((tmp_path / threads / "model.safetensors").read_bytes() for threads in ("1", "3"))
+    assert one == three
+
+
 def test_a_killed_training_leaves_no_folder(masked, h5ad, tmp_path):
     source = h5ad(masked)
     arguments = ["train", source, tmp_path / "model", "--preset", "paper", "--device", "cpu"]

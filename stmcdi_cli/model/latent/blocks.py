@@ -1,11 +1,10 @@
 """Work on the spots of a tissue block by block."""
 
-from collections import deque
 from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from stmcdi_cli.model.device import parallel_map
+from stmcdi_cli.model.device import parallel_each
 
 BLOCK = 256
 """Spots per block; fixed, so that no result depends on how many spots are asked for at once."""
@@ -20,7 +19,7 @@ def split(n_spots: int) -> Iterator[np.ndarray]:
 
 def in_parallel(function: Callable[[np.ndarray], None], n_spots: int) -> None:
     """Call a function with the positions of the spots of every block, on all cores."""
-    deque(parallel_map(function, split(n_spots)), maxlen=0)
+    parallel_each(function, split(n_spots))
 
 
 def parts_in_cache(n_spots: int, n_genes: int) -> Iterator[slice]:

@@ -1,12 +1,10 @@
 """What the entries of the spots say of the fields, with the latents integrated out."""
 
-from collections import deque
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from stmcdi_cli.model.device import parallel_map
+from stmcdi_cli.model.device import parallel_each
 
 _MULTIPLIED_AT_ONCE = 1024  # spots
 
@@ -66,5 +64,5 @@ def times(matrices: Tensor, values: Tensor) -> Tensor:
         # NumPy multiplies such small matrices faster than torch.bmm does.
         np.matmul(matrices[some].numpy(), values[some, :, None].numpy(), out=out[some, :, None].numpy())
 
-    deque(parallel_map(one, range(0, len(values), _MULTIPLIED_AT_ONCE)), maxlen=0)
+    parallel_each(one, range(0, len(values), _MULTIPLIED_AT_ONCE))
     return out

@@ -10,7 +10,6 @@ G is the Laplacian of the graph and C is diagonal, with the area of each spot. P
 edges, so systems of equations are solved by conjugate gradients, for all factors together.
 """
 
-from collections import deque
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
@@ -20,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stmcdi_cli.model.device import parallel_map
+from stmcdi_cli.model.device import parallel_each
 from stmcdi_cli.model.latent.blocks import in_parallel
 from stmcdi_cli.model.latent.conjugate_gradients import Operator, conjugate_gradients
 from stmcdi_cli.model.latent.field_by_parts import by_parts
@@ -354,7 +353,7 @@ class SpatialField:
         if len(connected) and solvers:
             solvers.map(one)
         elif len(connected):
-            deque(parallel_map(one, range(weight.shape[1])), maxlen=0)
+            parallel_each(one, range(weight.shape[1]))
         return variance
 
     def _of_factor(self, factor: int) -> "SpatialField":

@@ -13,6 +13,7 @@ import numpy as np
 import scipy.sparse as sp
 from scipy.sparse.linalg import splu
 
+from stmcdi_cli.model.device import begin_worker
 from stmcdi_cli.resources import n_workers
 
 _OPTIONS = {"diag_pivot_thresh": 0.0, "options": {"SymmetricMode": True}}
@@ -38,7 +39,9 @@ class Solvers:
 
     def __init__(self, make: Callable[[int], Solve], n: int) -> None:
         self._solve: dict[int, Solve] = {}
-        self._threads = [ThreadPoolExecutor(1) for _ in range(max(1, min(n, n_workers())))]  # not begun if it is one
+        self._threads = [
+            ThreadPoolExecutor(1, initializer=begin_worker) for _ in range(max(1, min(n, n_workers())))
+        ]  # not begun if it is one
         self._n = n
         try:
             self._each(lambda number: self._solve.update({number: make(number)}))
