@@ -38,7 +38,7 @@ def isNoPreset(preset) {
 
 // Whether the last part of a path has what a shell would read otherwise; Nextflow writes it into the tasks' scripts.
 def isUnsafe(path) {
-    !(path.toString().replaceFirst('/+$', '').tokenize('/').last() ==~ /(?U)[\w.+=,@%~-]+/)
+    !(path.toString().tokenize('/').takeRight(1).join() ==~ /(?U)[\w.+=,@%~-]*/)
 }
 
 // What is wrong with the paths among the parameters, in one line.
