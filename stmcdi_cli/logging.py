@@ -31,7 +31,8 @@ class Settings:
     step
         Name of the command, for JSON.
     level
-        Least level of this package's records. Those of other packages need WARNING at least.
+        Least level of this package's records. Those of other packages need WARNING at least, and ERROR where notes of
+        this package are not shown.
     json
         One JSON object per line.
     """
@@ -49,7 +50,8 @@ def configure(settings: Settings) -> None:
     global _settings
     _settings = settings
     logging.getLogger(PACKAGE).setLevel(settings.level)
-    logging.getLogger().setLevel(max(settings.level, logging.WARNING))
+    others = logging.WARNING if settings.level <= logging.INFO else logging.ERROR
+    logging.getLogger().setLevel(others)
 
 
 def configuration() -> Settings:

@@ -34,8 +34,6 @@ RAW = "raw"
 """What stands for ``adata.raw`` where the name of a layer is asked for and no layer has this name."""
 ROUNDING_ERROR = 1e-3
 """Values this near to a whole number are that number: a program has scaled counts and scaled them back."""
-REFERENCE_LAYER = "--reference-layer"
-"""Option that names the layer of a reference."""
 _LOOKED_AT, _LARGEST_LOG = 50, 20.0  # spots, and the largest logarithm of a normalised count
 MOST_VALUES = 10**6
 """Values of a matrix that are looked at to see whether they are whole."""
@@ -246,8 +244,10 @@ def some_values(matrix: Any) -> sp.csr_matrix:
 
 def _advice(source: Source) -> str:
     """What to do: take the whole counts that the file has elsewhere, or values that are not whole."""
-    of_both = ", or normalised values of both sides (--skip)"  # an option for the panel, too
-    skipped = of_both if source.option == REFERENCE_LAYER else ", or use values as they are (--skip)"
+    of_reference = source.option != Source._field_defaults["option"]  # --skip would be for the panel, too
+    skipped = (
+        ", or normalised values of both sides (--skip)" if of_reference else ", or use values as they are (--skip)"
+    )
     if are_logarithms(source.matrix):
         otherwise = "give raw counts (these look log1p-normalised)"
     else:

@@ -29,7 +29,7 @@ def check_choice(n_genes: int | str | None, genes: Sequence[str] | None) -> None
         raise OptionError("expected either `n_genes` or `genes`, found both; leave one out")
     validation.names("genes", genes)
     if genes is not None and not len(genes):
-        raise OptionError("expected names of genes in `genes`, found an empty list; name some, or leave it out")
+        raise OptionError("expected names of genes in `genes`, found none; name some, or leave it out")
 
 
 class Statistics(NamedTuple):

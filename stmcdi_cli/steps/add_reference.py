@@ -14,7 +14,7 @@ from stmcdi_cli.io.h5ad import matrices, shallow_copy
 from stmcdi_cli.io.stream import Block, Stream, disk_size
 from stmcdi_cli.provenance import record
 from stmcdi_cli.sparse import accumulate_by_column, row_chunks
-from stmcdi_cli.steps._counts import REFERENCE_LAYER, Counts, Source, are_logarithms, check_options, find_counts
+from stmcdi_cli.steps._counts import Counts, Source, are_logarithms, check_options, find_counts
 from stmcdi_cli.steps._gene_names import GeneNames, Matches, check_shared, log_matches
 from stmcdi_cli.steps._gene_statistics import check_choice
 from stmcdi_cli.steps._reference import check_cells, choose_genes, draw_cells, reference_sections
@@ -94,7 +94,7 @@ def add_reference(
     _check_panel(source.adata)
     target = Counts(source, skip=skip, at_random=round, step="add-reference")
     with in_file("reference"):
-        other = find_counts(reference, reference_layer, "add-reference", REFERENCE_LAYER)
+        other = find_counts(reference, reference_layer, "add-reference", "--reference-layer")
         check_cells(other, skip=skip or round)
         other = other._replace(adata=_with_places(other.adata, target.adata, reference_section_key, notes))
     names = GeneNames.of(target.adata), GeneNames.of(other.adata)

@@ -153,7 +153,7 @@ def test_a_lazy_file_is_loaded(raw, tmp_path):
         (lambda data: stmcdi.select_hvg(data, n_genes=True), "`n_genes` to be a whole number, found `True`"),
         (lambda data: stmcdi.select_hvg(data, min_spots="0.1"), "`min_spots` to be a number, found `0.1`"),
         (lambda data: stmcdi.select_hvg(data, genes="genes.txt"), "a list of names in `genes`, found `genes.txt`"),
-        (lambda data: stmcdi.select_hvg(data, genes=[]), "names of genes in `genes`, found an empty list"),
+        (lambda data: stmcdi.select_hvg(data, genes=[]), "names of genes in `genes`, found none"),
         (lambda data: stmcdi.hold_out(data, seed=None), "`seed` to be a whole number, found `None`"),
         (lambda data: stmcdi.hold_out(data, fraction="0.2"), "`fraction` to be a number, found `0.2`"),
         (lambda data: stmcdi.join([data, data], names="ab"), "a list of names in `names`, found `ab`"),
