@@ -52,7 +52,7 @@ PARAMETER_TYPES: dict[str, type | tuple[type, ...]] = {
 def names(option: str, value: object) -> None:
     """Refuse a text or a path where a list of names is asked for: its letters would be taken for names."""
     if isinstance(value, (str, os.PathLike)):
-        raise OptionError(f'expected a list of names in `{option}`, found `{value}`; give a list, such as ["{value}"]')
+        raise OptionError(f"expected a list of names in `{option}`, found `{value}`; give a list of texts")
 
 
 def _number(name: str, value: object, kind: type = Real) -> None:
