@@ -61,8 +61,13 @@ def namesInFile(words) {
     if (!named || !file(named).exists()) {
         return []
     }
-    def content = new org.yaml.snakeyaml.Yaml().load(file(named).text) // JSON is YAML
-    content instanceof Map ? content.keySet().collect { name -> name.toString() } : []
+    def text = file(named).text
+    if (named.endsWith('.json')) {
+        return new groovy.json.JsonSlurper().parseText(text).keySet().toList()
+    }
+    // A line each, or all between braces.
+    def names = text.trim().startsWith('{') ? /[{,]\s*["']?([\w-]+)["']?\s*:/ : /(?m)^["']?([\w-]+)["']?\s*:/
+    (text =~ names).collect { _whole, name -> name }
 }
 
 // What is wrong with the parameters, in one line; null where nothing is. Unknown names come first: a mistyped
