@@ -1,6 +1,6 @@
 """The form that most steps share: one function, which works in memory as well as from file to file."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import wraps
 from inspect import signature
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload
@@ -73,14 +73,16 @@ def _checked(
     function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[list[Any], dict[str, Any]]:
     """Arguments with every AnnData loaded where parts of it are not in memory yet; refuse what is no AnnData."""
+    from anndata import AnnData
+
     kinds = {name: str(parameter.annotation) for name, parameter in signature(function).parameters.items()}
 
     def check(name: str, value: Any) -> Any:
         kind = kinds.get(name, "")
         if kind == "Sequence[AnnData]":
-            if not isinstance(value, (list, tuple)):
+            if isinstance(value, AnnData) or not isinstance(value, Iterable):  # that of an AnnData gives its spots
                 raise InputError(
-                    f"expected `{name}` to be a list of AnnData objects, found {type(value).__name__}; give [it]"
+                    f"expected `{name}` to be a list of AnnData objects, found {type(value).__name__}; give a list"
                 )
             return [_loaded(name, each) for each in value]
         return _loaded(name, value) if kind == "AnnData" or (kind == "AnnData | None" and value is not None) else value

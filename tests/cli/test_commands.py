@@ -188,6 +188,17 @@ def test_an_option_out_of_range_names_the_option_not_the_file(h5ad, raw, refused
     assert line == "stmcdi hold-out: expected `fraction` to lie between 0 and 1, found `1.5`"
 
 
+def test_too_little_memory_for_the_libraries_takes_one_line(refused, monkeypatch, tmp_path):
+    """As under ``ulimit -v``, by which some clusters limit memory."""
+
+    def load(**options):
+        raise ImportError("libtorch_cpu.so: failed to map segment from shared object")
+
+    monkeypatch.setattr("stmcdi_cli.steps.simulate.simulate.stream", load)
+    line = refused("simulate", tmp_path / "a.h5ad")
+    assert "too little memory to load the libraries (libtorch_cpu.so" in line and line.endswith("(ulimit -v unlimited)")
+
+
 def test_usage_errors_exit_2_and_defects_of_ours_keep_their_traceback(cli, monkeypatch, tmp_path):
     assert cli("normalize").exit_code == 2
     assert cli("no-such-step").exit_code == 2

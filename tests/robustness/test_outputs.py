@@ -40,10 +40,11 @@ def content(folder: Path) -> dict[str, bytes | None]:
     return {str(path): path.read_bytes() if path.is_file() else None for path in sorted(folder.rglob("*"))}
 
 
-def refuses(arguments: list[str], said: Path, *words: str) -> None:
+def refuses(arguments: list[str], said: Path, *words: str) -> str:
     ended = child.run([*arguments, "--quiet"], said, 120)
     assert ended.code == 2 and ended.said.count("\n") == 1 and ended.said.startswith("stmcdi "), ended
     assert any(word in ended.said for word in words), ended.said
+    return ended.said
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -65,7 +66,8 @@ def test_a_disk_that_fills_up_while_written_is_one_line(step, files, disk, tmp_p
     put_old(step, disk)
     subprocess.run(["mount", "-o", "remount,size=32k", str(disk)], check=True)  # enough to begin
     before = content(disk)
-    refuses(command(step, files, disk), tmp_path / "said", "No space left on device", "needs about")
+    said = refuses(command(step, files, disk), tmp_path / "said", "No space left on device", "needs about")
+    assert said.startswith(f"stmcdi {step}: {disk}"), said  # no input is at fault
     assert content(disk) == before
 
 

@@ -111,6 +111,8 @@ def test_what_is_no_anndata_is_refused_by_its_name(raw, tmp_path):
         (lambda: stmcdi.add_reference(raw, reference=None), "reference", "NoneType"),
         (lambda: stmcdi.join([raw, "b.h5ad"]), "tissues", "str"),
         (lambda: stmcdi.join(raw), "tissues", "AnnData"),
+        (lambda: stmcdi.join("ab"), "tissues", "str"),
+        (lambda: stmcdi.merge(None), "parts", "NoneType"),
         (lambda: stmcdi.train("masked.h5ad", tmp_path), "adata", "str"),
         (lambda: stmcdi.run(raw, tmp_path, reference="cells.h5ad"), "reference", "str"),
         (lambda: stmcdi.evaluate(raw, "truth.h5ad"), "truth", "str"),
@@ -118,6 +120,11 @@ def test_what_is_no_anndata_is_refused_by_its_name(raw, tmp_path):
     ):
         with pytest.raises(InputError, match=f"expected `{name}` to be .*, found {kind}"):
             call()
+
+
+def test_tissues_may_be_the_values_of_a_dictionary(raw):
+    tissues = {"a": raw, "b": raw}
+    same(stmcdi.join(tissues.values(), names=list(tissues)), stmcdi.join([raw, raw], names=["a", "b"]))
 
 
 def test_columns_that_are_there_twice_are_refused(raw):

@@ -163,7 +163,7 @@ def read_frame(path: Path, named: bool = True) -> "DataFrame":
         raise InputError(f"{path}: no such file; check the path")
     if path.suffix == ".parquet":
         frame = read_parquet(path)
-        return _plain(frame.set_index(frame.columns[0]).rename(index=_text) if named else frame)
+        return _plain(frame.set_index(frame.columns[0]).rename(index=as_text) if named else frame)
     with _reading(path), _chunks(path, named, whole=True) as (columns, chunks):
         frame = next(iter(chunks))
     frame.columns = pd.Index(columns, dtype=object)
@@ -199,11 +199,12 @@ def _plain(frame: "DataFrame") -> "DataFrame":
     frame = frame.copy()
     for name, kind in frame.dtypes.items():
         if getattr(kind, "kind", "O") not in "biuf":
-            frame[name] = frame[name].astype(object).map(_text, na_action="ignore")
+            frame[name] = frame[name].astype(object).map(as_text, na_action="ignore")
     return frame
 
 
-def _text(name: object) -> str:
+def as_text(name: object) -> str:
+    """Give a name as text; parquet and HDF5 may hold it as bytes."""
     return name.decode() if isinstance(name, bytes) else str(name)
 
 

@@ -13,6 +13,7 @@ from stmcdi_cli import validation
 from stmcdi_cli.errors import InputError, in_file
 from stmcdi_cli.io import safety
 from stmcdi_cli.io.readers import bins
+from stmcdi_cli.io.readers.delimited import as_text
 from stmcdi_cli.io.readers.hdf5 import root_names
 from stmcdi_cli.io.readers.reader import Options, Reading
 
@@ -90,11 +91,8 @@ def _names(table: "h5py.Dataset") -> tuple[list[str], list[str] | None]:
     """What the genes are told apart by, and their names where these are others: older files have one of both."""
     columns: Any = table.dtype.names or ()
     first = next(name for name in ("geneID", "gene", "geneName") if name in columns)
-    genes = _texts(table[first])
+    genes = list(map(as_text, table[first].tolist()))
     if first == "geneName" or "geneName" not in columns:
         return genes, None
-    return genes, [name or gene for gene, name in zip(genes, _texts(table["geneName"]), strict=True)]
-
-
-def _texts(values: np.ndarray) -> list[str]:
-    return [value.decode() if isinstance(value, bytes) else str(value) for value in values.tolist()]
+    names = map(as_text, table["geneName"].tolist())
+    return genes, [name or gene for gene, name in zip(genes, names, strict=True)]
