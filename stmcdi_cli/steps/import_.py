@@ -6,6 +6,7 @@ The step is called ``import`` wherever a name may be a Python keyword, and ``imp
 import logging
 import os
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import validation
 from stmcdi_cli.errors import InputError, in_file
 from stmcdi_cli.io.readers import coordinates as places
-from stmcdi_cli.io.readers.reader import Options, Reader
+from stmcdi_cli.io.readers.reader import Options, Reader, Reading
 from stmcdi_cli.io.readers.registry import BY_NAME, READERS
 from stmcdi_cli.provenance import imported_section_key, note_input, record
 from stmcdi_cli.sparse import mask_out, missing_mask, nan_mask, to_csr
@@ -82,7 +83,7 @@ def import_(
     options = Options(coordinates=given, bin_um=bin_um, bin=bin, table=table)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # names that are not unique, which is mended here, and deprecations
-        adata, source, section_key = reader.read(path, options)
+        adata, source, section_key = _read(reader, path, options)
         with in_file(path):
             adata = _counts_in_x(adata, layer, skip=skip, at_random=round)
         section_key = section_key or imported_section_key(adata)
@@ -135,6 +136,19 @@ def _reader(path: Path) -> Reader:
             "give the folder that the instrument wrote, or the file of counts in it"
         )
     return found
+
+
+def _read(reader: Reader, path: Path, options: Options) -> Reading:
+    """Read a path. One of an instrument's files may say little by itself: name the folder that can be read."""
+    try:
+        return reader.read(path, options)
+    except InputError as error:
+        folder, found = path.resolve().parent, None
+        with suppress(InputError):  # several outputs in one folder
+            found = next((each for each in READERS if path.is_file() and each.recognises(folder)), None)
+        if found in (None, reader):
+            raise
+        raise type(error)(f"{error}; or give the folder {folder}, an output of {found.name}") from error
 
 
 def _make_unique(adata: "AnnData", options: Options) -> None:

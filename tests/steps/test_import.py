@@ -50,6 +50,16 @@ def test_refusals(refused, tmp_path):
         stmcdi.import_(tmp_path / "empty", format="rds")
 
 
+@pytest.mark.parametrize("name", ["tissue_positions.csv", "cells.parquet"])
+def test_of_one_of_an_output_s_files_the_folder_is_named(refused, tmp_path, name):
+    outs = write_space_ranger(tmp_path / "sample" / "outs")
+    (outs / name).write_bytes(b"barcode,in_tissue\nA,1\n")
+    line = refused("import", outs / name, tmp_path / "out.h5ad")
+    assert line.endswith(f"; or give the folder {outs}, an output of space-ranger")
+    (tmp_path / name).write_bytes(b"barcode,in_tissue\nA,1\n")
+    assert "give the folder" not in refused("import", tmp_path / name, tmp_path / "out.h5ad")
+
+
 def test_sections_that_an_earlier_import_found_are_kept(h5ad, tmp_path):
     raw = make_raw()
     raw.obs_names = [f"{'ab'[i // 30]}_{i % 6}x{i // 6}" for i in range(60)]

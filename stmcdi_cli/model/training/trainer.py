@@ -140,6 +140,7 @@ class Trainer:
         self.optimizer = AdamW(self.parameters, settings.weight_decay)
         self.averaged = copy.deepcopy(network).requires_grad_(False) if settings.ema_decay > 0 else network
         self.means: list[Tensor] = list(self.averaged.parameters())
+        self.buffers = list(zip(self.averaged.buffers(), network.buffers(), strict=True))
         self.epoch = 0
         self.order: Tensor | None = None  # of the items, in the current epoch
         self.n_seen = 0  # items of that epoch used so far
@@ -192,7 +193,8 @@ class Trainer:
         return bool(self.best_weights and patience and self.epoch - self.best_epoch >= patience)
 
     def _train_epoch(self, lr: float, stage: Stage) -> float:
-        self.network.train()
+        if not self.network.training:
+            self.network.train()
         if self.order is None:
             self.order = torch.randperm(self.n_items, generator=self.generator)
             self.n_seen, self.total = 0, 0.0
@@ -225,7 +227,7 @@ class Trainer:
         # A smaller decay at first, or the random initial weights would stay in the mean for long.
         weight = 1 - min(self.settings.ema_decay, (1 + self.n_updates) / (10 + self.n_updates))
         torch._foreach_lerp_(self.means, self.parameters, weight)
-        for copied, current in zip(self.averaged.buffers(), self.network.buffers(), strict=True):
+        for copied, current in self.buffers:
             copied.copy_(current)
 
     def _validate(self) -> float:
