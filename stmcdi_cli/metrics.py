@@ -187,6 +187,11 @@ class Comparison:
         if not ranges:
             raise InputError("expected hidden entries among these genes, found none; give the truth of hold-out")
         low, high = np.min(ranges, axis=0), np.max(ranges, axis=0)
+        if self.spots is None and high[3] == 0:
+            raise InputError(
+                "expected hidden values in the truth, found 0 at every hidden entry, as in the file they were hidden "
+                "in; give the second output of hold-out"
+            )
         self.constant = high[1] == low[0] or high[3] == low[2]
         self.n, self.guess = (
             n,

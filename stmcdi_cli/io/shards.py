@@ -3,6 +3,7 @@
 A shard holds its own rows of everything. What has a row and a column per spot (``obsp``) becomes rows in ``obsm``.
 """
 
+import hashlib
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -52,6 +53,11 @@ def spots_of(shard: str | None, n_spots: int) -> range:
     if n > n_spots:
         raise OptionError(f"expected at most as many shards as the {n_spots} spots, found `{shard}`; use fewer")
     return range((i - 1) * n_spots // n, i * n_spots // n)
+
+
+def digest_of_spots(adata: "AnnData") -> str:
+    """Tell the spots of a shard, in their order, from others."""
+    return hashlib.blake2b("\n".join(map(str, adata.obs_names)).encode(), digest_size=16).hexdigest()
 
 
 def cut(adata: "AnnData", spots: range) -> "AnnData":

@@ -73,7 +73,7 @@ class Findings:
     genes
         The table of `reliability`, with ``measured_r``, ``measured_skill`` and ``n_hidden`` where values were hidden.
     methods
-        Name and metrics on the hidden entries, stmcdi first; empty without a truth.
+        Name and metrics on the hidden entries, those of the file itself first; empty without a truth.
     section_metrics
         Metrics of each section by itself.
     calibration
@@ -197,7 +197,8 @@ def _measure(found: Findings, truth: "AnnData", baseline: "Sequence[AnnData]") -
     adata = found.adata
     hidden = Comparison(adata, truth, keys.IMPUTED)
     sums = hidden.sums()
-    found.methods = [("stmcdi", overall_metrics(sums))]
+    own = "stmcdi" if "impute" in found.parameters else parameters_of(adata, "baseline").get("method", "stmcdi")
+    found.methods = [(str(own), overall_metrics(sums))]
     per_gene = gene_metrics(sums, adata)
     found.genes["measured_r"], found.genes["measured_skill"] = per_gene["pcc"], per_gene["skill"]
     found.genes["n_hidden"] = per_gene["n_hidden"]

@@ -10,11 +10,11 @@ import scipy.sparse as sp
 from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import resources, roles, validation
 from stmcdi_cli.errors import OptionError
-from stmcdi_cli.io.h5ad import copy_without
 from stmcdi_cli.io.shards import rows_at, target_header
 from stmcdi_cli.io.stream import Block, Stream, disk_size
 from stmcdi_cli.provenance import record
 from stmcdi_cli.sparse import as_row_major, mask_out, missing_mask, read_rows, row_chunks, to_csr
+from stmcdi_cli.steps._results import without_results
 from stmcdi_cli.steps._step import step
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def baseline(
                 block[name] = sp.csr_matrix(layer) if target == "missing" else layer
             yield block
 
-    rest = copy_without(adata, LAYERS)
+    rest = without_results(adata)
     header = rest if n_target == adata.n_obs else target_header(rest, n_target)
     settings = {"method": method, "target": target, "section_key": section_key, "seed": seed}
     record(header, "baseline", settings | options)

@@ -27,6 +27,7 @@ from stmcdi_cli.sparse import (
     select_rows,
     to_csr,
 )
+from stmcdi_cli.steps._results import results_in, without_results
 from stmcdi_cli.steps._step import step
 
 if TYPE_CHECKING:
@@ -102,13 +103,10 @@ def hold_out(adata: "AnnData", *, fraction: float = 0.2, seed: int = 0, of: str 
     kept = (keys.X, keys.COUNTS, keys.MISSING)
     names = [name for name in matrices(adata) if name not in kept]
     left_out = ["raw" if name == keys.RAW_X else f"layers['{name}']" for name in names]
-    latents = [name for name in (keys.LATENTS, keys.SMOOTH_LATENTS) if name in adata.obsm]
-    left_out += [f"obsm['{name}']" for name in latents]
+    left_out += [name for name in results_in(adata) if name not in left_out]
     if left_out:
         logger.info("hold-out: left out, since it could tell what is hidden: %s", ", ".join(left_out))
-    masked_header = copy_without(adata, [keys.X, *adata.layers])
-    for name in latents:
-        del masked_header.obsm[name]
+    masked_header = copy_without(without_results(adata), [keys.X, *adata.layers])
     truth_header = _truth_header(adata, n_target)
     for header in (masked_header, truth_header):
         header.raw = None

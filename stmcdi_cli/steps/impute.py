@@ -15,12 +15,13 @@ from stmcdi_cli import anndata_keys as keys
 from stmcdi_cli import roles, validation
 from stmcdi_cli.errors import InputError
 from stmcdi_cli.io import shards
-from stmcdi_cli.io.h5ad import copy_without, matrices
+from stmcdi_cli.io.h5ad import matrices
 from stmcdi_cli.io.partial import Parts, kept_in
 from stmcdi_cli.io.stream import Block, Stream, disk_size, disk_usage
 from stmcdi_cli.provenance import data_digest, parameters_of, record
 from stmcdi_cli.reporting.reliability import ReferenceFit
 from stmcdi_cli.sparse import as_row_major, mask_out, missing_mask, read_rows, row_chunks, to_csr
+from stmcdi_cli.steps._results import LAYERS, without_results
 from stmcdi_cli.steps._step import step
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TARGETS = ("auto", "missing", "zeros", "all")
-LAYERS = (keys.IMPUTED, keys.IMPUTED_SD, keys.IMPUTED_MEDIAN, keys.IMPUTED_Q05, keys.IMPUTED_Q95)
 _FEWEST_SPOTS = 256  # in a part of the work
 _ENCODED = "encoded"
 
@@ -113,7 +113,7 @@ def impute(
     _check_options(target, sampler, layers, seed=seed, n_samples=n_samples, batch_size=batch_size, n_steps=n_steps)
     names = [name for name in LAYERS if layers is None or name in layers]
     model, tissue = _model_and_tissue(model_dir, adata)
-    rest, spots = copy_without(adata, LAYERS), shards.spots_of(shard, roles.n_target(adata))
+    rest, spots = without_results(adata), shards.spots_of(shard, roles.n_target(adata))
     header = _header(rest, None if shard is None else spots)
     wanted = _chosen_genes(genes, tissue.genes)
     chosen, fallback = _device(device, quiet=quiet)
@@ -138,6 +138,7 @@ def impute(
         "genes": None if genes is None else sorted(set(genes)),
         "layers": None if layers is None else names,
         "shard": shard,
+        "shard_spots": None if shard is None else shards.digest_of_spots(header),
         "device": str(chosen),
     }
     _record(header, model, settings | {"cpu_fallback": fallback})
@@ -219,7 +220,7 @@ def _record(header: "AnnData", model: "ImputationModel", settings: Mapping[str, 
     if "scale" in model.config:
         trained |= {"count_scale": model.config["scale"] or "none", "odd_spots": model.config.get("odd_spots")}
     columns = model.columns()
-    header.var = header.var.drop(columns=[keys.LEFT_OUT_R, keys.LEFT_OUT_EXPECTED_R], errors="ignore").assign(**columns)
+    header.var = header.var.assign(**columns)
     fit = ReferenceFit.of(columns)
     trained |= fit.record() if fit else {}
     record(header, "train", trained)  # train writes a model, not this file

@@ -14,8 +14,9 @@ from stmcdi_cli.errors import InputError, OptionError, in_file
 from stmcdi_cli.io.h5ad import matrices, shallow_copy
 from stmcdi_cli.io.stream import Block, Stream, disk_usage
 from stmcdi_cli.logging import log_left_out
-from stmcdi_cli.provenance import imported_section_key, record
-from stmcdi_cli.sparse import as_row_major, missing_mask, read_rows, row_chunks
+from stmcdi_cli.provenance import imported_section_key, parameters_of, record
+from stmcdi_cli.sparse import as_row_major, missing_mask, read_rows, row_chunks, row_sums, to_csr
+from stmcdi_cli.steps._counts import are_logarithms
 from stmcdi_cli.steps._gene_names import LEAST_SHARED, GeneNames, check_shared, log_matches
 from stmcdi_cli.steps._step import step
 from stmcdi_cli.steps._union import Placement, lengthened
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 GENES = ("shared", "union")
+_LOOKED_AT = 200  # spots of each tissue, for the scale of its values
 
 
 @step
@@ -42,6 +44,7 @@ def join(
         Names of the tissues, all different; 1, 2, ... where not given.
     section_key
         Column of ``obs`` that names the sections within each tissue. Not given: the one that `import_` found in it.
+        A tissue that is joined itself keeps its sections, and its tissues their names behind its own.
     genes
         ``shared``: genes that all tissues have, by name. ``union``: those that any has, matched as in `add_reference`;
         ``layers['missing']`` is True where a tissue lacks a gene, and `impute` fills it.
@@ -58,8 +61,8 @@ def join(
     Raises
     ------
     InputError
-        There are no tissues, no gene is in all of them (union: one shares fewer than 20 with those before it), or one
-        has no coordinates or no such sections.
+        There are no tissues, no gene is in all of them (union: one shares fewer than 20 with those before it), one has
+        no coordinates or no such sections, or their values are not on one scale.
     """
     validation.one_of("genes", genes, GENES)
     validation.names("names", names)
@@ -78,9 +81,9 @@ def join(
             validation.sections(tissue, key)
         part = shallow_copy(tissue, X=None, layers={}, raw=None)
         _take_images(images, part, name)
-        part.obs[keys.SAMPLE] = name
-        part.obs[keys.SECTION] = name if key is None else name + ":" + tissue.obs[key].astype(str)
+        _name_sections(part, name, key)
         parts[name] = part
+    _check_scale(names, tissues)
     _make_alike(parts)
     if genes == "union":
         var, columns = _union(tissues, names)
@@ -108,6 +111,53 @@ def join(
     )
     size = sum(disk_usage(matrix) for tissue in tissues for matrix in matrices(tissue).values())
     return Stream(joined, _blocks(names, tissues, columns, joined), size)
+
+
+def _name_sections(part: "AnnData", name: str, key: str | None) -> None:
+    """Set the columns of ``obs`` with the tissue and its section; those of joined tissues stay apart."""
+    sample = section = pd.Series(name, part.obs_names)
+    known = part.obs.get(keys.SECTION)
+    if known is not None:
+        sample = name + ":" + part.obs.get(keys.SAMPLE, known).astype(str)
+        section = name + ":" + known.astype(str)
+        found = validation.first_few(section.unique())
+        logger.info("join: tissue %s is joined itself: its sections are %s", name, found)
+    if key not in (None, keys.SECTION, parameters_of(part, "join").get("section_key")):
+        section = section + ":" + part.obs[key].astype(str)
+    part.obs[keys.SAMPLE], part.obs[keys.SECTION] = sample, section
+
+
+def _check_scale(names: Sequence[str], tissues: "Sequence[AnnData]") -> None:
+    """Refuse counts beside logarithms, and logarithms of tissues that were scaled to totals of their own.
+
+    Raises
+    ------
+    InputError
+        The values of the tissues are not on one scale.
+    """
+    total = {
+        name: _total_of_logarithms(tissue.X) if tissue.X is not None and are_logarithms(tissue.X) else None
+        for name, tissue in zip(names, tissues, strict=True)
+    }
+    found = {name: value for name, value in total.items() if value is not None}
+    advice = "join raw counts, which `stmcdi import FILE OUTPUT --layer counts` gives back where there are any"
+    if 0 < len(found) < len(total):
+        these = validation.first_few(found)
+        raise InputError(
+            f"expected raw counts of every tissue, found logarithms of normalised ones in {these}; {advice}"
+        )
+    by_normalize = all(parameters_of(tissue, "normalize") for tissue in tissues)
+    if found and max(found.values()) > (1.05 if by_normalize else 2) * min(found.values()):
+        low, high = min(found, key=found.__getitem__), max(found, key=found.__getitem__)
+        raise InputError(
+            "expected values on one scale, found tissues that were normalised one by one, to totals of "
+            f"{found[low]:.0f} ({low}) and {found[high]:.0f} ({high}); {advice}"
+        )
+
+
+def _total_of_logarithms(matrix: Any) -> float:
+    """Median total of the first spots before the logarithm."""
+    return float(np.median(row_sums(to_csr(read_rows(matrix, slice(0, _LOOKED_AT)), np.float64).expm1())))
 
 
 def _shared(tissues: "Sequence[AnnData]", names: Sequence[str]) -> pd.Index:

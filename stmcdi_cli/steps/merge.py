@@ -15,6 +15,9 @@ from stmcdi_cli.steps._step import step
 if TYPE_CHECKING:
     from anndata import AnnData
 
+_OF_SHARD = ("shard", "shard_spots")
+"""Parameters that shards have and their sum has not."""
+
 
 @step
 def merge(parts: "Sequence[AnnData]") -> Stream:
@@ -33,7 +36,8 @@ def merge(parts: "Sequence[AnnData]") -> Stream:
     Raises
     ------
     InputError
-        A shard is missing, there twice, no shard, or was made from other data or with other options than the rest.
+        A shard is missing, there twice, no shard, has other spots than `impute` wrote, or was made from other data or
+        with other options than the rest.
     """
     if not parts:
         raise InputError("expected shards, found none; name the files that `impute --shard` wrote")
@@ -58,6 +62,13 @@ def merge(parts: "Sequence[AnnData]") -> Stream:
         raise InputError(f"expected all {n} shards, but {validation.first_few(absent)} is not there; name its file too")
 
     ordered = [by_number[number] for number in sorted(by_number)]
+    for number, part in enumerate(ordered, start=1):
+        written = parameters_of(part, "impute").get("shard_spots")  # shards of earlier versions have none
+        if written is not None and written != shards.digest_of_spots(part):
+            raise InputError(
+                f"expected the spots of shard {number}/{n} as impute wrote them, found others or another order; "
+                "merge what impute wrote, then choose spots"
+            )
     for number, part in enumerate(ordered[1:], start=2):
         other = _difference(ordered[0], part)
         if other:
@@ -67,7 +78,7 @@ def merge(parts: "Sequence[AnnData]") -> Stream:
 
     joined = shards.join(ordered)
     result = joined.header
-    shared = {name: value for name, value in parameters_of(result, "impute").items() if name != "shard"}
+    shared = {name: value for name, value in parameters_of(result, "impute").items() if name not in _OF_SHARD}
     merged = {**record_of(result, "impute"), "parameters": shared | _combined(ordered)}
     result.uns[keys.PROVENANCE] = {**result.uns[keys.PROVENANCE], "impute": merged}
     return joined
@@ -97,5 +108,5 @@ def _difference(one: "AnnData", other: "AnnData") -> str | None:
         {name: str(value) for name, value in parameters_of(part, "impute").items()} for part in (one, other)
     )
     different = [name for name in {**mine, **theirs} if mine.get(name) != theirs.get(name)]
-    different = [name for name in different if name not in ("shard", "device", "cpu_fallback", "seconds")]
+    different = [name for name in different if name not in (*_OF_SHARD, "device", "cpu_fallback", "seconds")]
     return f"`{different[0]}`" if different else None

@@ -1,5 +1,6 @@
 """Scale every spot to the median total count and take the logarithm (paper, eq. 29)."""
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
@@ -27,10 +28,13 @@ from stmcdi_cli.steps._counts import (
     check_options,
     find_counts,
 )
+from stmcdi_cli.steps._results import results_in, without_results
 from stmcdi_cli.steps._step import step
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+logger = logging.getLogger(__name__)
 
 
 @step
@@ -103,6 +107,9 @@ def normalize(
 
     header = copy_without(adata, made)
     if not skip:
+        if results := results_in(adata):
+            logger.info("normalize: left out, since they are on the scale of the values before: %s", ", ".join(results))
+        header = without_results(header)
         header.obs[keys.SIZE_FACTOR] = size_factor
     header.obs[keys.EMPTY_SPOT] = counts.empty | (total == 0)
     record(header, "normalize", {"layer": layer, "log": log, "skip": skip, "round": round or None})

@@ -212,3 +212,16 @@ def test_a_file_that_shows_the_hidden_values_is_refused(pair):
         stmcdi.evaluate(seen, truth)
     seen.X = imputed.layers["imputed"]  # as other tools write it
     assert stmcdi.evaluate(seen, truth)["rmse"] == stmcdi.evaluate(imputed, truth)["rmse"]
+
+
+def test_the_file_that_values_were_hidden_in_is_no_truth(pair):
+    imputed, truth = pair
+    with pytest.raises(InputError, match="found 0 at every hidden entry.*give the second output of hold-out"):
+        stmcdi.evaluate(imputed, imputed)
+    masked = imputed.copy()
+    for name in list(masked.layers):
+        if name.startswith("imputed"):
+            del masked.layers[name]
+    for each in (imputed, imputed_like(truth, truth)):  # the second: hold-out's outputs in each other's place
+        with pytest.raises(InputError, match="give the second output of hold-out"):
+            stmcdi.evaluate(each, masked)

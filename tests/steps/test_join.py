@@ -192,3 +192,45 @@ def test_what_is_cut_or_turned_is_said(two, caplog):
     assert set(joined.uns) == {"clust_colors", "stmcdi"} and "uns['neighbors']" in caplog.text
     assert joined.obs["grade"].dtype == two[0].obs["grade"].dtype
     assert "note" not in joined.obsm and "obsm['note']" in caplog.text
+
+
+def test_joined_tissues_that_are_joined_again_keep_their_sections(two, caplog):
+    """No spot becomes the neighbour of one of another tissue, however often tissues are added."""
+    for tissue in two:
+        tissue.obs["slide"] = ["x"] * 10 + ["y"] * (tissue.n_obs - 10)
+    third = make_raw(15, 40, seed=3)
+    third.obs["slide"] = ["x"] * 10 + ["y"] * 5
+    pair = stmcdi.join(two, names=["left", "right"])
+    joined = stmcdi.join([pair, third], names=["pair", "third"])
+    assert joined.obs["stmcdi_sample"].value_counts().to_dict() == {"pair:left": 30, "pair:right": 20, "third": 15}
+    assert (joined.obs["stmcdi_section"].astype(str) == joined.obs["stmcdi_sample"].astype(str)).all()
+    assert "tissue pair is joined itself: its sections are pair:left, pair:right" in caplog.text
+    graph = stmcdi.build_graph(joined, section_key="stmcdi_section").obsp["spatial_connectivities"].tocoo()
+    tissue = joined.obs_names.str.split("-").str[1].to_numpy()
+    assert (tissue[graph.row] == tissue[graph.col]).all()
+    assert not {"pair:x", "pair:y"} & set(stmcdi.join([pair, third], section_key="slide").obs["stmcdi_section"])
+    by_slide = stmcdi.join([stmcdi.join(two, section_key="slide"), third], section_key="slide")
+    assert set(by_slide.obs["stmcdi_section"]) == {"1:1:x", "1:1:y", "1:2:x", "1:2:y", "2:x", "2:y"}
+
+
+def test_values_that_are_not_on_one_scale_are_refused(cli, refused, h5ad, tmp_path):
+    shallow, deep = (stmcdi.simulate(n_spots=60, n_genes=50, depth=depth, seed=1) for depth in (200, 900))
+    raw = h5ad(shallow, "raw.h5ad")
+    one, other = (h5ad(stmcdi.normalize(tissue), f"{i}.h5ad") for i, tissue in enumerate((shallow, deep)))
+    out = tmp_path / "out.h5ad"
+    line = refused("join", raw, other, out)
+    assert "expected raw counts of every tissue, found logarithms of normalised ones in 2; join raw counts" in line
+    line = refused("join", one, other, out)
+    assert "expected values on one scale, found tissues that were normalised one by one, to totals of" in line
+    counts = tmp_path / "counts.h5ad"  # as the line says
+    assert cli("import", other, counts, "--layer", "counts").exit_code == 0
+    assert cli("join", raw, counts, out).exit_code == 0
+    np.testing.assert_array_equal(dense(ad.read_h5ad(out).X)[60:], dense(deep.X))
+
+
+def test_logarithms_on_one_scale_can_be_joined():
+    tissues = [stmcdi.simulate(n_spots=60, n_genes=50, depth=depth, seed=1) for depth in (200, 900)]
+    for tissue in tissues:
+        counts = dense(tissue.X)
+        tissue.X = sp.csr_matrix(np.log1p(1e4 * counts / counts.sum(1, keepdims=True)))
+    assert stmcdi.join(tissues).n_obs == 120

@@ -92,9 +92,10 @@ def provenance(found: Findings) -> dict[str, Any]:
 
 def summary(found: Findings) -> list[str]:
     """The facts about the run that come first."""
-    train, impute = _facts(found, "train"), _facts(found, "impute")
+    train, impute, baseline = (_facts(found, step) for step in ("train", "impute", "baseline"))
     items = [
         f"stmcdi {found.parameters.get('impute', {}).get('version', __version__)}",
+        *([f"baseline {baseline['method']}"] if "method" in baseline and not impute else []),
         *(f"{name.replace('_', ' ')} {impute[name]}" for name in ("preset", "target", "seed") if name in impute),
         *([f"{impute['n_samples']} draws per entry"] if "n_samples" in impute else []),
     ]
