@@ -99,6 +99,8 @@ class Tissue:
         Distances between neighbours, CSR, spots x spots; None where the file has none.
     n_target
         Number of spots of the target, which come first; the others are cells of a reference. None: there are none.
+    median_total
+        Total of a spot of depth 1, over all genes that there were when spots were scaled; None where that is unknown.
     """
 
     x: sp.csr_matrix
@@ -110,6 +112,7 @@ class Tissue:
     odd_spots: np.ndarray
     lengths: sp.csr_matrix | None = None
     n_target: int | None = None
+    median_total: float | None = None
 
     @property
     def target(self) -> "Tissue":
@@ -125,6 +128,10 @@ class Tissue:
         """The same with matrices that are in memory."""
         every = np.arange(self.n_spots)
         return replace(self, x=self.x[every], missing=self.missing[every])
+
+    def at(self, spots: np.ndarray) -> "Tissue":
+        """Values, mask and depths of some spots, in memory; the graph is left as it is."""
+        return replace(self, x=self.x[spots], missing=self.missing[spots], depth=self.depth[spots])
 
     def _rows(self, spots: slice) -> "Tissue":
         lengths = None if self.lengths is None else self.lengths[spots, spots]
@@ -244,6 +251,7 @@ class Tissue:
             odd_spots=odd_spots,
             lengths=lengths,
             n_target=None if n_target == len(obs) else n_target,
+            median_total=_recorded_total(adata),
         )
 
 
@@ -253,6 +261,12 @@ def _recorded_scale(adata: "AnnData") -> str | None:
     if done.get("skip", True):
         return None
     return "log1p" if done.get("log") else "linear"
+
+
+def _recorded_total(adata: "AnnData") -> float | None:
+    """Median total to which `normalize` scaled the spots, where it is on record."""
+    found = parameters_of(adata, "normalize").get("median_total")
+    return float(found) if isinstance(found, int | float) and 0 < found < np.inf else None
 
 
 def _check_values(x: sp.csr_matrix) -> None:

@@ -10,8 +10,12 @@ from stmcdi_cli.reporting.statistics import SHALLOW, Findings, Metrics
 
 ALIKE = 0.8
 """Correlation of two sections' mean expression below which one model may not fit both."""
+TOTALS_RATIO = 2.0
+"""Ratio between the totals of a tissue and of the one a model was trained on above which intervals are in doubt."""
 DEPTH_RATIO = 3.0
 """Ratio of two sections' median depths above which a zero in one is not like a zero in the other."""
+_FEWEST_GENES = 3
+"""Genes measured in both of two sections that tell whether these are alike."""
 COVERAGE_SLACK = 0.05
 """Difference from 0.9 in the share of hidden values inside their 90 % interval that is tolerated."""
 
@@ -57,6 +61,12 @@ def _settings(found: Findings) -> Iterator[str]:
             f"{train['odd_spots']} spots held no whole counts, unlike the others. Nothing was learnt from them: "
             "correct or remove them."
         )
+    ratio = impute.get("ratio_of_totals")
+    if ratio is not None and not 1 / TOTALS_RATIO < ratio < TOTALS_RATIO:
+        yield (
+            f"For its scale, this tissue has {ratio:.2g} times the counts of the one that the model was trained on. "
+            "Rates were scaled, but noise and intervals are those of the other depth: a model of its own is better."
+        )
     n_samples = impute.get("n_samples")
     if n_samples is not None and n_samples < 20:
         yield f"Only {n_samples} draws per entry: interval ends and standard deviation are imprecise. Use 20 or more."
@@ -99,10 +109,7 @@ def _sections(found: Findings) -> Iterator[str]:
     names = found.section_names
     if len(names) < 2:
         return
-    mean: np.ndarray = found.visible.total / np.bincount(found.sections)[:, None]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        alike = np.nan_to_num(np.corrcoef(mean), nan=0.0)
-    least, i, j = min((alike[i, j], i, j) for i in range(len(names)) for j in range(i))
+    least, i, j = min((_alike(found, i, j), i, j) for i in range(len(names)) for j in range(i))
     if least < ALIKE:
         yield (
             f"Sections {names[j]} and {names[i]} differ much (correlation of their mean expression {least:.2f}). One "
@@ -114,6 +121,18 @@ def _sections(found: Findings) -> Iterator[str]:
             f"Section {names[int(depth.argmax())]} is {depth.max() / depth.min():.1f} times as deep as "
             f"{names[int(depth.argmin())]}: differences between them are partly due to depth."
         )
+
+
+def _alike(found: Findings, *pair: int) -> float:
+    """Correlation of the mean expression of two sections, over the genes that were measured in both."""
+    which = list(pair)
+    n_visible = np.bincount(found.sections)[which, None] - found.visible.missing[which]
+    both = (n_visible > 0).all(0)
+    if both.sum() < _FEWEST_GENES:
+        return 1.0
+    mean = found.visible.total[which][:, both] / n_visible[:, both]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return float(np.nan_to_num(np.corrcoef(mean)[0, 1], nan=0.0))
 
 
 def _skill(metrics: Metrics) -> float:

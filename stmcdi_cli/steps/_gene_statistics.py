@@ -57,7 +57,7 @@ class Statistics(NamedTuple):
 def gene_statistics(
     adata: "AnnData", read: Callable[[slice], sp.csr_matrix], divisor: np.ndarray, *, empty_spots: bool
 ) -> Statistics:
-    """Go through the rows, each divided by its number, a few at a time; missing entries hold 0 and are not counted."""
+    """Go through the visible values of the rows, each row divided by its number, a few at a time."""
     n_spots = 0
     hidden, total, squares, above = np.zeros((4, adata.n_vars))
     for rows in row_chunks(adata.shape):

@@ -138,7 +138,6 @@ def impute(
         "genes": None if genes is None else sorted(set(genes)),
         "layers": None if layers is None else names,
         "shard": shard,
-        "shard_spots": None if shard is None else shards.digest_of_spots(header),
         "device": str(chosen),
     }
     _record(header, model, settings | {"cpu_fallback": fallback})
@@ -195,12 +194,13 @@ def _model_and_tissue(
     from stmcdi_cli.model import save_load
     from stmcdi_cli.model.base import ImputationModel
     from stmcdi_cli.model.tissue import Tissue
+    from stmcdi_cli.model.totals import on_totals_of
 
     model = model_dir if isinstance(model_dir, ImputationModel) else save_load.load(model_dir)
     tissue = Tissue.from_anndata(adata, on_disk=model.from_disk)
     save_load.check_genes(model, tissue)
     save_load.check_scale(model, tissue)
-    return model, tissue
+    return on_totals_of(model, tissue), tissue
 
 
 def _device(name: str, *, quiet: bool) -> "tuple[torch.device, str | None]":
@@ -224,8 +224,9 @@ def _record(header: "AnnData", model: "ImputationModel", settings: Mapping[str, 
     fit = ReferenceFit.of(columns)
     trained |= fit.record() if fit else {}
     record(header, "train", trained)  # train writes a model, not this file
-    unmeasured = model.config.get("unmeasured")
-    record(header, "impute", {**settings, "unmeasured": unmeasured, "preset": trained["preset"], "seconds": 0})
+    of_model = {name: model.config.get(name) for name in ("unmeasured", "ratio_of_totals", "preset")}
+    spots = settings["shard"] and shards.digest_of_spots(header)
+    record(header, "impute", {**settings, "shard_spots": spots, **of_model, "seconds": 0})
 
 
 @dataclass

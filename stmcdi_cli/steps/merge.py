@@ -64,7 +64,7 @@ def merge(parts: "Sequence[AnnData]") -> Stream:
     ordered = [by_number[number] for number in sorted(by_number)]
     for number, part in enumerate(ordered, start=1):
         written = parameters_of(part, "impute").get("shard_spots")  # shards of earlier versions have none
-        if written is not None and written != shards.digest_of_spots(part):
+        if isinstance(written, str) and written != shards.digest_of_spots(part):
             raise InputError(
                 f"expected the spots of shard {number}/{n} as impute wrote them, found others or another order; "
                 "merge what impute wrote, then choose spots"

@@ -86,7 +86,8 @@ def normalize(
     validation.coordinates(adata)
     counts = Counts(source, skip=skip, at_random=round, step="normalize")
     total = counts.visible_total if skip else _totals(counts)
-    size_factor = np.ones(adata.n_obs) if skip else _size_factor(total, roles.n_target(adata))
+    median_total = None if skip else _median_total(total, roles.n_target(adata))
+    size_factor = np.where(total > 0, total / median_total, 1.0) if median_total else np.ones(adata.n_obs)
     keeps_layer = skip and keys.COUNTS in adata.layers
     made: list[str | None] = [keys.X]
     if keeps_layer or counts.whole:
@@ -105,14 +106,14 @@ def normalize(
             }
             yield {name: block[name] for name in made}
 
-    header = copy_without(adata, made)
+    header, settings = copy_without(adata, made), {"layer": layer, "log": log, "skip": skip, "round": round or None}
     if not skip:
         if results := results_in(adata):
             logger.info("normalize: left out, since they are on the scale of the values before: %s", ", ".join(results))
         header = without_results(header)
         header.obs[keys.SIZE_FACTOR] = size_factor
     header.obs[keys.EMPTY_SPOT] = counts.empty | (total == 0)
-    record(header, "normalize", {"layer": layer, "log": log, "skip": skip, "round": round or None})
+    record(header, "normalize", settings | {"median_total": median_total})
     return Stream(header, blocks(), disk_size(2 * counts.n_values, counts.n_missing))
 
 
@@ -134,12 +135,12 @@ def _totals(counts: Counts) -> np.ndarray:
     return spot_totals(visible_total, gene_total, lambda: ((rows, mask[:, shared]) for rows, mask in counts.missing()))
 
 
-def _size_factor(total: np.ndarray, n_target: int) -> np.ndarray:
-    """Total of each spot over the median total of the target's spots that have counts; 1 for spots without [n]."""
+def _median_total(total: np.ndarray, n_target: int) -> float:
+    """Median total of the target's spots that have counts."""
     of_target = total[:n_target][total[:n_target] > 0]
     if not of_target.size:
         raise InputError("expected counts of genes that target and reference share, found none; give another reference")
-    return np.where(total > 0, total / np.median(of_target), 1.0)
+    return float(np.median(of_target))
 
 
 def spot_totals(

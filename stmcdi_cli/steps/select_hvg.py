@@ -17,6 +17,8 @@ from stmcdi_cli.provenance import record
 from stmcdi_cli.sparse import (
     accumulate_by_column,
     as_row_major,
+    mask_out,
+    missing_mask,
     read_rows,
     row_chunks,
     to_csr,
@@ -148,6 +150,11 @@ def _columns(source: Mapping[str | None, Any], shape: tuple[int, int], kept: np.
         yield block
 
 
+def _visible(adata: "AnnData", matrix: Any, rows: slice) -> sp.csr_matrix:
+    """Values of some spots; others than our programs mark what is missing and leave its value in place."""
+    return mask_out(to_csr(read_rows(matrix, rows)), missing_mask(adata, rows))
+
+
 def _scaled_statistics(adata: "AnnData") -> Statistics:
     """Statistics on the linear scale, over the spots that have counts."""
     if keys.COUNTS in adata.layers and keys.SIZE_FACTOR in adata.obs:
@@ -156,7 +163,7 @@ def _scaled_statistics(adata: "AnnData") -> Statistics:
         values, size_factor = as_row_major(adata.X), np.ones(adata.n_obs)
 
     def read(rows: slice) -> sp.csr_matrix:
-        block = to_csr(read_rows(values, rows))
+        block = _visible(adata, values, rows)
         validation.values(block, "X")
         return block
 
@@ -176,7 +183,7 @@ def _seurat_v3(adata: "AnnData") -> np.ndarray:
     counts = as_row_major(adata.layers.get(keys.COUNTS, adata.X))
 
     def read(rows: slice) -> sp.csr_matrix:
-        block = to_csr(read_rows(counts, rows))
+        block = _visible(adata, counts, rows)
         if not validation.is_counts(block):
             raise InputError(
                 "--method seurat_v3 needs whole counts, found others; normalize counts, or use --method cv2-trend"

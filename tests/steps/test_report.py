@@ -4,6 +4,8 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse as sp
+from helpers import dense
 
 import stmcdi_cli as stmcdi
 from stmcdi_cli import sparse
@@ -258,3 +260,28 @@ def test_sample_info_that_is_none_is_refused(refused, imputed_run, tmp_path, tex
         info.write_text(text)
     line = refused("report", imputed_run.files["imputed"], tmp_path / "a.html", "--sample-info", info)
     assert f"{info}: {said}" in line
+
+
+def test_sections_are_compared_by_the_genes_that_both_have(imputed_run):
+    """A gene that one section lacks is no gene without expression there."""
+    lacks = imputed_run.imputed.copy()
+    second = (lacks.obs["section"] == lacks.obs["section"].iloc[-1]).to_numpy()
+    missing = dense(lacks.layers["missing"]).astype(bool)
+    for genes in (slice(0, 40), slice(None)):
+        missing[np.ix_(second, np.arange(lacks.n_vars)[genes])] = True
+        lacks.X = sp.csr_matrix(np.where(missing, 0, dense(lacks.X)))
+        lacks.layers["missing"] = sp.csr_matrix(missing)
+        assert not [line for line in find_warnings(gather(lacks)) if "differ much" in line]
+    turned = imputed_run.imputed.copy()
+    x = dense(turned.X).copy()
+    x[second] = x[second][:, ::-1]
+    turned.X = sp.csr_matrix(x)
+    assert [line for line in find_warnings(gather(turned)) if "differ much" in line]
+
+
+def test_a_model_of_another_depth_is_said(imputed_run):
+    for ratio, is_said in ((1.5, False), (3.0, True), (0.2, True)):
+        other = imputed_run.imputed.copy()
+        other.uns["stmcdi"]["impute"]["parameters"]["ratio_of_totals"] = ratio
+        lines = [line for line in find_warnings(gather(other)) if "a model of its own is better" in line]
+        assert bool(lines) == is_said
