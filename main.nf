@@ -14,7 +14,7 @@ def removeReports(outdir, suffix) {
     if (trace?.enabled && trace.file) {
         file(trace.file).delete()
     }
-    def info = file(outdir).resolve('pipeline_info')
+    def info = file(outdir.toString()).resolve('pipeline_info') // a value that is none makes a folder, too
     if (info.isDirectory()) {
         info.list().findAll { name -> name.contains(suffix) }.each { name -> info.resolve(name).delete() }
     }

@@ -56,17 +56,22 @@ def chosenParameters(params, commandLine) {
 // The names at the top of the -params-file, JSON or YAML.
 def namesInFile(words) {
     def option = words.findIndexOf { word -> word == '-params-file' }
-    def joined = words.find { word -> word.startsWith('-params-file=') }
-    def named = joined ? joined.drop(13) : option >= 0 ? words[option + 1] : System.getenv('NXF_PARAMS_FILE')
-    if (!named || !file(named).exists()) {
+    def joined = words.findIndexOf { word -> word.startsWith('-params-file=') }
+    def rest = joined >= 0 ? [words[joined].drop(13)] + words.drop(joined + 1) : option >= 0 ? words.drop(option + 1) : []
+    // A name with spaces is several words here: the shortest that is a file.
+    def tried = rest ? (1..rest.size()).collect { n -> rest.take(n).join(' ') } : [System.getenv('NXF_PARAMS_FILE')]
+    def named = tried.find { name -> name && file(name, glob: false).isFile() }
+    if (!named) {
         return []
     }
-    def text = file(named).text
+    def text = file(named, glob: false).text
     if (named.endsWith('.json')) {
         return new groovy.json.JsonSlurper().parseText(text).keySet().toList()
     }
-    // A line each, or all between braces.
-    def names = text.trim().startsWith('{') ? /[{,]\s*["']?([\w-]+)["']?\s*:/ : /(?m)^["']?([\w-]+)["']?\s*:/
+    // A line each, as far to the right as the first, or all between braces.
+    def first = text =~ /(?m)^( *)["']?[\w-]+["']?\s*:/
+    def margin = first ? first[0][1] : ''
+    def names = text.trim().startsWith('{') ? /[{,]\s*["']?([\w-]+)["']?\s*:/ : /(?m)^${margin}["']?([\w-]+)["']?\s*:/
     (text =~ names).collect { _whole, name -> name }
 }
 
@@ -77,8 +82,12 @@ def validateParameters(parameters, chosen, schema) {
     def required = schema['$defs'].values().collectMany { group -> group.required ?: [] }
     def unknown = chosen.findAll { name -> !known.containsKey(name) }
     def absent = required.findAll { name -> parameters[name] == null }
+    def empty = known.findAll { name, rule ->
+        rule.default != null && parameters.containsKey(name) && parameters[name] == null
+    }
     def faults = unknown.collect { name -> unknownName(name, known) } +
         absent.collect { name -> "--${name} is required: ${known[name].description}" } +
+        empty.collect { name, rule -> "--${name} has no value; give one, or leave it out for ${rule.default}" } +
         known.findResults { name, rule -> parameters[name] == null ? null : invalidValue(name, parameters[name], rule) }
     faults ? faults.first().toString() : null
 }

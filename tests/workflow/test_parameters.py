@@ -150,6 +150,8 @@ COMMANDS = {  # how Nextflow was called: the parameters that were chosen by it
     "run . -params-file absent.yml --a.b 1": ["a"],
     "run . -params-file flow.yml": ["max_cpus", "input"],
     "run . -params-file empty.yml --seed 1": ["seed"],
+    "run . -params-file our own.yml --seed 1": ["seed", "max_cpus", "input"],
+    "run . -params-file=our own.yml": ["max_cpus", "input"],
     "run . --cluster_options=--project=lab --max_cpus=2": ["cluster_options"],
 }
 
@@ -159,6 +161,7 @@ def test_parameters_are_chosen_on_the_command_line_and_in_a_file(nextflow, root,
     (tmp_path / "chosen.yml").write_text("# ours\nmax_cpus: 4\n'input': a\n")
     (tmp_path / "flow.yml").write_text("{max_cpus: 4, input: a}\n")
     (tmp_path / "empty.yml").write_text("# nothing\n")
+    (tmp_path / "our own.yml").write_text("# indented\n  max_cpus: 4\n  input: a\n")
     (tmp_path / "main.nf").write_text(f"""
 include {{ chosenParameters }} from '{root}/workflows/parameters'
 

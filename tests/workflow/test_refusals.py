@@ -18,11 +18,27 @@ def test_a_mistyped_parameter_ends_the_run_in_one_line(nextflow, root, tmp_path,
     assert not any((tmp_path / "work").iterdir())
 
 
+@pytest.mark.parametrize(
+    ("outdir", "said"), [("", "--outdir needs a string, not 'true'"), ("null", "--outdir has no value")]
+)
+def test_an_outdir_that_is_none_ends_the_run_in_one_line_too(nextflow, root, tmp_path, samplesheet, outdir, said):
+    samplesheet("A,a.h5ad")
+    (tmp_path / "p.yml").write_text("input: samples.csv\n" + (f"outdir: {outdir}\n" if outdir else ""))
+    before = set(tmp_path.iterdir())
+    done = nextflow(tmp_path, "-q", "run", root, "-params-file", "p.yml", *([] if outdir else ["--outdir"]))
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith(f"ERROR: {said}") and done.stderr.count("\n") == 1
+    assert {path.name for path in set(tmp_path.iterdir()) - before} == {".nextflow", ".nextflow.log", "work"}
+
+
 FAULTS = {  # parameters beside --input, as Nextflow parsed them: how the refusal starts
     "'n-gene': 5": "unknown parameter --n-gene; the nearest is --n_genes",
     "input: null": "--input is required",
     "outdir: true": "--outdir needs a string, not 'true'",
     "outdir: 2024": "null",
+    "outdir: null": "--outdir has no value; give one, or leave it out for results",
+    "target: null": "--target has no value; give one, or leave it out for auto",
+    "model: null": "null",
     "n_genes: '0'": "--n_genes must be at least 1, not 0",  # as text, which Nextflow hands over from 26.04 on
     "evaluate: 'true', fraction: '0.1'": "null",
     "n_genes: 'many'": "--n_genes needs an integer or all, not 'many'",
