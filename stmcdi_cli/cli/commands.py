@@ -17,6 +17,7 @@ from stmcdi_cli.cli.options import (
     DEVICE,
     FORMAT,
     GENES,
+    GENES_TO_SHOW,
     MEMORY_LIMIT,
     PATH,
     PRESET,
@@ -331,7 +332,7 @@ def evaluate(imputed: Path, truth: Path, metrics: Path, tsv: Path | None, **opti
 @click.option(
     "--baseline", type=PATH, multiple=True, default=(), help="Output of baseline to compare with; may be repeated."
 )
-@GENES
+@GENES_TO_SHOW
 @click.option("--title", default=None, help="Heading and sample name (default: OUTPUT without _report).")
 @click.option(
     "--sample-info",

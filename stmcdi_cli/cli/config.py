@@ -38,6 +38,8 @@ def _set_defaults(ctx: click.Context, path: Path) -> None:
 
     try:
         content = read_yaml(path)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; check the path") from error
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read as YAML ({one_line(error, 150)}); correct it") from error
     if not isinstance(content, Mapping | None):

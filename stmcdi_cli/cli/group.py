@@ -22,6 +22,10 @@ SHELLS = ("bash", "zsh", "fish")
 ABORTED = 130  # as shells report a program stopped by Ctrl-C
 
 
+_NO_COMMAND: Any = getattr(click.exceptions, "NoArgsIsHelpError", ())
+"""A group without a command, whose message is the help; Click before 8.2 prints that by itself."""
+
+
 class Step(click.Command):
     """A command with the options that every step has (`common_options`)."""
 
@@ -102,6 +106,9 @@ class Steps(click.Group):
             try:
                 result = super().main(args, standalone_mode=False, **settings)
             except click.UsageError as error:
+                if isinstance(error, _NO_COMMAND):
+                    click.echo(error.format_message(), err=True)
+                    sys.exit(2)
                 where = error.ctx.command_path if error.ctx else "stmcdi"
                 print_error(where, usage_message(error), 2)
                 sys.exit(2)

@@ -93,6 +93,8 @@ def read_sample_info(ctx: click.Context, parameter: click.Parameter, path: Path 
         return None
     try:
         content = read_yaml(path)
+    except FileNotFoundError as error:
+        raise click.BadParameter(f"{path}: no such file; check the path") from error
     except (OSError, ValueError) as error:
         reason = one_line(error, 150)
         raise click.BadParameter(f"{path}: cannot be read as YAML or JSON ({reason}); correct it") from error
@@ -128,13 +130,15 @@ MEMORY_LIMIT = click.option(
     callback=set_memory_limit,
     help="Memory to use, such as 4G (default: half of what is free); sets how many spots are held at a time.",
 )
-GENES = click.option(
-    "--genes",
-    type=PATH,
-    default=None,
-    callback=read_genes,
-    help="These only: a file with one gene name per line, or the folder of a model.",
-)
+_FILE_OF_GENES = "a file with one gene name per line, or the folder of a model."
+
+
+def _genes(which: str) -> Callable[..., Any]:
+    return click.option("--genes", type=PATH, default=None, callback=read_genes, help=f"{which}: {_FILE_OF_GENES}")
+
+
+GENES = _genes("These only")
+GENES_TO_SHOW = _genes("Show maps of these, too")
 
 
 def genes_options(command: Callable[..., Any]) -> Callable[..., Any]:

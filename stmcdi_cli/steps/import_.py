@@ -5,6 +5,7 @@ The step is called ``import`` wherever a name may be a Python keyword, and ``imp
 
 import logging
 import os
+import re
 import warnings
 from contextlib import suppress
 from pathlib import Path
@@ -26,6 +27,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FORMATS = ("auto", *BY_NAME)
+_OF_OUTPUT = re.compile(
+    r"(cells|(cell|nucleus)_boundaries|transcripts|tissue_positions|barcodes|features|metrics_summary|scalefactors"
+    r"|gene_panel|experiment)(_|\b)|.*\.parquet$"
+)
+"""Names of files in an instrument's output that hold no counts of spots."""
 
 
 def import_(
@@ -139,13 +145,13 @@ def _reader(path: Path) -> Reader:
 
 
 def _read(reader: Reader, path: Path, options: Options) -> Reading:
-    """Read a path. One of an instrument's files may say little by itself: name the folder that can be read."""
+    """Read a path. One of an output's files may say little by itself: name the folder that can be read."""
     try:
         return reader.read(path, options)
     except InputError as error:
         folder, found = path.resolve().parent, None
         with suppress(InputError):  # several outputs in one folder
-            found = next((each for each in READERS if path.is_file() and each.recognises(folder)), None)
+            found = next((each for each in READERS if _OF_OUTPUT.match(path.name) and each.recognises(folder)), None)
         if found in (None, reader):
             raise
         raise type(error)(f"{error}; or give the folder {folder}, an output of {found.name}") from error

@@ -140,7 +140,7 @@ def _check_scale(names: Sequence[str], tissues: "Sequence[AnnData]") -> None:
         for name, tissue in zip(names, tissues, strict=True)
     }
     found = {name: value for name, value in total.items() if value is not None}
-    advice = "join raw counts, which `stmcdi import FILE OUTPUT --layer counts` gives back where there are any"
+    advice = "join raw counts (where a layer has them, `import --layer` takes them out)"
     if 0 < len(found) < len(total):
         these = validation.first_few(found)
         raise InputError(

@@ -23,6 +23,7 @@ from stmcdi_cli.sparse import (
     row_chunks,
     to_csr,
 )
+from stmcdi_cli.steps._gene_names import NAME_COLUMNS
 from stmcdi_cli.steps._gene_statistics import (
     ALL,
     USUAL_MIN_SPOTS,
@@ -253,6 +254,12 @@ def _reasons(chosen: np.ndarray, stats: Statistics, min_spots: float) -> dict[st
 def _panel(adata: "AnnData", genes: Sequence[str], *, ignore_missing: bool) -> np.ndarray:
     """Flag the genes of a panel."""
     unknown = [gene for gene in dict.fromkeys(genes) if gene not in adata.var_names]
+    column = next((name for name in NAME_COLUMNS if name in adata.var and adata.var[name].isin(unknown).any()), None)
+    if unknown and column and not ignore_missing:
+        raise InputError(
+            f"expected every gene of the panel in the data, found {validation.first_few(unknown)} in "
+            f"var['{column}'] alone; give names as var_names has them ({adata.var_names[0]}, ...)"
+        )
     if unknown and not ignore_missing:
         raise InputError(
             f"expected every gene of the panel in the data, did not find {validation.first_few(unknown)}; correct it, "

@@ -56,6 +56,8 @@ def test_of_one_of_an_output_s_files_the_folder_is_named(refused, tmp_path, name
     (outs / name).write_bytes(b"barcode,in_tissue\nA,1\n")
     line = refused("import", outs / name, tmp_path / "out.h5ad")
     assert line.endswith(f"; or give the folder {outs}, an output of space-ranger")
+    (outs / "notes.csv").write_bytes(b"a,b\n1,2\n")  # a file of another kind beside it
+    assert "give the folder" not in refused("import", outs / "notes.csv", tmp_path / "out.h5ad")
     (tmp_path / name).write_bytes(b"barcode,in_tissue\nA,1\n")
     assert "give the folder" not in refused("import", tmp_path / name, tmp_path / "out.h5ad")
 

@@ -255,3 +255,12 @@ def test_categories_without_a_spot_and_their_colours_stay(raw):
     found = stmcdi.select_hvg(stmcdi.normalize(raw), n_genes=5)
     assert found.obs["grade"].dtype == raw.obs["grade"].dtype
     assert list(found.uns["grade_colors"]) == ["red", "green", "blue"]
+
+
+def test_names_that_stand_in_another_column_are_pointed_at(normalized, h5ad, refused, tmp_path):
+    data = normalized.copy()
+    data.var["feature_name"] = data.var_names
+    data.var_names = [f"ENSMUSG{i:011d}" for i in range(data.n_vars)]
+    (tmp_path / "genes.txt").write_text("gene_3\ngene_7\n")
+    line = refused("select-hvg", h5ad(data), tmp_path / "out.h5ad", "--genes", tmp_path / "genes.txt")
+    assert "found gene_3, gene_7 in var['feature_name'] alone; give names as var_names has them (ENSMUSG" in line

@@ -124,8 +124,8 @@ def read(path: Path, options: Options) -> Reading:
         return Reading(adata, output.matrix)
     if positions is None:
         raise InputError(
-            f"{output.folder / 'spatial'}: expected one of {', '.join(POSITIONS)}, found none; "
-            "give Space Ranger's whole output"
+            f"{output.matrix}: expected one of {', '.join(POSITIONS)} in {output.folder / 'spatial'}, found none; "
+            "give Space Ranger's whole output, or a table of places (--coordinates)"
         )
     _place(adata, positions)
     inside = (adata.obs["in_tissue"] == 1).to_numpy()
