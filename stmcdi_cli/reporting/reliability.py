@@ -12,8 +12,8 @@ Of a gene that the panel never measured (`add_reference`), the same holds as far
 left out each gene that both have, and noted which correlation was expected and which was found: the ratio of the two
 corrects r (`ReferenceFit`).
 
-This rests on the model alone. Two properties of the data can lower the verdict: a gene is seen in too few spots, or too
-few of its entries were filled. Where a run hid values, the report also shows the measured correlation.
+This rests on the model alone. Properties of the data can lower the verdict: a gene is seen in too few spots, too few of
+its entries were filled, or a section lacks it. Where a run hid values, the report also shows the measured correlation.
 """
 
 from collections.abc import Mapping
@@ -92,7 +92,9 @@ def reliability(adata: "AnnData", sections: np.ndarray | None = None, visible: V
     unknown = pd.Series(RARE_SPOTS, adata.var_names)
     in_reference = pd.to_numeric(adata.var.get(keys.N_REFERENCE_CELLS, unknown), errors="coerce").fillna(RARE_SPOTS)
     n_evidence = np.where(unmeasured, in_reference, n_seen).astype(int)
-    rows = zip(expected, never_seen, n_evidence, n, columns.get("within_r", expected), strict=True)
+    # No value says whether another section catches the gene as well: neither level nor interval is calibrated there.
+    lacking = (visible.missing == np.bincount(sections)[:, None]).any(0) & ~unmeasured
+    rows = zip(expected, never_seen, n_evidence, n, columns.get("within_r", expected), lacking, strict=True)
     judged = [_verdict(*row) for row in rows]
     verdict = pd.Categorical([verdict for verdict, _ in judged], VERDICTS, ordered=True)
     table.insert(0, "verdict", pd.Series(verdict, index=table.index))
@@ -191,7 +193,7 @@ class ReferenceFit(NamedTuple):
         return cls(int(n), mean, float(np.clip(ratio, 0, _LARGEST_RATIO)))
 
 
-def _verdict(r: float, seen: float, n_seen: int, n_filled: int, within: float) -> tuple[str, str]:
+def _verdict(r: float, seen: float, n_seen: int, n_filled: int, within: float, lacking: bool) -> tuple[str, str]:
     """Verdict and reason of one gene; with too few data the verdict is lower than expected r alone would give.
 
     `seen` is NaN for a gene that was never measured, and `n_seen` then counts cells of the reference.
@@ -209,6 +211,8 @@ def _verdict(r: float, seen: float, n_seen: int, n_filled: int, within: float) -
         reason += ", never measured here"
     if n_filled < FEW_FILLED:
         return CAUTION, f"{reason}, judged on {n_filled} entries only"
+    if lacking:
+        return CAUTION, f"{reason}, not measured in some sections: their level is that of the others"
     if r < GOOD_R:
         return CAUTION, reason
     if within < POOR_R:

@@ -79,6 +79,19 @@ def test_telling_sections_apart_is_not_enough_for_trust():
     assert row["verdict"] == CAUTION and "difference between sections" in row["reason"]
 
 
+def test_a_gene_that_a_section_lacks_is_not_trusted():
+    """Nothing says how well another platform catches it."""
+    adata = synthetic(1, 0.1)
+    section = np.arange(adata.n_obs) % 2
+    adata.layers["missing"] = sp.csr_matrix(section[:, None] == 1)
+    adata.uns["stmcdi"]["impute"]["parameters"]["target"] = "missing"
+    row = reliability(adata, section).iloc[0]
+    assert row["verdict"] == CAUTION and "not measured in some sections" in row["reason"]
+    adata.layers["missing"] = sp.csr_matrix((section == 1) & (np.arange(adata.n_obs) > 10))[:, :].T.tocsr()
+    assert reliability(adata, section).iloc[0]["verdict"] == TRUST
+    assert reliability(adata).iloc[0]["verdict"] == TRUST  # one section
+
+
 def test_the_genes_option_of_impute_leaves_the_others_unfilled(imputed_run):
     some = stmcdi.impute(
         imputed_run.masked, imputed_run.model, genes=["gene_1", "gene_7"], n_samples=4, device="cpu", quiet=True
