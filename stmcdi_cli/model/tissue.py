@@ -4,7 +4,8 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING
+from numbers import Real
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -73,6 +74,28 @@ class Rows:
         )
 
 
+class Totals(NamedTuple):
+    """What `normalize` divided by.
+
+    Attributes
+    ----------
+    median
+        Median total of a spot.
+    n_genes
+        Number of genes that it is of: all that there were then.
+    """
+
+    median: float
+    n_genes: int
+
+    @classmethod
+    def recorded_in(cls, adata: "AnnData") -> "Totals | None":
+        """Read the record of `normalize`; None where it says nothing of use."""
+        done = parameters_of(adata, "normalize")
+        found = [float(x) for x in (done.get("median_total"), done.get("n_genes")) if isinstance(x, Real)]
+        return cls(found[0], int(found[1])) if len(found) == 2 and all(0 < x < np.inf for x in found) else None
+
+
 @dataclass(frozen=True)
 class Tissue:
     """Visible expression over a spatial graph.
@@ -99,8 +122,8 @@ class Tissue:
         Distances between neighbours, CSR, spots x spots; None where the file has none.
     n_target
         Number of spots of the target, which come first; the others are cells of a reference. None: there are none.
-    median_total
-        Total of a spot of depth 1, over all genes that there were when spots were scaled; None where that is unknown.
+    totals
+        What depth 1 stands for; None where that is not on record.
     """
 
     x: sp.csr_matrix
@@ -112,7 +135,7 @@ class Tissue:
     odd_spots: np.ndarray
     lengths: sp.csr_matrix | None = None
     n_target: int | None = None
-    median_total: float | None = None
+    totals: "Totals | None" = None
 
     @property
     def target(self) -> "Tissue":
@@ -251,7 +274,7 @@ class Tissue:
             odd_spots=odd_spots,
             lengths=lengths,
             n_target=None if n_target == len(obs) else n_target,
-            median_total=_recorded_total(adata),
+            totals=Totals.recorded_in(adata),
         )
 
 
@@ -261,12 +284,6 @@ def _recorded_scale(adata: "AnnData") -> str | None:
     if done.get("skip", True):
         return None
     return "log1p" if done.get("log") else "linear"
-
-
-def _recorded_total(adata: "AnnData") -> float | None:
-    """Median total to which `normalize` scaled the spots, where it is on record."""
-    found = parameters_of(adata, "normalize").get("median_total")
-    return float(found) if isinstance(found, int | float) and 0 < found < np.inf else None
 
 
 def _check_values(x: sp.csr_matrix) -> None:

@@ -1,12 +1,12 @@
 """A tissue whose spots were scaled to another median total than those that a model was trained on.
 
 `normalize` divides by each file's own median total. The model's rates are counts at the depth of its own tissue's
-median spot; a spot of that depth may have twice as many counts in another tissue. The rates are multiplied by that.
+median spot; a spot of that depth may have twice as many counts in another tissue. The rates are multiplied by the ratio
+of the median totals. Where these are not on record, or are totals of other genes, the ratio is estimated.
 """
 
 import copy
 import logging
-import math
 
 import numpy as np
 import torch
@@ -14,13 +14,15 @@ import torch
 from stmcdi_cli.model.base import ImputationModel
 from stmcdi_cli.model.latent.factor_model import SpatialFactorModel
 from stmcdi_cli.model.latent.model import LatentModel
-from stmcdi_cli.model.tissue import Tissue
+from stmcdi_cli.model.tissue import Tissue, Totals
 
 logger = logging.getLogger(__name__)
 
-_LEAST, _LEAST_UNRECORDED = 1.05, 1.5
-"""Ratios of totals below which nothing is changed: one tissue's parts, too, differ a little; and where a file does not
-say to which total it was scaled, composition may be the reason for more."""
+_LEAST_ESTIMATED = 2.0
+"""Ratio below which an estimate is not used: genes may differ as much because the tissues do."""
+_SAME_GENES = 1.25
+"""Ratio of the numbers of genes up to which totals are of the same genes, but for some that are hardly seen."""
+_SD = 0.5  # of the log ratio between the rates of a gene in two tissues
 _BLOCKS, _BLOCK = 16, 128  # runs of spots to look at, and spots in each
 
 
@@ -34,21 +36,22 @@ def on_totals_of(model: ImputationModel, tissue: Tissue) -> ImputationModel:
     tissue
         The tissue to impute, with the model's genes on the model's scale.
     """
-    own, total = model.config.get("median_total"), tissue.median_total
-    between = total / own if isinstance(own, float) and own > 0 and total else None
-    if tissue.count_scale is None or between == 1:
+    if tissue.count_scale is None:
         return model
+    ratio = _recorded_ratio(model, tissue)
     if not isinstance(model, LatentModel):
-        if between and abs(math.log(between)) > math.log(_LEAST_UNRECORDED):
+        if ratio is not None and not 1 / _LEAST_ESTIMATED < ratio < _LEAST_ESTIMATED:
             logger.warning(
-                "impute: spots were scaled to a median total of %.6g, those that the model was trained on to %.6g; a "
+                "impute: spots were scaled to %.3g times the median total of those that the model was trained on; a "
                 "model of this variant cannot follow: train one on this tissue",
-                total,
-                own,
+                ratio,
             )
         return model
-    ratio = ratio_of_totals(tissue.target, model.branches[0].encoder.rate.numpy())
-    if abs(math.log(ratio)) < math.log(_LEAST if between else _LEAST_UNRECORDED):
+    if ratio is None:
+        ratio = ratio_of_totals(tissue.target, model.branches[0].encoder.rate.numpy())
+        if 1 / _LEAST_ESTIMATED < ratio < _LEAST_ESTIMATED:
+            return model
+    if ratio == 1:
         return model
     logger.info(
         "impute: for its scale, this tissue has %.3g times the counts of the one that the model was trained on: rates "
@@ -63,10 +66,23 @@ def on_totals_of(model: ImputationModel, tissue: Tissue) -> ImputationModel:
     return other
 
 
+def _recorded_ratio(model: ImputationModel, tissue: Tissue) -> float | None:
+    """Ratio of the median totals of a tissue and of the one a model was trained on, if they are of the same genes."""
+    if tissue.totals is None:
+        return None
+    try:
+        own = Totals(float(model.config["median_total"]), int(model.config["n_genes_of_totals"]))
+    except (KeyError, TypeError, ValueError):  # trained by an earlier version
+        return None
+    few, many = sorted((own.n_genes, tissue.totals.n_genes))
+    return tissue.totals.median / own.median if 0 < many <= _SAME_GENES * few and own.median > 0 else None
+
+
 def ratio_of_totals(tissue: Tissue, rate: np.ndarray) -> float:
     """How many times the counts that rates [G] let expect at their depths the spots of a tissue have.
 
-    The median over genes, weighted by their expected counts: some genes may be more or less active in this tissue.
+    The median over genes: some may be far more or less active in this tissue. The weight of a gene is the precision of
+    its log ratio, 1 / (1 / n + sd^2) with n counts expected and a deviation `_SD` of its own.
     """
     found, expected = np.zeros((2, tissue.n_genes))
     for first in np.unique(np.linspace(0, max(0, tissue.n_spots - _BLOCK), _BLOCKS).astype(int)):
@@ -76,7 +92,7 @@ def ratio_of_totals(tissue: Tissue, rate: np.ndarray) -> float:
         expected += rate * (part.depth.sum() - part.missing.T @ part.depth)
     log_ratio = np.log((found + 0.5) / (expected + 0.5))
     order = np.argsort(log_ratio)
-    share = np.cumsum(expected[order])
+    share = np.cumsum((expected / (1 + _SD**2 * expected))[order])
     if share[-1] <= 0:
         return 1.0
     return float(np.exp(log_ratio[order][np.searchsorted(share, share[-1] / 2)]))

@@ -135,10 +135,10 @@ def _check_scale(names: Sequence[str], tissues: "Sequence[AnnData]") -> None:
     InputError
         The values of the tissues are not on one scale.
     """
-    total = {
-        name: _total_of_logarithms(tissue.X) if tissue.X is not None and are_logarithms(tissue.X) else None
-        for name, tissue in zip(names, tissues, strict=True)
-    }
+    total: dict[str, float | None] = {}
+    for name, tissue in zip(names, tissues, strict=True):
+        with in_file(f"tissue {name}"):
+            total[name] = _total_of_logarithms(tissue.X)
     found = {name: value for name, value in total.items() if value is not None}
     advice = "join raw counts (where a layer has them, `import --layer` takes them out)"
     if 0 < len(found) < len(total):
@@ -155,8 +155,10 @@ def _check_scale(names: Sequence[str], tissues: "Sequence[AnnData]") -> None:
         )
 
 
-def _total_of_logarithms(matrix: Any) -> float:
-    """Median total of the first spots before the logarithm."""
+def _total_of_logarithms(matrix: Any) -> float | None:
+    """Median total of the first spots before the logarithm; None where the values are no logarithms of counts."""
+    if matrix is None or not are_logarithms(matrix):
+        return None
     return float(np.median(row_sums(to_csr(read_rows(matrix, slice(0, _LOOKED_AT)), np.float64).expm1())))
 
 

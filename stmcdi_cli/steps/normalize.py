@@ -113,7 +113,7 @@ def normalize(
         header = without_results(header)
         header.obs[keys.SIZE_FACTOR] = size_factor
     header.obs[keys.EMPTY_SPOT] = counts.empty | (total == 0)
-    record(header, "normalize", settings | {"median_total": median_total})
+    record(header, "normalize", settings | {"median_total": median_total, "n_genes": None if skip else adata.n_vars})
     return Stream(header, blocks(), disk_size(2 * counts.n_values, counts.n_missing))
 
 

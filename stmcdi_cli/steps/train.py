@@ -136,8 +136,8 @@ def _found_in(tissue: "Tissue") -> dict[str, Any]:
     found: dict[str, Any] = {"scale": tissue.count_scale, "odd_spots": int(tissue.odd_spots.sum())}
     if tissue.n_target is not None:
         found["reference"] = tissue.n_spots - tissue.n_target
-    if tissue.median_total is not None:
-        found["median_total"] = tissue.median_total
+    if tissue.totals is not None:
+        found |= {"median_total": tissue.totals.median, "n_genes_of_totals": tissue.totals.n_genes}
     unmeasured = [gene for gene, n in zip(tissue.genes, tissue.n_visible, strict=True) if not n]
     return found | ({"unmeasured": unmeasured} if unmeasured else {})
 

@@ -1,5 +1,6 @@
 """A model on a tissue whose spots were scaled to other totals than those it was trained on."""
 
+import copy
 import dataclasses
 
 import anndata as ad
@@ -11,7 +12,7 @@ from helpers import dense
 
 import stmcdi_cli as stmcdi
 from stmcdi_cli.model import save_load
-from stmcdi_cli.model.tissue import Tissue
+from stmcdi_cli.model.tissue import Tissue, Totals
 from stmcdi_cli.model.totals import _scaled, on_totals_of, ratio_of_totals
 
 OPTIONS = {"n_samples": 20, "device": "cpu", "quiet": True}
@@ -45,6 +46,8 @@ def test_a_tissue_of_another_depth_is_imputed_well(trained, tissue, tmp_path, ti
     imputed = stmcdi.impute(masked, model, **OPTIONS)
     ratio = imputed.uns["stmcdi"]["impute"]["parameters"]["ratio_of_totals"]
     assert ratio == pytest.approx(times, rel=0.1)
+    totals = [save_load.load(trained[1]).config["median_total"], Tissue.from_anndata(masked).totals.median]
+    assert ratio == totals[1] / totals[0]
     assert f"this tissue has {ratio:.3g} times the counts of the one that the model was trained on" in caplog.text
     own = stmcdi.impute(masked, stmcdi.train(masked, tmp_path / "own", epochs=3, device="cpu", quiet=True), **OPTIONS)
     metrics, best = stmcdi.evaluate(imputed, truth), stmcdi.evaluate(own, truth)
@@ -75,11 +78,23 @@ def test_a_part_of_the_tissue_is_as_before_whatever_it_is_made_of(trained):
     assert on_totals_of(model, Tissue.from_anndata(part)) is model
 
 
-def test_without_a_record_a_small_difference_may_be_one_of_composition(trained, tissue):
+@pytest.mark.parametrize("totals", [None, Totals(1e6, 20_000)], ids=["no record", "of other genes"])
+def test_without_totals_of_the_same_genes_the_ratio_is_estimated(trained, tissue, totals):
+    """A small difference may be one of composition."""
     model, _, _, _ = trained
-    for times, is_scaled in ((1.3, False), (2.5, True)):
-        other = dataclasses.replace(Tissue.from_anndata(prepared(tissue, times, 2)[0]), median_total=None)
-        assert (on_totals_of(model, other) is not model) == is_scaled
+    for times, is_scaled in ((1.6, False), (3.0, True)):
+        other = dataclasses.replace(Tissue.from_anndata(prepared(tissue, times, 2)[0]), totals=totals)
+        scaled = on_totals_of(model, other)
+        assert (scaled is not model) == is_scaled
+        if is_scaled:
+            assert scaled.config["ratio_of_totals"] == pytest.approx(times, rel=0.15)
+
+
+def test_a_model_of_an_earlier_version_has_no_totals(trained, tissue):
+    model = copy.copy(trained[0])
+    model.config = {name: value for name, value in model.config.items() if "total" not in name}
+    assert on_totals_of(model, Tissue.from_anndata(prepared(tissue, 1.6, 2)[0])) is model
+    assert on_totals_of(model, Tissue.from_anndata(prepared(tissue, 3.0, 2)[0])) is not model
 
 
 def test_hidden_values_have_no_say(trained, tissue):
