@@ -69,10 +69,10 @@ def namesInFile(words) {
         return new groovy.json.JsonSlurper().parseText(text).keySet().toList()
     }
     // A line each, as far to the right as the first, or all between braces.
-    def first = text =~ /(?m)^( *)["']?[\w-]+["']?\s*:/
-    def margin = first ? first[0][1] : ''
-    def names = text.trim().startsWith('{') ? /[{,]\s*["']?([\w-]+)["']?\s*:/ : /(?m)^${margin}["']?([\w-]+)["']?\s*:/
-    (text =~ names).collect { _whole, name -> name }
+    def lines = (text =~ /(?m)^( *)["']?([\w-]+)["']?\s*:/).collect { _whole, margin, name -> [margin, name] }
+    text.trim().startsWith('{')
+        ? (text =~ /[{,]\s*["']?([\w-]+)["']?\s*:/).collect { _whole, name -> name }
+        : lines.findAll { margin, _name -> margin == lines[0][0] }.collect { _margin, name -> name }
 }
 
 // What is wrong with the parameters, in one line; null where nothing is. Unknown names come first: a mistyped
