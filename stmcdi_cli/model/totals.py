@@ -18,6 +18,8 @@ from stmcdi_cli.model.tissue import Tissue, Totals
 
 logger = logging.getLogger(__name__)
 
+DOUBTFUL = 2.0
+"""Ratio above which noise and intervals, which stay those of the other depth, are in doubt."""
 _LEAST_ESTIMATED = 2.0
 """Ratio below which an estimate is not used: genes may differ as much because the tissues do."""
 _SAME_GENES = 1.25
@@ -26,7 +28,7 @@ _SD = 0.5  # of the log ratio between the rates of a gene in two tissues
 _BLOCKS, _BLOCK = 16, 128  # runs of spots to look at, and spots in each
 
 
-def on_totals_of(model: ImputationModel, tissue: Tissue) -> ImputationModel:
+def on_totals_of(model: ImputationModel, tissue: Tissue, *, quiet: bool = False) -> ImputationModel:
     """Give the model with the rates that its genes have in a tissue: the same one where the totals are alike.
 
     Parameters
@@ -35,12 +37,14 @@ def on_totals_of(model: ImputationModel, tissue: Tissue) -> ImputationModel:
         A trained model. It is not changed.
     tissue
         The tissue to impute, with the model's genes on the model's scale.
+    quiet
+        Say nothing of a ratio that intervals can do with.
     """
     if tissue.count_scale is None:
         return model
     ratio = _recorded_ratio(model, tissue)
     if not isinstance(model, LatentModel):
-        if ratio is not None and not 1 / _LEAST_ESTIMATED < ratio < _LEAST_ESTIMATED:
+        if ratio is not None and not 1 / DOUBTFUL < ratio < DOUBTFUL:
             logger.warning(
                 "impute: spots were scaled to %.3g times the median total of those that the model was trained on; a "
                 "model of this variant cannot follow: train one on this tissue",
@@ -53,11 +57,11 @@ def on_totals_of(model: ImputationModel, tissue: Tissue) -> ImputationModel:
             return model
     if ratio == 1:
         return model
-    logger.info(
-        "impute: for its scale, this tissue has %.3g times the counts of the one that the model was trained on: rates "
-        "are multiplied by that",
-        ratio,
-    )
+    said = "impute: for its scale, this tissue has %.3g times the counts of the one that the model was trained on"
+    if not 1 / DOUBTFUL < ratio < DOUBTFUL:
+        logger.warning(f"{said}: rates follow, intervals may not; a model of its own is better", ratio)
+    elif not quiet:
+        logger.info(f"{said}: rates follow", ratio)
     other = copy.copy(model)
     other.config = model.config | {"ratio_of_totals": ratio}
     other.branches = [
@@ -75,6 +79,9 @@ def _recorded_ratio(model: ImputationModel, tissue: Tissue) -> float | None:
     except (KeyError, TypeError, ValueError):  # trained by an earlier version
         return None
     few, many = sorted((own.n_genes, tissue.totals.n_genes))
+    if isinstance(panel := model.config.get("panel"), list):  # with a reference totals are of the panel's genes
+        measured, here = set(map(str, panel)), set(np.array(tissue.genes)[tissue.target.n_visible > 0].tolist())
+        few, many = min(few, len(measured & here)), max(many, len(measured | here))
     return tissue.totals.median / own.median if 0 < many <= _SAME_GENES * few and own.median > 0 else None
 
 

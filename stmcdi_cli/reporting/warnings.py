@@ -11,7 +11,8 @@ from stmcdi_cli.reporting.statistics import SHALLOW, Findings, Metrics
 ALIKE = 0.8
 """Correlation of two sections' mean expression below which one model may not fit both."""
 TOTALS_RATIO = 2.0
-"""Ratio between the totals of a tissue and of the one a model was trained on above which intervals are in doubt."""
+"""Ratio between the totals of a tissue and of the one a model was trained on above which intervals are in doubt (as
+`model.totals.DOUBTFUL`, which takes torch to import)."""
 DEPTH_RATIO = 3.0
 """Ratio of two sections' median depths above which a zero in one is not like a zero in the other."""
 _FEWEST_GENES = 3

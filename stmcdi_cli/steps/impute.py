@@ -112,7 +112,7 @@ def impute(
     began = time.monotonic()
     _check_options(target, sampler, layers, seed=seed, n_samples=n_samples, batch_size=batch_size, n_steps=n_steps)
     names = [name for name in LAYERS if layers is None or name in layers]
-    model, tissue = _model_and_tissue(model_dir, adata)
+    model, tissue = _model_and_tissue(model_dir, adata, quiet=quiet)
     rest, spots = without_results(adata), shards.spots_of(shard, roles.n_target(adata))
     header = _header(rest, None if shard is None else spots)
     wanted = _chosen_genes(genes, tissue.genes)
@@ -188,7 +188,7 @@ def _resolve(target: str, adata: "AnnData", tissue: "Tissue", *, quiet: bool) ->
 
 
 def _model_and_tissue(
-    model_dir: "str | os.PathLike[str] | ImputationModel", adata: "AnnData"
+    model_dir: "str | os.PathLike[str] | ImputationModel", adata: "AnnData", *, quiet: bool
 ) -> "tuple[ImputationModel, Tissue]":
     """Load a model, and take what it sees of the data; refuse data that it was not made for."""
     from stmcdi_cli.model import save_load
@@ -200,7 +200,7 @@ def _model_and_tissue(
     tissue = Tissue.from_anndata(adata, on_disk=model.from_disk)
     save_load.check_genes(model, tissue)
     save_load.check_scale(model, tissue)
-    return on_totals_of(model, tissue), tissue
+    return on_totals_of(model, tissue, quiet=quiet), tissue
 
 
 def _device(name: str, *, quiet: bool) -> "tuple[torch.device, str | None]":

@@ -85,7 +85,7 @@ def normalize(
     validation.table(adata)
     validation.coordinates(adata)
     counts = Counts(source, skip=skip, at_random=round, step="normalize")
-    total = counts.visible_total if skip else _totals(counts)
+    total, n_genes = (counts.visible_total, None) if skip else _totals(counts)
     median_total = None if skip else _median_total(total, roles.n_target(adata))
     size_factor = np.where(total > 0, total / median_total, 1.0) if median_total else np.ones(adata.n_obs)
     keeps_layer = skip and keys.COUNTS in adata.layers
@@ -113,26 +113,33 @@ def normalize(
         header = without_results(header)
         header.obs[keys.SIZE_FACTOR] = size_factor
     header.obs[keys.EMPTY_SPOT] = counts.empty | (total == 0)
-    record(header, "normalize", settings | {"median_total": median_total, "n_genes": None if skip else adata.n_vars})
+    record(header, "normalize", settings | {"median_total": median_total, "n_genes": n_genes})
     return Stream(header, blocks(), disk_size(2 * counts.n_values, counts.n_missing))
 
 
-def _totals(counts: Counts) -> np.ndarray:
-    """Total of each spot, as it would be with no entry missing [n]; with a reference, of the genes both sides have."""
+def _totals(counts: Counts) -> tuple[np.ndarray, int]:
+    """Total of each spot, as it would be with no entry missing [n]; and the genes that it is of, all or those shared.
+
+    With a reference, totals are of the genes that both sides have.
+    """
     n_target, n_spots = roles.n_target(counts.adata), counts.adata.n_obs
     if n_target == n_spots:
-        if not counts.n_missing:
-            return counts.visible_total
-        return spot_totals(counts.visible_total, counts.gene_total, counts.missing)
+        total = counts.visible_total
+        if counts.n_missing:
+            total = spot_totals(total, counts.gene_total, counts.missing)
+        return total, counts.adata.n_vars
     shared = counts.has_value(slice(n_target)) & counts.has_value(slice(n_target, None))
     visible_total, gene_total, n_missing = np.empty(n_spots), np.zeros(np.count_nonzero(shared)), 0
     for rows in row_chunks(counts.adata.shape):
-        values, missing = (part[:, shared] for part in counts.read(rows))
-        visible_total[rows], n_missing = row_sums(values), n_missing + missing.nnz
+        values, mask = (part[:, shared] for part in counts.read(rows))
+        visible_total[rows], n_missing = row_sums(values), n_missing + mask.nnz
         gene_total = accumulate_by_column(gene_total, values.indices, values.data)
-    if not n_missing:
-        return visible_total
-    return spot_totals(visible_total, gene_total, lambda: ((rows, mask[:, shared]) for rows, mask in counts.missing()))
+
+    def missing() -> Iterator[tuple[slice, sp.csr_matrix]]:
+        return ((rows, mask[:, shared]) for rows, mask in counts.missing())
+
+    total = spot_totals(visible_total, gene_total, missing) if n_missing else visible_total
+    return total, len(gene_total)
 
 
 def _median_total(total: np.ndarray, n_target: int) -> float:

@@ -135,7 +135,8 @@ def _found_in(tissue: "Tissue") -> dict[str, Any]:
     """What the configuration of a model says about the data that it was made for."""
     found: dict[str, Any] = {"scale": tissue.count_scale, "odd_spots": int(tissue.odd_spots.sum())}
     if tissue.n_target is not None:
-        found["reference"] = tissue.n_spots - tissue.n_target
+        measured = zip(tissue.genes, tissue.target.n_visible, strict=True)
+        found |= {"reference": tissue.n_spots - tissue.n_target, "panel": [gene for gene, n in measured if n]}
     if tissue.totals is not None:
         found |= {"median_total": tissue.totals.median, "n_genes_of_totals": tissue.totals.n_genes}
     unmeasured = [gene for gene, n in zip(tissue.genes, tissue.n_visible, strict=True) if not n]

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+from types import SimpleNamespace
 
 import anndata as ad
 import numpy as np
@@ -13,7 +14,9 @@ from helpers import dense
 import stmcdi_cli as stmcdi
 from stmcdi_cli.model import save_load
 from stmcdi_cli.model.tissue import Tissue, Totals
-from stmcdi_cli.model.totals import _scaled, on_totals_of, ratio_of_totals
+from stmcdi_cli.model.totals import DOUBTFUL, _recorded_ratio, _scaled, on_totals_of, ratio_of_totals
+from stmcdi_cli.reporting import warnings
+from stmcdi_cli.steps.train import _found_in
 
 OPTIONS = {"n_samples": 20, "device": "cpu", "quiet": True}
 
@@ -39,7 +42,11 @@ def trained(tissue, tmp_path_factory):
     return stmcdi.train(masked, folder, epochs=3, device="cpu", quiet=True), folder, masked, truth
 
 
-@pytest.mark.parametrize("times", [0.3, 4.0])
+def test_the_report_warns_from_the_same_ratio_on():
+    assert warnings.TOTALS_RATIO == DOUBTFUL
+
+
+@pytest.mark.parametrize("times", [0.3, 1.7, 4.0])
 def test_a_tissue_of_another_depth_is_imputed_well(trained, tissue, tmp_path, times, caplog):
     model, _, _, _ = trained
     masked, truth = prepared(tissue, times, seed=2)
@@ -48,7 +55,10 @@ def test_a_tissue_of_another_depth_is_imputed_well(trained, tissue, tmp_path, ti
     assert ratio == pytest.approx(times, rel=0.1)
     totals = [save_load.load(trained[1]).config["median_total"], Tissue.from_anndata(masked).totals.median]
     assert ratio == totals[1] / totals[0]
-    assert f"this tissue has {ratio:.3g} times the counts of the one that the model was trained on" in caplog.text
+    said = f"this tissue has {ratio:.3g} times the counts of the one that the model was trained on"
+    assert (said in caplog.text) == (times != 1.7)  # quiet hides what is no warning
+    on_totals_of(model, Tissue.from_anndata(masked))
+    assert said in caplog.text
     own = stmcdi.impute(masked, stmcdi.train(masked, tmp_path / "own", epochs=3, device="cpu", quiet=True), **OPTIONS)
     metrics, best = stmcdi.evaluate(imputed, truth), stmcdi.evaluate(own, truth)
     assert metrics["skill"] > 0.75 * best["skill"] > 0
@@ -136,3 +146,23 @@ def test_a_model_that_cannot_follow_says_so(tissue, tmp_path, caplog):
     other = Tissue.from_anndata(prepared(tissue, 3.0, seed=2)[0])
     assert on_totals_of(model, other) is model
     assert "a model of this variant cannot follow: train one on this tissue" in caplog.text
+
+
+def test_totals_of_other_panels_are_not_compared(tissue):
+    """Totals are of the genes that panel and reference share: other panels have other totals at the same depth."""
+    panel, cells = tissue[:120, :40].copy(), tissue[120:].copy()
+    panels = {
+        "first": stmcdi.add_reference(panel, cells),
+        "deeper": stmcdi.add_reference(_times(panel, 3), cells),
+        "other genes": stmcdi.add_reference(_times(tissue[:120, 15:].copy(), 1.7), cells, genes=list(tissue.var_names)),
+    }
+    first, deeper, other = (stmcdi.build_graph(stmcdi.normalize(each)) for each in panels.values())
+    model = SimpleNamespace(config=_found_in(Tissue.from_anndata(first)), genes=tuple(first.var_names))
+    assert _recorded_ratio(model, Tissue.from_anndata(deeper)) == pytest.approx(3)
+    assert _recorded_ratio(model, Tissue.from_anndata(other)) is None
+    assert first.uns["stmcdi"]["normalize"]["parameters"]["n_genes"] == 40
+
+
+def _times(adata, factor):
+    adata.X = sp.csr_matrix(np.round(dense(adata.X) * factor).astype(np.float32))
+    return adata

@@ -251,7 +251,7 @@ def test_a_file_on_disk_read_in_small_blocks_gives_the_same_report(imputed_run, 
     [
         ("- P1\n", "expected names with values, found list; write `name: value`"),
         ("a: [", "cannot be read as YAML or JSON"),
-        (None, "cannot be read as YAML or JSON"),
+        (None, "no such file; check the path"),
     ],
 )
 def test_sample_info_that_is_none_is_refused(refused, imputed_run, tmp_path, text, said):
