@@ -8,9 +8,10 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import TypeVar
 
+import numpy as np
 import torch
 
-from stmcdi_cli.errors import DeviceMemoryError, OptionError
+from stmcdi_cli.errors import DeviceMemoryError, InputError, OptionError, one_line
 from stmcdi_cli.resources import n_workers
 
 Item = TypeVar("Item")
@@ -126,16 +127,23 @@ if hasattr(os, "register_at_fork"):
 
 
 @contextmanager
-def oom_as_error() -> Iterator[None]:
-    """Turn a GPU's lack of memory into an error with an exit code of its own.
+def torch_errors_in_one_line() -> Iterator[None]:
+    """Turn a GPU's lack of memory, and values that no factorisation can take, into errors of ours.
 
     Raises
     ------
     DeviceMemoryError
         The GPU ran out of memory.
+    InputError
+        A matrix cannot be factorised.
     """
     try:
         yield
+    except (torch.linalg.LinAlgError, np.linalg.LinAlgError) as error:
+        raise InputError(
+            f"the values are too far apart to compute with ({one_line(error, 100)}); look for spots with counts far "
+            "above all others, and remove them"
+        ) from error
     except RuntimeError as error:
         # What CUDA and its libraries say when they, not torch, find no memory.
         said = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")

@@ -341,7 +341,7 @@ def _in_order(
     filling: _Filling, header: "AnnData", spots: range, device: "torch.device", *, quiet: bool
 ) -> Iterator[Block]:
     """Yield the rows of all spots, and show progress; the header gets the embedding."""
-    from stmcdi_cli.model.device import oom_as_error, parallel_map, single_threaded
+    from stmcdi_cli.model.device import parallel_map, single_threaded, torch_errors_in_one_line
     from stmcdi_cli.progress import progress
 
     model, parts = filling.model, filling.parts
@@ -350,7 +350,7 @@ def _in_order(
     if not quiet:
         _say_if_few(filling)
     n_filled = 0
-    with oom_as_error(), single_threaded():
+    with torch_errors_in_one_line(), single_threaded():
         known = parts.load(_ENCODED) if parts else None
         model.prepare(filling.tissue, device=device, encoded=None if known is None else _tensors(known))
         if parts and known is None:

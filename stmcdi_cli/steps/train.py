@@ -199,7 +199,7 @@ def _fit(
 ) -> "tuple[ImputationModel, list[dict[str, float]]]":
     """Fit a model in this process, alone or together with others; gives the model and its history."""
     from stmcdi_cli.model import save_load
-    from stmcdi_cli.model.device import oom_as_error, single_threaded
+    from stmcdi_cli.model.device import single_threaded, torch_errors_in_one_line
     from stmcdi_cli.model.training import distributed
     from stmcdi_cli.progress import Meter
 
@@ -223,7 +223,7 @@ def _fit(
         values = {name: value for name, value in row.items() if name != "epoch"}
         meter.show(int(row["epoch"]), row.n_epochs, **values)
 
-    with meter, oom_as_error(), single_threaded(), checkpoint.stoppable():
+    with meter, torch_errors_in_one_line(), single_threaded(), checkpoint.stoppable():
         stage.save(history)
         model.fit(tissue, seed=seed, device=device, report=report, checkpoint=checkpoint)
     return model, history

@@ -72,7 +72,8 @@ def test_options_of_the_steps_have_no_effect_on_run(text, said, config, refused,
 
 
 def test_an_absent_file_is_refused(refused, tmp_path):
-    assert "cannot be read as YAML" in refused("simulate", tmp_path / "a.h5ad", "--config", tmp_path / "none.yaml")
+    line = refused("simulate", tmp_path / "a.h5ad", "--config", tmp_path / "none.yaml")
+    assert "none.yaml: no such file; check the path" in line
 
 
 def test_a_list_is_what_one_types_between_commas(config):

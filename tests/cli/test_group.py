@@ -108,8 +108,3 @@ def test_without_a_command_the_help_is_shown_in_its_lines():
     text = done.stdout + done.stderr  # Click before 8.2 prints it to stdout
     assert text.startswith("Usage: stmcdi [OPTIONS] COMMAND [ARGS]...\n") and text.count("\n") > 20
     assert [line for line in text.splitlines() if line.split()[:1] == ["normalize"]]
-
-
-def test_a_configuration_that_is_not_there_is_no_broken_one(refused, tmp_path):
-    line = refused("normalize", "a.h5ad", tmp_path / "b.h5ad", "--config", tmp_path / "none.yaml")
-    assert "none.yaml: no such file; check the path" in line

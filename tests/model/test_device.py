@@ -6,10 +6,13 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
+import torch
 
+from stmcdi_cli.errors import InputError
 from stmcdi_cli.model import device
-from stmcdi_cli.model.device import parallel_each, parallel_map
+from stmcdi_cli.model.device import parallel_each, parallel_map, torch_errors_in_one_line
 
 PRODUCTS = """
 import torch
@@ -87,3 +90,11 @@ def test_a_forked_process_begins_threads_of_its_own(monkeypatch):
     if child == 0:
         os._exit(0 if list(parallel_map(abs, range(4))) == [0, 1, 2, 3] else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.mark.parametrize("library", [torch.linalg, np.linalg])
+def test_a_matrix_that_cannot_be_factorised_is_the_input_s_fault(library):
+    negative = -torch.eye(2) if library is torch.linalg else -np.eye(2)
+    with pytest.raises(InputError, match="too far apart to compute with .*; look for spots with counts far above"):
+        with torch_errors_in_one_line():
+            library.cholesky(negative)
