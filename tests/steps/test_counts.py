@@ -83,7 +83,13 @@ def test_from_a_file_in_scanpys_layout_to_a_report(in_layer, h5ad, cli, refused,
     np.testing.assert_array_equal(
         dense(imputed.layers["counts"]), dense(in_layer[:, imputed.var_names].layers["counts"])
     )
-    assert imputed.uns["stmcdi"]["normalize"]["parameters"] == {"layer": "counts", "log": True, "skip": False}
+    assert imputed.uns["stmcdi"]["normalize"]["parameters"] == {
+        "layer": "counts",
+        "log": True,
+        "skip": False,
+        "median_total": np.median(dense(in_layer.layers["counts"]).sum(1)),
+        "n_genes": in_layer.n_vars,
+    }
     done = cli("report", tmp_path / "imputed.h5ad", tmp_path / "report.html", "--model-dir", tmp_path / "imputed.model")
     assert done.exit_code == 0 and "imputed" in (tmp_path / "report.html").read_text()
 
