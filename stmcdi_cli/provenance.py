@@ -3,7 +3,8 @@
 import hashlib
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from numbers import Real
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -49,6 +50,37 @@ def record_of(adata: "AnnData", step: str) -> dict[str, Any]:
 def parameters_of(adata: "AnnData", step: str) -> dict[str, Any]:
     """Parameters that a step was run with; empty where it was not run."""
     return record_of(adata, step).get("parameters", {})
+
+
+FAR_TOTALS = 2.0
+"""Ratio between the `Totals` of a tissue and of the one a model was trained on above which its intervals are in doubt."""
+
+
+class Totals(NamedTuple):
+    """What `normalize` scaled the spots to.
+
+    Attributes
+    ----------
+    median
+        Median total of a spot.
+    n_genes
+        Number of genes that it is of: all that there were then.
+    """
+
+    median: float
+    n_genes: int
+
+    @classmethod
+    def of(cls, median: object, n_genes: object) -> "Totals | None":
+        """Check what a file says; None where that is of no use."""
+        found = [float(x) for x in (median, n_genes) if isinstance(x, Real)]
+        return cls(found[0], int(found[1])) if len(found) == 2 and all(0 < x < np.inf for x in found) else None
+
+    @classmethod
+    def recorded_in(cls, adata: "AnnData") -> "Totals | None":
+        """Read the record of `normalize`."""
+        done = parameters_of(adata, "normalize")
+        return cls.of(done.get("median_total"), done.get("n_genes"))
 
 
 def imported_section_key(adata: "AnnData") -> str | None:

@@ -4,8 +4,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from numbers import Real
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.sparse as sp
@@ -15,7 +14,7 @@ from stmcdi_cli import resources, roles, validation
 from stmcdi_cli.errors import InputError
 from stmcdi_cli.model.diffusion import keyed_noise
 from stmcdi_cli.model.scales import SCALES, SHALLOWEST, ScaleSearch
-from stmcdi_cli.provenance import parameters_of
+from stmcdi_cli.provenance import Totals, parameters_of
 from stmcdi_cli.sparse import as_row_major, mask_out, read_rows, row_chunks, select_rows, size_when_read, to_csr, vstack
 
 if TYPE_CHECKING:
@@ -74,28 +73,6 @@ class Rows:
         )
 
 
-class Totals(NamedTuple):
-    """What `normalize` divided by.
-
-    Attributes
-    ----------
-    median
-        Median total of a spot.
-    n_genes
-        Number of genes that it is of: all that there were then.
-    """
-
-    median: float
-    n_genes: int
-
-    @classmethod
-    def recorded_in(cls, adata: "AnnData") -> "Totals | None":
-        """Read the record of `normalize`; None where it says nothing of use."""
-        done = parameters_of(adata, "normalize")
-        found = [float(x) for x in (done.get("median_total"), done.get("n_genes")) if isinstance(x, Real)]
-        return cls(found[0], int(found[1])) if len(found) == 2 and all(0 < x < np.inf for x in found) else None
-
-
 @dataclass(frozen=True)
 class Tissue:
     """Visible expression over a spatial graph.
@@ -135,28 +112,25 @@ class Tissue:
     odd_spots: np.ndarray
     lengths: sp.csr_matrix | None = None
     n_target: int | None = None
-    totals: "Totals | None" = None
+    totals: Totals | None = None
 
     @property
     def target(self) -> "Tissue":
         """The target alone."""
-        return self if self.n_target is None else self._rows(slice(0, self.n_target))
+        return self if self.n_target is None else self.rows(slice(0, self.n_target))
 
     @property
     def reference(self) -> "Tissue | None":
         """The cells of the reference alone; None where there is none."""
-        return None if self.n_target is None else self._rows(slice(self.n_target, self.n_spots))
+        return None if self.n_target is None else self.rows(slice(self.n_target, self.n_spots))
 
     def in_memory(self) -> "Tissue":
         """The same with matrices that are in memory."""
         every = np.arange(self.n_spots)
         return replace(self, x=self.x[every], missing=self.missing[every])
 
-    def at(self, spots: np.ndarray) -> "Tissue":
-        """Values, mask and depths of some spots, in memory; the graph is left as it is."""
-        return replace(self, x=self.x[spots], missing=self.missing[spots], depth=self.depth[spots])
-
-    def _rows(self, spots: slice) -> "Tissue":
+    def rows(self, spots: slice) -> "Tissue":
+        """Give some consecutive spots and the graph between them."""
         lengths = None if self.lengths is None else self.lengths[spots, spots]
         return replace(
             self,

@@ -14,12 +14,11 @@ import torch
 from stmcdi_cli.model.base import ImputationModel
 from stmcdi_cli.model.latent.factor_model import SpatialFactorModel
 from stmcdi_cli.model.latent.model import LatentModel
-from stmcdi_cli.model.tissue import Tissue, Totals
+from stmcdi_cli.model.tissue import Tissue
+from stmcdi_cli.provenance import FAR_TOTALS, Totals
 
 logger = logging.getLogger(__name__)
 
-DOUBTFUL = 2.0
-"""Ratio above which noise and intervals, which stay those of the other depth, are in doubt."""
 _LEAST_ESTIMATED = 2.0
 """Ratio below which an estimate is not used: genes may differ as much because the tissues do."""
 _SAME_GENES = 1.25
@@ -44,7 +43,7 @@ def on_totals_of(model: ImputationModel, tissue: Tissue, *, quiet: bool = False)
         return model
     ratio = _recorded_ratio(model, tissue)
     if not isinstance(model, LatentModel):
-        if ratio is not None and not 1 / DOUBTFUL < ratio < DOUBTFUL:
+        if ratio is not None and not 1 / FAR_TOTALS < ratio < FAR_TOTALS:
             logger.warning(
                 "impute: spots were scaled to %.3g times the median total of those that the model was trained on; a "
                 "model of this variant cannot follow: train one on this tissue",
@@ -57,8 +56,8 @@ def on_totals_of(model: ImputationModel, tissue: Tissue, *, quiet: bool = False)
             return model
     if ratio == 1:
         return model
-    said = "impute: for its scale, this tissue has %.3g times the counts of the one that the model was trained on"
-    if not 1 / DOUBTFUL < ratio < DOUBTFUL:
+    said = "impute: for its scale, this tissue has %.4g times the counts of the one that the model was trained on"
+    if not 1 / FAR_TOTALS < ratio < FAR_TOTALS:
         logger.warning(f"{said}: rates follow, intervals may not; a model of its own is better", ratio)
     elif not quiet:
         logger.info(f"{said}: rates follow", ratio)
@@ -72,17 +71,14 @@ def on_totals_of(model: ImputationModel, tissue: Tissue, *, quiet: bool = False)
 
 def _recorded_ratio(model: ImputationModel, tissue: Tissue) -> float | None:
     """Ratio of the median totals of a tissue and of the one a model was trained on, if they are of the same genes."""
-    if tissue.totals is None:
-        return None
-    try:
-        own = Totals(float(model.config["median_total"]), int(model.config["n_genes_of_totals"]))
-    except (KeyError, TypeError, ValueError):  # trained by an earlier version
+    own = Totals.of(model.config.get("median_total"), model.config.get("n_genes_of_totals"))
+    if own is None or tissue.totals is None:  # of an earlier version, or of another program
         return None
     few, many = sorted((own.n_genes, tissue.totals.n_genes))
     if isinstance(panel := model.config.get("panel"), list):  # with a reference totals are of the panel's genes
         measured, here = set(map(str, panel)), set(np.array(tissue.genes)[tissue.target.n_visible > 0].tolist())
         few, many = min(few, len(measured & here)), max(many, len(measured | here))
-    return tissue.totals.median / own.median if 0 < many <= _SAME_GENES * few and own.median > 0 else None
+    return tissue.totals.median / own.median if many <= _SAME_GENES * few else None
 
 
 def ratio_of_totals(tissue: Tissue, rate: np.ndarray) -> float:
@@ -93,8 +89,7 @@ def ratio_of_totals(tissue: Tissue, rate: np.ndarray) -> float:
     """
     found, expected = np.zeros((2, tissue.n_genes))
     for first in np.unique(np.linspace(0, max(0, tissue.n_spots - _BLOCK), _BLOCKS).astype(int)):
-        some = np.arange(first, min(first + _BLOCK, tissue.n_spots))
-        part = tissue.at(some)
+        part = tissue.rows(slice(first, min(first + _BLOCK, tissue.n_spots))).in_memory()
         found += np.asarray(part.counts().sum(0)).ravel()
         expected += rate * (part.depth.sum() - part.missing.T @ part.depth)
     log_ratio = np.log((found + 0.5) / (expected + 0.5))

@@ -42,6 +42,8 @@ RARE_SHARE, RARE_SPOTS = 0.02, 10
 """A gene seen in fewer spots than this, as a share or a number, is not to be trusted, whatever its expected r."""
 FEW_FILLED = 20
 """Filled entries of a gene below which V is too uncertain for more than caution."""
+MANY_LACKING = 0.1
+"""Share of a gene's filled entries in sections without any value of it above which there is no more than caution."""
 _LARGEST_RATIO = 1.25
 """Largest correction upwards of what is expected of genes that were never measured."""
 
@@ -92,8 +94,9 @@ def reliability(adata: "AnnData", sections: np.ndarray | None = None, visible: V
     unknown = pd.Series(RARE_SPOTS, adata.var_names)
     in_reference = pd.to_numeric(adata.var.get(keys.N_REFERENCE_CELLS, unknown), errors="coerce").fillna(RARE_SPOTS)
     n_evidence = np.where(unmeasured, in_reference, n_seen).astype(int)
-    # No value says whether another section catches the gene as well: neither level nor interval is calibrated there.
-    lacking = (visible.missing == np.bincount(sections)[:, None]).any(0) & ~unmeasured
+    # No value says whether a section catches the gene as well: neither level nor interval is calibrated there.
+    where_lacking = np.where(visible.missing == np.bincount(sections)[:, None], visible.missing, 0).sum(0)
+    lacking = (where_lacking > MANY_LACKING * n) & ~unmeasured
     rows = zip(expected, never_seen, n_evidence, n, columns.get("within_r", expected), lacking, strict=True)
     judged = [_verdict(*row) for row in rows]
     verdict = pd.Categorical([verdict for verdict, _ in judged], VERDICTS, ordered=True)

@@ -5,14 +5,12 @@ from collections.abc import Iterator
 import numpy as np
 
 from stmcdi_cli import anndata_keys as keys
+from stmcdi_cli.provenance import FAR_TOTALS
 from stmcdi_cli.reporting.reliability import POOR_R, RARE_SHARE, RARE_SPOTS, TRUST, ReferenceFit
 from stmcdi_cli.reporting.statistics import SHALLOW, Findings, Metrics
 
 ALIKE = 0.8
 """Correlation of two sections' mean expression below which one model may not fit both."""
-TOTALS_RATIO = 2.0
-"""Ratio between the totals of a tissue and of the one a model was trained on above which intervals are in doubt (as
-`model.totals.DOUBTFUL`, which takes torch to import)."""
 DEPTH_RATIO = 3.0
 """Ratio of two sections' median depths above which a zero in one is not like a zero in the other."""
 _FEWEST_GENES = 3
@@ -63,7 +61,7 @@ def _settings(found: Findings) -> Iterator[str]:
             "correct or remove them."
         )
     ratio = impute.get("ratio_of_totals")
-    if ratio is not None and not 1 / TOTALS_RATIO < ratio < TOTALS_RATIO:
+    if ratio is not None and not 1 / FAR_TOTALS < ratio < FAR_TOTALS:
         yield (
             f"For its scale, this tissue has {ratio:.2g} times the counts of the one that the model was trained on. "
             "Rates were scaled, but noise and intervals are those of the other depth: a model of its own is better."

@@ -14,7 +14,7 @@ from stmcdi_cli.errors import InputError, OptionError, in_file
 from stmcdi_cli.io.h5ad import matrices, shallow_copy
 from stmcdi_cli.io.stream import Block, Stream, disk_usage
 from stmcdi_cli.logging import log_left_out
-from stmcdi_cli.provenance import imported_section_key, parameters_of, record
+from stmcdi_cli.provenance import Totals, imported_section_key, parameters_of, record
 from stmcdi_cli.sparse import as_row_major, missing_mask, read_rows, row_chunks, row_sums, to_csr
 from stmcdi_cli.steps._counts import are_logarithms
 from stmcdi_cli.steps._gene_names import LEAST_SHARED, GeneNames, check_shared, log_matches
@@ -28,6 +28,9 @@ logger = logging.getLogger(__name__)
 
 GENES = ("shared", "union")
 _LOOKED_AT = 200  # spots of each tissue, for the scale of its values
+_SAME, _SAME_UNRECORDED = 1.05, 2.0
+"""Ratio of the totals that tissues were scaled to up to which these are taken for the same; and where `normalize` has
+not noted them: the genes that are there may be another part of all."""
 
 
 @step
@@ -138,7 +141,7 @@ def _check_scale(names: Sequence[str], tissues: "Sequence[AnnData]") -> None:
     total: dict[str, float | None] = {}
     for name, tissue in zip(names, tissues, strict=True):
         with in_file(f"tissue {name}"):
-            total[name] = _total_of_logarithms(tissue.X)
+            total[name] = _total_of_logarithms(tissue)
     found = {name: value for name, value in total.items() if value is not None}
     advice = "join raw counts (where a layer has them, `import --layer` takes them out)"
     if 0 < len(found) < len(total):
@@ -146,8 +149,8 @@ def _check_scale(names: Sequence[str], tissues: "Sequence[AnnData]") -> None:
         raise InputError(
             f"expected raw counts of every tissue, found logarithms of normalised ones in {these}; {advice}"
         )
-    by_normalize = all(parameters_of(tissue, "normalize") for tissue in tissues)
-    if found and max(found.values()) > (1.05 if by_normalize else 2) * min(found.values()):
+    same = _SAME if all(Totals.recorded_in(tissue) for tissue in tissues) else _SAME_UNRECORDED
+    if found and max(found.values()) > same * min(found.values()):
         low, high = min(found, key=found.__getitem__), max(found, key=found.__getitem__)
         raise InputError(
             "expected values on one scale, found tissues that were normalised one by one, to totals of "
@@ -155,11 +158,16 @@ def _check_scale(names: Sequence[str], tissues: "Sequence[AnnData]") -> None:
         )
 
 
-def _total_of_logarithms(matrix: Any) -> float | None:
-    """Median total of the first spots before the logarithm; None where the values are no logarithms of counts."""
-    if matrix is None or not are_logarithms(matrix):
+def _total_of_logarithms(tissue: "AnnData") -> float | None:
+    """Total that spots were scaled to before the logarithm: as recorded, else that of the genes that are there.
+
+    None where the values are no logarithms of counts.
+    """
+    if tissue.X is None or not are_logarithms(tissue.X):
         return None
-    return float(np.median(row_sums(to_csr(read_rows(matrix, slice(0, _LOOKED_AT)), np.float64).expm1())))
+    if recorded := Totals.recorded_in(tissue):
+        return recorded.median
+    return float(np.median(row_sums(to_csr(read_rows(tissue.X, slice(0, _LOOKED_AT)), np.float64).expm1())))
 
 
 def _shared(tissues: "Sequence[AnnData]", names: Sequence[str]) -> pd.Index:

@@ -13,9 +13,9 @@ from helpers import dense
 
 import stmcdi_cli as stmcdi
 from stmcdi_cli.model import save_load
-from stmcdi_cli.model.tissue import Tissue, Totals
-from stmcdi_cli.model.totals import DOUBTFUL, _recorded_ratio, _scaled, on_totals_of, ratio_of_totals
-from stmcdi_cli.reporting import warnings
+from stmcdi_cli.model.tissue import Tissue
+from stmcdi_cli.model.totals import _recorded_ratio, _scaled, on_totals_of, ratio_of_totals
+from stmcdi_cli.provenance import Totals
 from stmcdi_cli.steps.train import _found_in
 
 OPTIONS = {"n_samples": 20, "device": "cpu", "quiet": True}
@@ -42,10 +42,6 @@ def trained(tissue, tmp_path_factory):
     return stmcdi.train(masked, folder, epochs=3, device="cpu", quiet=True), folder, masked, truth
 
 
-def test_the_report_warns_from_the_same_ratio_on():
-    assert warnings.TOTALS_RATIO == DOUBTFUL
-
-
 @pytest.mark.parametrize("times", [0.3, 1.7, 4.0])
 def test_a_tissue_of_another_depth_is_imputed_well(trained, tissue, tmp_path, times, caplog):
     model, _, _, _ = trained
@@ -55,7 +51,7 @@ def test_a_tissue_of_another_depth_is_imputed_well(trained, tissue, tmp_path, ti
     assert ratio == pytest.approx(times, rel=0.1)
     totals = [save_load.load(trained[1]).config["median_total"], Tissue.from_anndata(masked).totals.median]
     assert ratio == totals[1] / totals[0]
-    said = f"this tissue has {ratio:.3g} times the counts of the one that the model was trained on"
+    said = f"this tissue has {ratio:.4g} times the counts of the one that the model was trained on"
     assert (said in caplog.text) == (times != 1.7)  # quiet hides what is no warning
     on_totals_of(model, Tissue.from_anndata(masked))
     assert said in caplog.text
@@ -98,6 +94,15 @@ def test_without_totals_of_the_same_genes_the_ratio_is_estimated(trained, tissue
         assert (scaled is not model) == is_scaled
         if is_scaled:
             assert scaled.config["ratio_of_totals"] == pytest.approx(times, rel=0.15)
+
+
+@pytest.mark.parametrize("wrong", [None, "many", float("inf"), float("nan"), -1, [2]])
+def test_totals_that_are_none_are_as_if_there_were_none(trained, tissue, wrong):
+    model, other = copy.copy(trained[0]), Tissue.from_anndata(prepared(tissue, 1.6, 2)[0])
+    for name in ("median_total", "n_genes_of_totals"):
+        model.config = trained[0].config | {name: wrong}
+        assert on_totals_of(model, other) is model
+    assert on_totals_of(trained[0], other) is not trained[0]
 
 
 def test_a_model_of_an_earlier_version_has_no_totals(trained, tissue):

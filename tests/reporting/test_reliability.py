@@ -87,9 +87,12 @@ def test_a_gene_that_a_section_lacks_is_not_trusted():
     adata.uns["stmcdi"]["impute"]["parameters"]["target"] = "missing"
     row = reliability(adata, section).iloc[0]
     assert row["verdict"] == CAUTION and "not measured in some sections" in row["reason"]
-    adata.layers["missing"] = sp.csr_matrix((section == 1) & (np.arange(adata.n_obs) > 10))[:, :].T.tocsr()
-    assert reliability(adata, section).iloc[0]["verdict"] == TRUST
     assert reliability(adata).iloc[0]["verdict"] == TRUST  # one section
+    adata.layers["missing"] = sp.csr_matrix(((section == 1) & (np.arange(adata.n_obs) > 10))[:, None])
+    assert reliability(adata, section).iloc[0]["verdict"] == TRUST  # some spots of it have a value
+    few = (np.arange(adata.n_obs) < 2).astype(int)  # a section of two spots, and many values hidden elsewhere
+    adata.layers["missing"] = sp.csr_matrix((np.arange(adata.n_obs) < 400)[:, None])
+    assert reliability(adata, few).iloc[0]["verdict"] == TRUST
 
 
 def test_the_genes_option_of_impute_leaves_the_others_unfilled(imputed_run):

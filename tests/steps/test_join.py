@@ -234,3 +234,14 @@ def test_logarithms_on_one_scale_can_be_joined():
         counts = dense(tissue.X)
         tissue.X = sp.csr_matrix(np.log1p(1e4 * counts / counts.sum(1, keepdims=True)))
     assert stmcdi.join(tissues).n_obs == 120
+
+
+def test_sections_that_were_normalised_together_can_be_joined_again():
+    """Where genes were chosen, their totals differ between sections; what they were scaled to does not."""
+    whole = stmcdi.normalize(stmcdi.simulate(n_spots=120, n_genes=60, depth=500, seed=1))
+    x = dense(whole.X)
+    whole = whole[np.argsort(x[:, 0], kind="stable"), np.argsort(-x[:, 0].std() * x.std(0))[:3]].copy()
+    sections = [whole[:40].copy(), whole[80:].copy()]
+    totals = [np.median(np.expm1(dense(each.X)).sum(1)) for each in sections]
+    assert max(totals) > 1.2 * min(totals)
+    assert stmcdi.join(sections).n_obs == 80
