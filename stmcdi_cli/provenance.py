@@ -53,7 +53,7 @@ def parameters_of(adata: "AnnData", step: str) -> dict[str, Any]:
 
 
 FAR_TOTALS = 2.0
-"""Ratio between the `Totals` of a tissue and of the one a model was trained on above which its intervals are in doubt."""
+"""Ratio between the totals of a tissue and of the one a model was trained on above which intervals are in doubt."""
 
 
 class Totals(NamedTuple):
